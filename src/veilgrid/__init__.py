@@ -1,0 +1,1 @@
+"""veilgrid: plan and settle distributed energy resources together without handing over data."""
