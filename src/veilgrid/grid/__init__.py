@@ -1,0 +1,1 @@
+"""Physics as data and equations: no solver, no protocol."""
