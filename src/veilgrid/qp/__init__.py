@@ -1,0 +1,1 @@
+"""Numerical kernels on arrays: quadratic programs, their solution and their certificate."""
