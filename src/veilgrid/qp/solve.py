@@ -57,7 +57,7 @@ class SolveSettings:
 def solve(
     problem: QuadraticProgram,
     backend: str = "clarabel",
-    settings: SolveSettings = SolveSettings(),  # noqa: B008 - frozen
+    settings: SolveSettings = SolveSettings(),
 ) -> Solution:
     """Solve a quadratic program once.
 
@@ -133,7 +133,7 @@ class WarmSolver:
     def __init__(
         self,
         problem: QuadraticProgram,
-        settings: SolveSettings = SolveSettings(),  # noqa: B008 - frozen
+        settings: SolveSettings = SolveSettings(),
     ) -> None:
         self._problem, self._settings = problem, settings
         self._solver: Any = osqp.OSQP()

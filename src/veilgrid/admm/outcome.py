@@ -1,0 +1,65 @@
+"""What a coordination run hands back, whichever scheme ran."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from veilgrid.grid.network import Floats
+
+
+class RunStatus(StrEnum):
+    """How a run ended; the words of the command line."""
+
+    CONVERGED = "converged"
+    ITERATION_LIMIT = "iteration_limit"
+    INFEASIBLE = "infeasible"
+    ABORTED = "aborted"
+
+
+class Progress(NamedTuple):
+    """One iteration as it is shown live.
+
+    ``primal`` and ``dual`` are residuals in per-unit and currency per per-unit; ``cost`` is the
+    cost of the balanced plan that the sites' present set-points make, currency.
+    """
+
+    iteration: int
+    primal: float
+    dual: float
+    cost: float
+
+
+ProgressSink = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordination:
+    """Set-points, prices and the way to them.
+
+    Attributes
+    ----------
+    setpoints : one (variable,) array a site, per-unit
+    price_p, price_q : (bus, interval), currency per per-unit held for one interval
+        What a site pays for one more unit of net demand.
+    history
+        One entry an iteration.
+    violations
+        Rows that no plan can meet: (row of :class:`Limits`, interval, amount); empty unless
+        infeasible.
+    """
+
+    status: RunStatus
+    setpoints: list[Floats] = field(repr=False)
+    price_p: Floats = field(repr=False)
+    price_q: Floats = field(repr=False)
+    history: tuple[Progress, ...] = field(default=(), repr=False)
+    message_count: int = 0
+    byte_count: int = 0
+    violations: tuple[tuple[int, int, float], ...] = ()
+    warm: object = field(default=None, repr=False)
+
+    @property
+    def iteration_count(self) -> int:
+        """Number of iterations done."""
+        return len(self.history)
