@@ -30,12 +30,12 @@ def mixing_weights(gram: Floats, regularisation: float = 1e-10) -> Floats:
     invariant(gram.shape == (count, count) and count > 0, "a Gram matrix is square")
     scale = float(np.trace(gram)) / count
     if not np.isfinite(scale) or scale <= 0.0:
-        return np.eye(count)[-1]
+        return np.asarray(np.eye(count)[-1])
     ridge = gram / scale + regularisation * np.eye(count)
     raw = np.linalg.lstsq(ridge, np.ones(count), rcond=None)[0]
     total = float(raw.sum())
     if not np.isfinite(total) or abs(total) < 1e-12:
-        return np.eye(count)[-1]
+        return np.asarray(np.eye(count)[-1])
     return np.asarray(raw / total)
 
 
