@@ -295,7 +295,8 @@ class Battery:
         yield from _not_negative(self, "s_max_mva")
         for name in ("charge_efficiency", "discharge_efficiency"):
             if not 0.0 < getattr(self, name) <= 1.0:
-                yield Finding(name, f"is {getattr(self, name)}, must be in (0, 1]")
+                advice = "0.9 stands for 90 %" if getattr(self, name) > 1.0 else ""
+                yield Finding(name, f"is {getattr(self, name)}, must be in (0, 1]", advice)
         for name in ("energy_initial_mwh", "energy_final_min_mwh"):
             if not 0.0 <= getattr(self, name) <= self.energy_max_mwh:
                 yield Finding(
@@ -365,6 +366,9 @@ class FlexibleLoad:
         names = ("p_min_mw", "p_max_mw", "energy_required_mwh", "cost_quadratic")
         yield from _not_negative(self, *names)
         yield from _window_findings(self.window_start, self.window_end, horizon)
+        if self.p_min_mw > self.p_max_mw:
+            yield Finding("p_min_mw", f"is {self.p_min_mw}, above p_max_mw {self.p_max_mw}")
+            return
         hours = (self.window_end - self.window_start) * horizon.hours
         low, high = self.p_min_mw * hours, self.p_max_mw * hours
         if not low - 1e-12 <= self.energy_required_mwh <= high + 1e-12:
@@ -482,6 +486,22 @@ class HeatPump:
             yield Finding("heat_mw", f"needs {horizon.interval_count} intervals")
         elif not bool((self.heat_mw >= 0.0).all()):
             yield Finding("heat_mw", "holds a negative or missing value")
+        else:
+            yield from self._reach_findings(horizon.hours)
+
+    def _reach_findings(self, hours: float) -> Iterator[Finding]:
+        """Follow the store at full power: what it cannot serve then, nothing can."""
+        stored, made = self.energy_initial_mwh, self.cop * self.p_max_mw * hours
+        kept = 1.0 - self.loss_per_hour * hours
+        for interval, heat in enumerate(self.heat_mw.tolist()):
+            stored = min(kept * stored + made - heat * hours, self.energy_max_mwh)
+            if stored < -1e-9:
+                missing = f"{-stored / hours:.6g} MW of heat are missing in interval {interval}"
+                yield Finding("p_max_mw", f"is {self.p_max_mw}, even at full power {missing}")
+                return
+        if stored < self.energy_final_min_mwh - 1e-9:
+            problem = f"is {self.energy_final_min_mwh}, at full power {stored:.6g} is reached"
+            yield Finding("energy_final_min_mwh", problem)
 
     def block(self, horizon: Horizon, base_mva: float) -> Block:
         """Return the heat pump's block; see :class:`Block`."""
