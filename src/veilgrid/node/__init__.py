@@ -1,0 +1,1 @@
+"""Run machines for real: the only package with sockets, disk and wall clock [node]."""

@@ -1,0 +1,642 @@
+"""A whole deployment on this machine: real processes over TLS, or all machines in one [node 7].
+
+    results = run_processes([
+        ProcessSpec(node=NodeId("p1"), factory="package.module:build", messages="package.module:M"),
+        ...
+    ])
+
+A factory is a top-level function. It is called with those of these keyword arguments that it
+declares: ``me``, ``arguments`` (decoded into its annotated type), ``records`` (what its journal
+holds, oldest first), ``randomness``, ``peers`` (sorted NodeIds of all processes), ``signer`` and
+``verify_keys`` (NodeId to ed25519 key). Nothing is pickled.
+"""
+
+import heapq
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import msgspec
+
+from veilgrid.errors import RunAborted, Unreachable, invariant
+from veilgrid.machine import (
+    Compute,
+    Computed,
+    Decide,
+    Effect,
+    Event,
+    Machine,
+    NodeId,
+    Persist,
+    Received,
+    Send,
+    SetTimer,
+    TimerFired,
+)
+from veilgrid.node._control import (
+    LENGTH,
+    Address,
+    Begin,
+    Decided,
+    Directory,
+    Finished,
+    Go,
+    Listening,
+    Post,
+    Ready,
+    Stop,
+    ToProcess,
+    ToSupervisor,
+    build_machine,
+    encode,
+    framed,
+    load_name,
+)
+from veilgrid.node.wire import HEADER_LENGTH, Codec
+from veilgrid.secret import SystemRandomness
+
+SUPERVISOR: Final = NodeId("supervisor")
+"""Sender of what :meth:`Deployment.post` hands to a machine."""
+
+_START: Final = "start"
+_STDERR_LENGTH_MAX: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """One process to run.
+
+    Attributes
+    ----------
+    factory
+        ``package.module:function``, see the module's text.
+    messages
+        ``package.module:name`` of the union of messages that its machine sends and receives.
+    arguments
+        Anything msgspec can encode.
+    records
+        ``package.module:name`` of the union of records; needed by a machine that persists.
+    journal
+        File of the journal; None puts it beside the keys, for as long as the deployment lives.
+    outcome_count
+        The process is done after that many outcomes; it goes on serving its peers.
+    compute_threads
+        See :class:`~veilgrid.node.driver.Driver`.
+    """
+
+    node: NodeId
+    factory: str
+    messages: str
+    arguments: Any = None
+    role: str = "party"
+    records: str | None = None
+    journal: Path | None = None
+    outcome_count: int = 1
+    compute_threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessResult:
+    """What became of one process.
+
+    Attributes
+    ----------
+    outcomes
+        Decoded into the type given as ``outcomes``, else into plain lists, maps and numbers.
+    exit_code
+        0, the code of an error, 70 for a bug, or minus the signal that ended it.
+    seconds
+        From the start of its machine to its last outcome.
+    octets_sent, octets_received
+        On its sockets: frames with headers, without TLS and TCP overhead.
+    peak_memory_octets
+        Largest resident size.
+    processor_seconds
+        User and system time of all its threads.
+    """
+
+    node: NodeId
+    outcomes: list[Any]
+    exit_code: int
+    seconds: float = 0.0
+    octets_sent: int = 0
+    octets_received: int = 0
+    frames_sent: int = 0
+    peak_memory_octets: int = 0
+    processor_seconds: float = 0.0
+    stderr: str = ""
+
+
+# -- the supervisor -----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Child:
+    spec: ProcessSpec
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    stderr_path: Path
+    received: bytearray = field(default_factory=bytearray)
+    port: int = 0
+    is_ready: bool = False
+    is_ended: bool = False
+    outcomes: list[bytes] = field(default_factory=list)
+    seconds: float = 0.0
+    finished: Finished | None = None
+    processor_seconds: float = 0.0
+
+
+class Deployment:
+    """Processes on loopback, started, watched and ended by this one.
+
+    Use it as a context manager: leaving it ends every process it started, each by its own pid.
+
+    Parameters
+    ----------
+    folder
+        Where keys, journals and logs are; None makes a private one and deletes it at the end.
+    import_paths
+        Folders in which the processes also look for modules.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ProcessSpec],
+        *,
+        folder: Path | None = None,
+        import_paths: Iterable[Path] = (),
+        frame_length_max: int = 256 << 20,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        names = [spec.node for spec in specs]
+        invariant(len(set(names)) == len(names) > 0, "every process has its own name")
+        self._specs = {spec.node: spec for spec in specs}
+        self._is_temporary = folder is None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="veilgrid-"))
+        self._environment = dict(os.environ if environment is None else environment)
+        source = Path(__file__).resolve().parents[2]
+        former = self._environment.get("PYTHONPATH", "")
+        paths = [str(path) for path in (*import_paths, source)] + ([former] if former else [])
+        self._environment["PYTHONPATH"] = os.pathsep.join(paths)
+        self._frame_length_max = frame_length_max
+        self._children: dict[NodeId, _Child] = {}
+        self._verify_keys: dict[NodeId, bytes] = {}
+        self._selector = selectors.DefaultSelector()
+        self._to_supervisor = msgspec.msgpack.Decoder(ToSupervisor)
+
+    def __enter__(self) -> "Deployment":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self, timeout_s: float = 30.0) -> None:
+        """Make keys, start every process, connect them and let the machines begin.
+
+        Raises
+        ------
+        RunAborted
+            A process ended before it was ready; the text repeats the end of its stderr.
+        Unreachable
+            The processes did not connect in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._make_keys()
+        for spec in self._specs.values():
+            self._spawn(spec)
+        everyone = list(self._children.values())
+        self._until(lambda: all(child.port for child in everyone), deadline, "start listening")
+        self._tell_addresses()
+        self._until(lambda: all(child.is_ready for child in everyone), deadline, "connect")
+        for child in everyone:
+            self._tell(child, Go(timeout_s))
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until every living process has its outcomes; False if time ran out."""
+
+        def is_done() -> bool:
+            return all(
+                child.is_ended or len(child.outcomes) >= child.spec.outcome_count
+                for child in self._children.values()
+            )
+
+        return self._pump(is_done, time.monotonic() + timeout_s)
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Take reports until ``condition`` holds; False if time ran out."""
+        return self._pump(condition, time.monotonic() + timeout_s)
+
+    def outcomes(self, node: NodeId, kind: Any = Any) -> list[Any]:
+        """Return what ``node`` has decided so far, decoded as ``kind``."""
+        decoder = msgspec.msgpack.Decoder(kind)
+        return [decoder.decode(body) for body in self._children[node].outcomes]
+
+    def pid(self, node: NodeId) -> int:
+        """Return the process id of ``node``."""
+        return self._children[node].process.pid
+
+    def is_alive(self, node: NodeId) -> bool:
+        """Return whether the process of ``node`` runs."""
+        self._pump(lambda: True, 0)
+        return not self._children[node].is_ended
+
+    def post(self, node: NodeId, message: Any) -> None:
+        """Hand ``message`` to the machine of ``node``, as if :data:`SUPERVISOR` had sent it."""
+        self._tell(self._children[node], Post(encode(message)))
+
+    def kill(self, node: NodeId) -> None:
+        """End the process of ``node`` at once, as a power cut would (SIGKILL)."""
+        child = self._children[node]
+        if not child.is_ended:
+            os.kill(child.process.pid, signal.SIGKILL)
+        self._pump(lambda: child.is_ended, time.monotonic() + 10)
+
+    def restart(self, node: NodeId, timeout_s: float = 30.0) -> None:
+        """Start ``node`` again after it has ended; it goes on from its journal.
+
+        Outcomes of the earlier life are kept in front.
+        """
+        former = self._children[node]
+        invariant(former.is_ended, "only a process that has ended is started again")
+        deadline = time.monotonic() + timeout_s
+        self._spawn(former.spec)
+        child = self._children[node]
+        child.outcomes = former.outcomes
+        self._until(lambda: bool(child.port), deadline, "start listening again")
+        self._tell_addresses()
+        self._until(lambda: child.is_ready, deadline, "connect again")
+        self._tell(child, Go(timeout_s))
+
+    def stop(self, outcomes: Any = Any, timeout_s: float = 10.0) -> list[ProcessResult]:
+        """End every process in an orderly way and return what became of each."""
+        for child in self._children.values():
+            if not child.is_ended:
+                self._tell(child, Stop())
+        everyone = self._children.values()
+        self._pump(lambda: all(child.is_ended for child in everyone), time.monotonic() + timeout_s)
+        for child in everyone:
+            if not child.is_ended:
+                self.kill(child.spec.node)
+        return [self._result(child, outcomes) for child in everyone]
+
+    def close(self) -> None:
+        """End what still runs and remove what was temporary."""
+        for child in self._children.values():
+            if not child.is_ended:
+                self.kill(child.spec.node)
+        self._selector.close()
+        if self._is_temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _make_keys(self) -> None:
+        from veilgrid.node.certificate import Authority
+        from veilgrid.node.signing import Signer
+
+        authority = Authority.create()
+        for spec in self._specs.values():
+            signer = Signer.fresh()
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            signer.save(self.folder / f"{spec.node}.seed")
+            self._verify_keys[spec.node] = signer.verify_key
+            authority.issue(self.folder, spec.node, spec.role, verify_key=signer.verify_key)
+
+    def _spawn(self, spec: ProcessSpec) -> None:
+        ours, theirs = socket.socketpair()
+        stderr_path = self.folder / f"{spec.node}.stderr"
+        with stderr_path.open("ab") as stderr:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own module
+                [
+                    sys.executable,
+                    "-c",
+                    "from veilgrid.node.process import main; main()",
+                    str(theirs.fileno()),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                pass_fds=(theirs.fileno(),),
+                env=self._environment,
+            )
+        theirs.close()
+        former = self._children.get(spec.node)
+        child = _Child(spec, process, ours, stderr_path)
+        self._children[spec.node] = child
+        self._selector.register(ours, selectors.EVENT_READ, child)
+        journal = spec.journal or self.folder / f"{spec.node}.journal"
+        self._tell(
+            child,
+            Begin(
+                node=spec.node,
+                role=spec.role,
+                factory=spec.factory,
+                messages=spec.messages,
+                arguments=encode(spec.arguments),
+                records=spec.records,
+                journal=str(journal) if spec.records else "",
+                folder=str(self.folder),
+                port=former.port if former else 0,
+                compute_threads=spec.compute_threads,
+                frame_length_max=self._frame_length_max,
+            ),
+        )
+
+    def _tell_addresses(self) -> None:
+        directory = Directory(
+            [
+                Address(node, child.spec.role, child.port, self._verify_keys[node])
+                for node, child in self._children.items()
+            ]
+        )
+        for child in self._children.values():
+            if not child.is_ended:
+                self._tell(child, directory)
+
+    def _tell(self, child: _Child, message: ToProcess) -> None:
+        try:
+            child.control.sendall(framed(message))
+        except OSError:
+            self._pump(lambda: child.is_ended, time.monotonic() + 5)
+
+    def _until(self, condition: Callable[[], bool], deadline: float, what: str) -> None:
+        """Pump until ``condition``; a process that ends before is a failed start."""
+
+        def ended() -> list[_Child]:
+            return [child for child in self._children.values() if child.is_ended]
+
+        before = {id(child) for child in ended()}
+        fresh: list[_Child] = []
+
+        def is_over() -> bool:
+            fresh[:] = [child for child in ended() if id(child) not in before]
+            return bool(fresh) or condition()
+
+        is_in_time = self._pump(is_over, deadline)
+        if fresh:
+            child = fresh[0]
+            raise RunAborted(
+                f"process {child.spec.node} ended with {child.process.returncode} before it "
+                f"could {what}: {_tail(child.stderr_path)}"
+            )
+        if not is_in_time:
+            raise Unreachable(f"the processes did not {what} in time")
+
+    def _pump(self, condition: Callable[[], bool], deadline: float) -> bool:
+        """Take reports until ``condition`` or ``deadline``; return whether it holds."""
+        while True:
+            wait = deadline - time.monotonic()
+            is_met = condition()
+            for key, _ in self._selector.select(0 if is_met else max(0.0, min(wait, 1.0))):
+                self._take(key.data)
+            if is_met or condition():
+                return True
+            if wait <= 0:
+                return False
+            if not self._selector.get_map():
+                return condition()
+
+    def _take(self, child: _Child) -> None:
+        try:
+            octets = child.control.recv(1 << 18)
+        except OSError:
+            octets = b""
+        if not octets:
+            self._reap(child)
+            return
+        child.received += octets
+        while len(child.received) >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(child.received)
+            stop = LENGTH.size + length
+            if len(child.received) < stop:
+                break
+            message = self._to_supervisor.decode(bytes(child.received[LENGTH.size : stop]))
+            del child.received[:stop]
+            match message:
+                case Listening(port):
+                    child.port = port
+                case Ready():
+                    child.is_ready = True
+                case Decided(body, seconds):
+                    child.outcomes.append(body)
+                    child.seconds = seconds
+                case Finished():
+                    child.finished = message
+
+    def _reap(self, child: _Child) -> None:
+        self._selector.unregister(child.control)
+        child.control.close()
+        _, status, usage = os.wait4(child.process.pid, 0)
+        child.process.returncode = os.waitstatus_to_exitcode(status)
+        child.processor_seconds = usage.ru_utime + usage.ru_stime
+        child.is_ended = True
+
+    def _result(self, child: _Child, outcomes: Any) -> ProcessResult:
+        decoder = msgspec.msgpack.Decoder(outcomes)
+        finished = child.finished or Finished(0, 0, 0, 0)
+        return ProcessResult(
+            node=child.spec.node,
+            outcomes=[decoder.decode(body) for body in child.outcomes],
+            exit_code=child.process.returncode,
+            seconds=child.seconds,
+            octets_sent=finished.octets_sent,
+            octets_received=finished.octets_received,
+            frames_sent=finished.frames_sent,
+            peak_memory_octets=finished.peak_memory_octets,
+            processor_seconds=child.processor_seconds,
+            stderr=_tail(child.stderr_path),
+        )
+
+
+def _tail(path: Path) -> str:
+    octets = path.read_bytes() if path.exists() else b""
+    return octets[-_STDERR_LENGTH_MAX:].decode("utf-8", "replace").strip()
+
+
+def run_processes(
+    specs: Sequence[ProcessSpec],
+    *,
+    outcomes: Any = Any,
+    timeout_s: float = 60.0,
+    start_timeout_s: float = 30.0,
+    import_paths: Iterable[Path] = (),
+) -> list[ProcessResult]:
+    """Run one process for each spec over TLS on loopback until each has decided.
+
+    Parameters
+    ----------
+    outcomes
+        Type to decode outcomes into.
+    timeout_s
+        For the machines, from their start.
+
+    Returns
+    -------
+    list of ProcessResult
+        In the order of ``specs``. A process that ended early has fewer outcomes and its exit code;
+        one that ran out of time has fewer outcomes and code 0.
+    """
+    with Deployment(specs, import_paths=import_paths) as deployment:
+        deployment.start(start_timeout_s)
+        deployment.wait(timeout_s)
+        return deployment.stop(outcomes)
+
+
+# -- the in-process mode --------------------------------------------------------------------------
+
+
+def run_in_process(
+    specs: Sequence[ProcessSpec], *, step_max: int = 10_000_000
+) -> list[ProcessResult]:
+    """Run the same machines in this process: no sockets, no disk, time passes when all wait.
+
+    Outcomes are handed over as they are, not encoded. Octets count what frames would carry.
+    """
+    from veilgrid.node.signing import Signer
+
+    signers = {spec.node: Signer.fresh() for spec in specs}
+    names = tuple(sorted(signers))
+    verify_keys = {node: signer.verify_key for node, signer in signers.items()}
+
+    def built(spec: ProcessSpec) -> Machine:
+        return build_machine(
+            spec.factory,
+            encode(spec.arguments),
+            me=lambda: spec.node,
+            records=tuple,
+            randomness=SystemRandomness,
+            peers=lambda: names,
+            signer=lambda: signers[spec.node],
+            verify_keys=lambda: verify_keys,
+        )
+
+    machines = {spec.node: built(spec) for spec in specs}
+    counts = {spec.node: spec.outcome_count for spec in specs}
+    codecs = {spec.node: Codec(load_name(spec.messages)) for spec in specs}
+    return run_machines(machines, codecs=codecs, outcome_counts=counts, step_max=step_max)
+
+
+def run_machines(
+    machines: Mapping[NodeId, Machine],
+    *,
+    codecs: Mapping[NodeId, Codec] | None = None,
+    outcome_counts: Mapping[NodeId, int] | None = None,
+    step_max: int = 10_000_000,
+) -> list[ProcessResult]:
+    """Run ``machines`` in this process until each has decided or nothing is left to do.
+
+    Parameters
+    ----------
+    codecs
+        If given, messages are encoded and decoded as between processes, and counted; without,
+        they are handed over as they are.
+    """
+    return _InProcess(machines, codecs or {}, outcome_counts or {}).run(step_max)
+
+
+class _InProcess:
+    """One queue, no weather; virtual time moves only when nothing else is left."""
+
+    def __init__(
+        self,
+        machines: Mapping[NodeId, Machine],
+        codecs: Mapping[NodeId, Codec],
+        counts: Mapping[NodeId, int],
+    ) -> None:
+        self._machines = machines
+        self._codecs = codecs
+        self._open = {node: counts.get(node, 1) for node in machines}
+        self._outcomes: dict[NodeId, list[Any]] = {node: [] for node in machines}
+        self._seconds = dict.fromkeys(machines, 0.0)
+        self._sent = dict.fromkeys(machines, 0)
+        self._received = dict.fromkeys(machines, 0)
+        self._frames = dict.fromkeys(machines, 0)
+        self._queue: deque[tuple[NodeId, Event]] = deque()
+        self._timers: list[tuple[int, int, NodeId, str]] = []
+        self._current: dict[tuple[NodeId, str], int] = {}
+        self._number = 0
+        self._now_ns = 0
+        self._began = time.perf_counter()
+
+    def run(self, step_max: int) -> list[ProcessResult]:
+        for node in self._machines:
+            self._queue.append((node, TimerFired(_START)))
+        for _ in range(step_max):
+            if not self._queue and (not self._pending() or not self._fire()):
+                break
+            node, event = self._queue.popleft()
+            for effect in self._machines[node].handle(event):
+                self._carry_out(node, effect)
+        else:
+            raise RunAborted(f"no end after {step_max} steps")
+        return [
+            ProcessResult(
+                node=node,
+                outcomes=self._outcomes[node],
+                exit_code=0,
+                seconds=self._seconds[node],
+                octets_sent=self._sent[node],
+                octets_received=self._received[node],
+                frames_sent=self._frames[node],
+            )
+            for node in self._machines
+        ]
+
+    def _pending(self) -> bool:
+        return any(left > 0 for left in self._open.values())
+
+    def _fire(self) -> bool:
+        while self._timers:
+            due, number, node, name = heapq.heappop(self._timers)
+            if self._current.get((node, name)) == number:
+                del self._current[node, name]
+                self._now_ns = due
+                self._queue.append((node, TimerFired(name)))
+                return True
+        return False
+
+    def _carry_out(self, node: NodeId, effect: Effect) -> None:
+        match effect:
+            case Send(to, message):
+                if to in self._machines:
+                    self._queue.append((to, Received(node, self._passed(node, to, message))))
+            case SetTimer(name, delay_ns):
+                self._number += 1
+                self._current[node, name] = self._number
+                heapq.heappush(self._timers, (self._now_ns + delay_ns, self._number, node, name))
+            case Compute(job, kernel, arguments):
+                self._queue.append((node, Computed(job, kernel(*arguments))))
+            case Decide(outcome):
+                self._outcomes[node].append(outcome)
+                self._open[node] -= 1
+                self._seconds[node] = time.perf_counter() - self._began
+            case Persist():
+                pass  # Nothing outlives this process; a crash is the simulator's subject.
+
+    def _passed(self, node: NodeId, to: NodeId, message: Any) -> Any:
+        codec = self._codecs.get(node)
+        if codec is None:
+            return message
+        body = codec.encode(message)
+        octets = len(body) + HEADER_LENGTH
+        self._sent[node] += octets
+        self._received[to] += octets
+        self._frames[node] += 1
+        return self._codecs[to].decode(body)

@@ -1,0 +1,221 @@
+"""Inside one process of a local deployment: obey the supervisor, drive the machine [node 7].
+
+The supervisor talks over one end of a socket pair. When that closes, this process ends: nothing is
+left behind when the supervisor dies.
+"""
+
+import asyncio
+import logging
+import resource
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from veilgrid.machine import NodeId, Received
+from veilgrid.node._control import (
+    LENGTH,
+    Begin,
+    Decided,
+    Directory,
+    Finished,
+    Go,
+    Listening,
+    Post,
+    Ready,
+    Stop,
+    ToProcess,
+    build_machine,
+    framed,
+    load_name,
+)
+from veilgrid.node.certificate import Credentials
+from veilgrid.node.driver import Driver, run_guarded
+from veilgrid.node.journal import Journal
+from veilgrid.node.local import SUPERVISOR
+from veilgrid.node.signing import Signer
+from veilgrid.node.transport import Endpoint, Limits, Peer
+from veilgrid.node.wire import Codec
+from veilgrid.secret import SystemRandomness
+
+
+def main() -> None:
+    """Run until the supervisor says stop; the exit code says how it went."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    control = socket.socket(fileno=int(sys.argv[1]))
+    sys.exit(run_guarded(_serve(control)))
+
+
+async def _serve(control: socket.socket) -> int:
+    reader, writer = await asyncio.open_connection(sock=control)
+    decoder = msgspec.msgpack.Decoder(ToProcess)
+
+    async def hear() -> Any:
+        try:
+            (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+            return decoder.decode(await reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return Stop()  # The supervisor is gone.
+
+    def tell(message: Any) -> None:
+        writer.write(framed(message))
+
+    begin = await hear()
+    if not isinstance(begin, Begin):
+        return 0
+    process = _Process(begin, tell)
+    tell(Listening(process.listen()))
+    try:
+        return await process.run(hear)
+    finally:
+        await process.close()
+        tell(process.finished())
+        await writer.drain()
+        writer.close()
+
+
+class _Process:
+    def __init__(self, begin: Begin, tell: Any) -> None:
+        self._begin = begin
+        self._tell = tell
+        self._me = NodeId(begin.node)
+        self._began = 0.0
+        self._driver: Driver | None = None
+        self._codec = Codec(load_name(begin.messages))
+        self._journal: Journal | None = None
+        if begin.records is not None:
+            records = Codec(load_name(begin.records))
+            self._journal = Journal.open(Path(begin.journal), records)
+        load_name(begin.factory)  # Import now, while the others do the same.
+        folder = Path(begin.folder)
+        self._endpoint = Endpoint(
+            self._me,
+            Credentials(
+                folder / f"{begin.node}.pem",
+                folder / f"{begin.node}.key",
+                folder / f"{begin.node}.ca.pem",
+            ),
+            self._codec,
+            self._deliver,
+            limits=Limits(frame_length_max=begin.frame_length_max),
+        )
+        self._early: list[tuple[NodeId, Any, tuple[bytes, int]]] = []
+        self._addresses = Directory([])
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    def listen(self) -> int:
+        return self._endpoint.listen(port=self._begin.port)
+
+    def _deliver(self, peer: NodeId, message: Any, receipt: tuple[bytes, int]) -> None:
+        if self._driver is None:
+            self._early.append((peer, message, receipt))
+        else:
+            self._driver.on_message(peer, message, receipt)
+
+    async def run(self, hear: Any) -> int:
+        while True:
+            match await hear():
+                case Directory() as directory:
+                    self._take(directory)
+                    if self._driver is None:
+                        await self._endpoint.connected(30.0)
+                        self._tell(Ready())
+                case Go():
+                    break
+                case Stop():
+                    return 0
+        driver = self._start()
+        listener = asyncio.get_running_loop().create_task(self._obey(hear, driver))
+        try:
+            await driver.run()
+        finally:
+            listener.cancel()
+        return 0
+
+    def _take(self, directory: Directory) -> None:
+        self._addresses = directory
+        self._endpoint.update_peers(
+            Peer(
+                node=NodeId(address.node),
+                role=address.role,
+                port=address.port,
+                verify_key=address.verify_key,
+            )
+            for address in directory.addresses
+        )
+
+    async def _obey(self, hear: Any, driver: Driver) -> None:
+        while True:
+            match await hear():
+                case Directory() as directory:
+                    self._take(directory)
+                case Post(body):
+                    driver.post(Received(SUPERVISOR, self._codec.decode(body)))
+                case Stop():
+                    await self._endpoint.drained(2.0)
+                    driver.stop()
+                    return
+
+    def _start(self) -> Driver:
+        begin, addresses = self._begin, self._addresses.addresses
+        machine = build_machine(
+            begin.factory,
+            begin.arguments,
+            me=lambda: self._me,
+            records=lambda: self._journal.records if self._journal is not None else (),
+            randomness=SystemRandomness,
+            peers=lambda: tuple(sorted(NodeId(address.node) for address in addresses)),
+            signer=lambda: Signer.load(Path(begin.folder) / f"{begin.node}.seed"),
+            verify_keys=lambda: {NodeId(address.node): address.verify_key for address in addresses},
+        )
+        driver = Driver(
+            self._me,
+            machine,
+            self._endpoint,
+            on_decide=self._decided,
+            journal=self._journal,
+            compute_threads=begin.compute_threads,
+        )
+        self._driver = driver
+        self._journal = None  # The driver closes it.
+        self._began = time.perf_counter()
+        driver.start()
+        for early in self._early:
+            driver.on_message(*early)
+        self._early.clear()
+        self._endpoint.after_reading()
+        return driver
+
+    def _decided(self, outcome: Any) -> None:
+        self._tell(Decided(self._encode(outcome), time.perf_counter() - self._began))
+
+    async def close(self) -> None:
+        await self._endpoint.close()
+        if self._journal is not None:
+            self._journal.close()
+
+    def finished(self) -> Finished:
+        metrics = self._endpoint.metrics
+        return Finished(
+            metrics.octets_sent,
+            metrics.octets_received,
+            metrics.frames_sent,
+            _peak_memory(),
+        )
+
+
+def _peak_memory() -> int:
+    """Return the largest resident size of this process, in octets.
+
+    ``getrusage`` alone would report the parent's size if that was larger before exec.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,221 @@
+"""Small but real machines that the tests of both drivers run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from veilgrid.errors import invariant
+from veilgrid.machine import (
+    Compute,
+    Computed,
+    Decide,
+    Effect,
+    Event,
+    NodeId,
+    Persist,
+    Received,
+    Send,
+    SetTimer,
+    TimerFired,
+)
+
+SECOND_NS = 1_000_000_000
+
+
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    number: int
+    payload: bytes
+
+
+class Pong(msgspec.Struct, frozen=True, tag=True):
+    number: int
+    payload: memoryview
+
+
+class Vote(msgspec.Struct, frozen=True, tag=True):
+    round: int
+    value: int
+
+
+class Add(msgspec.Struct, frozen=True, tag=True):
+    number: int
+    amount: int
+
+
+class Added(msgspec.Struct, frozen=True, tag=True):
+    number: int
+    total: int
+
+
+MESSAGES = Ping | Pong | Vote | Add | Added
+RECORDS = Add
+
+
+class Asker:
+    """Send ``count`` pings of ``length`` octets to the answerer, one after the other."""
+
+    def __init__(self, answerer: NodeId, count: int, length: int) -> None:
+        self._answerer, self._count = answerer, count
+        self._payload = bytes(length)
+
+    def handle(self, event: Event) -> list[Effect]:
+        match event:
+            case TimerFired("start"):
+                return [Send(self._answerer, Ping(0, self._payload))]
+            case Received(_, Pong(number, payload)):
+                invariant(len(payload) == len(self._payload), "a pong returns the payload")
+                if number + 1 == self._count:
+                    return [Decide(number + 1)]
+                return [Send(self._answerer, Ping(number + 1, self._payload))]
+        return []
+
+
+class Answerer:
+    """Return each ping; decide at once, for there is nothing to wait for."""
+
+    def handle(self, event: Event) -> list[Effect]:
+        match event:
+            case TimerFired("start"):
+                return [Decide(0)]
+            case Received(sender, Ping(number, payload)):
+                return [Send(sender, Pong(number, memoryview(payload)))]
+        return []
+
+
+def triple(value: int) -> int:
+    return 3 * value
+
+
+class Agreement:
+    """Rounds in which everybody tells everybody a number; the sum of all is decided.
+
+    The number of a round is three times the last sum plus one, computed elsewhere.
+    """
+
+    def __init__(self, me: NodeId, peers: Sequence[NodeId], rounds: int, length: int = 0) -> None:
+        self._me, self._peers, self._rounds = me, tuple(peers), rounds
+        self._round = 0
+        self._votes: dict[int, dict[NodeId, int]] = {}
+        self._sum = len(me)
+        self._padding = bytes(length)
+
+    def handle(self, event: Event) -> list[Effect]:
+        match event:
+            case TimerFired("start"):
+                return [Compute(0, triple, (self._sum,))]
+            case Computed(job, value) if job == self._round:
+                number = (value + 1) % 1_000_003
+                self._votes.setdefault(self._round, {})[self._me] = number
+                padding = [Ping(self._round, self._padding)] if self._padding else []
+                sent = [*padding, Vote(self._round, number)]
+                others = [peer for peer in self._peers if peer != self._me]
+                return [*(Send(peer, part) for peer in others for part in sent), *self._advance()]
+            case Received(sender, Vote(number, value)) if number <= self._round + 1:
+                self._votes.setdefault(number, {}).setdefault(sender, value)
+                return self._advance()
+        return []
+
+    def _advance(self) -> list[Effect]:
+        votes = self._votes.get(self._round, {})
+        if len(votes) < len(self._peers):
+            return []
+        self._sum = sum(votes.values()) % 1_000_003
+        del self._votes[self._round]
+        self._round += 1
+        if self._round == self._rounds:
+            return [Decide(self._sum)]
+        return [Compute(self._round, triple, (self._sum,))]
+
+
+class Counter:
+    """Add what is asked, once for each number, and answer only when that is durable."""
+
+    def __init__(self, records: Sequence[Any] = ()) -> None:
+        self._seen: dict[int, int] = {}
+        self._total = 0
+        for record in records:
+            self._add(record)
+
+    def _add(self, add: Add) -> None:
+        self._total += add.amount
+        self._seen[add.number] = self._total
+
+    def handle(self, event: Event) -> list[Effect]:
+        match event:
+            case TimerFired("start"):
+                return [Decide(self._total)]
+            case Received(sender, Add(number) as add):
+                if number in self._seen:
+                    return [Send(sender, Added(number, self._seen[number]))]
+                self._add(add)
+                return [Persist(add), Send(sender, Added(number, self._total))]
+        return []
+
+
+class Client:
+    """Ask the counter to add 1, 2, ... ``count``, each until it is answered."""
+
+    def __init__(self, counter: NodeId, count: int) -> None:
+        self._counter, self._count, self._number = counter, count, 1
+
+    def handle(self, event: Event) -> list[Effect]:
+        match event:
+            case TimerFired():
+                return self._ask()
+            case Received(_, Added(number, total)) if number == self._number:
+                if number == self._count:
+                    self._number += 1
+                    return [Decide(total)]
+                self._number += 1
+                return self._ask()
+        return []
+
+    def _ask(self) -> list[Effect]:
+        if self._number > self._count:
+            return []
+        add = Add(self._number, self._number)
+        return [Send(self._counter, add), SetTimer("again", SECOND_NS // 2)]
+
+
+class Broken:
+    """Violate an invariant as soon as it begins."""
+
+    def handle(self, event: Event) -> list[Effect]:
+        invariant(event != TimerFired("start"), "this machine never starts")
+        return []
+
+
+class Asking(msgspec.Struct, frozen=True):
+    answerer: str
+    count: int
+    length: int
+
+
+class Rounds(msgspec.Struct, frozen=True):
+    rounds: int
+    length: int = 0
+
+
+def asker(arguments: Asking) -> Asker:
+    return Asker(NodeId(arguments.answerer), arguments.count, arguments.length)
+
+
+def answerer() -> Answerer:
+    return Answerer()
+
+
+def agreement(me: NodeId, peers: tuple[NodeId, ...], arguments: Rounds) -> Agreement:
+    return Agreement(me, peers, arguments.rounds, arguments.length)
+
+
+def counter(records: Sequence[Any]) -> Counter:
+    return Counter(records)
+
+
+def client(arguments: Asking) -> Client:
+    return Client(NodeId(arguments.answerer), arguments.count)
+
+
+def broken() -> Broken:
+    return Broken()
