@@ -62,6 +62,11 @@ class Day:
         return [np.clip(0.0, site.lower, site.upper) for site in self.sites]
 
     @cached_property
+    def uncontrolled(self) -> list[Floats]:
+        """Set-points if nobody coordinates: renewables feed in, batteries idle, cars charge."""
+        return [site.uncontrolled for site in self.sites]
+
+    @cached_property
     def flexible(self) -> tuple[int, ...]:
         """Indices of the sites that have a choice."""
         return tuple(i for i, site in enumerate(self.sites) if site.is_flexible)

@@ -15,120 +15,9 @@ import numpy as np
 from scipy import sparse
 
 from veilgrid.errors import Finding
+from veilgrid.grid._block import CAPABILITY_SIDES, Block, Builder
 from veilgrid.grid.horizon import Horizon
 from veilgrid.grid.network import BusId, Floats
-
-CAPABILITY_SIDES = 16
-"""Sides of the polygon inside p^2 + q^2 = s^2 of an inverter; it gives up 1.9 % of the rating."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """Constraints ``row_lower <= matrix x <= row_upper``, ``lower <= x <= upper`` and costs.
-
-    Variables come in groups of one per interval (``groups``), group after group.
-
-    Attributes
-    ----------
-    quadratic, linear : (variable,), currency
-        Cost ``sum(quadratic x^2) / 2 + linear . x`` of the horizon, x in per-unit.
-    lower, upper : (variable,), per-unit
-    matrix : (row, variable)
-    row_lower, row_upper : (row,), per-unit
-    rows : names of the row groups with their lengths
-    inject_p, inject_q : (interval, variable)
-        Injection of active and reactive power per-unit of each variable.
-    """
-
-    groups: tuple[str, ...]
-    quadratic: Floats
-    linear: Floats
-    lower: Floats
-    upper: Floats
-    matrix: sparse.csc_matrix
-    row_lower: Floats
-    row_upper: Floats
-    rows: tuple[tuple[str, int], ...]
-    inject_p: sparse.csr_matrix
-    inject_q: sparse.csr_matrix
-
-
-class _Builder:
-    """Collects groups of variables and rows of one device."""
-
-    def __init__(self, horizon: Horizon, base_mva: float) -> None:
-        self.count = horizon.interval_count
-        self.hours, self.base = horizon.hours, base_mva
-        self.groups: list[str] = []
-        self.parts: dict[str, list[Floats]] = {"quadratic": [], "linear": [], "low": [], "high": []}
-        self.signs: list[tuple[float, float]] = []
-        self.rows: list[tuple[str, dict[str, sparse.spmatrix], Floats, Floats]] = []
-
-    def variable(
-        self,
-        group: str,
-        lower_mw: float | Floats,
-        upper_mw: float | Floats,
-        *,
-        cost: tuple[float, float] = (0.0, 0.0),
-        inject: tuple[float, float] = (0.0, 0.0),
-    ) -> None:
-        """Add one variable an interval; ``cost`` is (linear, quadratic) on MW."""
-        linear, quadratic = cost
-        full = np.ones(self.count)
-        self.groups.append(group)
-        self.parts["linear"].append(full * (linear * self.hours * self.base))
-        self.parts["quadratic"].append(full * (quadratic * self.hours * self.base**2))
-        self.parts["low"].append(full * (np.asarray(lower_mw) / self.base))
-        self.parts["high"].append(full * (np.asarray(upper_mw) / self.base))
-        self.signs.append(inject)
-
-    def row(
-        self,
-        name: str,
-        terms: dict[str, sparse.spmatrix],
-        lower_mw: float | Floats,
-        upper_mw: float | Floats,
-    ) -> None:
-        """Add rows ``lower <= sum of matrix @ group <= upper``."""
-        length = next(iter(terms.values())).shape[0]
-        full = np.ones(length)
-        low = full * (np.asarray(lower_mw) / self.base)
-        self.rows.append((name, terms, low, full * (np.asarray(upper_mw) / self.base)))
-
-    def capability(self, active: dict[str, float], rating_mva: float) -> None:
-        """Let reactive power ``q`` be free inside the polygon of an inverter's rating."""
-        self.variable("q", -rating_mva, rating_mva, inject=(0.0, 1.0))
-        identity = sparse.identity(self.count, format="csc")
-        reach = rating_mva * math.cos(math.pi / CAPABILITY_SIDES)
-        for side in range(CAPABILITY_SIDES):
-            angle = 2.0 * math.pi * side / CAPABILITY_SIDES
-            terms = {"q": identity * math.sin(angle)}
-            terms |= {g: identity * (math.cos(angle) * sign) for g, sign in active.items()}
-            self.row("apparent power", terms, -np.inf, reach)
-
-    def build(self) -> Block:
-        blank = sparse.csc_matrix
-        stacked = [
-            sparse.hstack([terms.get(g, blank((len(low), self.count))) for g in self.groups])
-            for _, terms, low, _ in self.rows
-        ]
-        width = self.count * len(self.groups)
-        identity = sparse.identity(self.count, format="csr")
-        empty = np.zeros(0)
-        return Block(
-            groups=tuple(self.groups),
-            quadratic=np.concatenate(self.parts["quadratic"]),
-            linear=np.concatenate(self.parts["linear"]),
-            lower=np.concatenate(self.parts["low"]),
-            upper=np.concatenate(self.parts["high"]),
-            matrix=sparse.csc_matrix(sparse.vstack(stacked) if stacked else blank((0, width))),
-            row_lower=np.concatenate([low for _, _, low, _ in self.rows] or [empty]),
-            row_upper=np.concatenate([high for *_, high in self.rows] or [empty]),
-            rows=tuple((name, len(low)) for name, _, low, _ in self.rows),
-            inject_p=sparse.csr_matrix(sparse.hstack([identity * p for p, _ in self.signs])),
-            inject_q=sparse.csr_matrix(sparse.hstack([identity * q for _, q in self.signs])),
-        )
 
 
 class Device(Protocol):
@@ -152,6 +41,10 @@ class Device(Protocol):
 
     def block(self, horizon: Horizon, base_mva: float) -> Block:
         """Return the device as constraint block and cost block, per-unit."""
+        ...
+
+    def uncontrolled(self, horizon: Horizon, base_mva: float) -> Floats:
+        """Return what it does if nobody coordinates it, (variable,) of its block, per-unit."""
         ...
 
 
@@ -204,7 +97,7 @@ class _Renewable:
             yield Finding("available_mw", "holds a negative or missing value")
 
     def block(self, horizon: Horizon, base_mva: float) -> Block:
-        builder = _Builder(horizon, base_mva)
+        builder = Builder(horizon, base_mva)
         follows = 0.0 if self.s_max_mva is not None else self.q_per_p
         builder.variable(
             "p",
@@ -216,6 +109,15 @@ class _Renewable:
         if self.s_max_mva is not None:
             builder.capability({"p": 1.0}, self.s_max_mva)
         return builder.build()
+
+    def uncontrolled(self, horizon: Horizon, base_mva: float) -> Floats:
+        """Feed in everything available, without reactive power of an inverter's own."""
+        high = math.inf if self.s_max_mva is None else self.s_max_mva
+        if self.s_max_mva is not None:
+            high *= math.cos(math.pi / CAPABILITY_SIDES)
+        fed = np.minimum(self.available_mw, high) / base_mva
+        blank = np.zeros(horizon.interval_count)
+        return np.concatenate([fed] if self.s_max_mva is None else [fed, blank])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +155,7 @@ class Generator:
 
     def block(self, horizon: Horizon, base_mva: float) -> Block:
         """Return the generator's block; see :class:`Block`."""
-        builder = _Builder(horizon, base_mva)
+        builder = Builder(horizon, base_mva)
         builder.variable(
             "p",
             self.p_min_mw,
@@ -262,6 +164,10 @@ class Generator:
             inject=(1.0, self.q_per_p),
         )
         return builder.build()
+
+    def uncontrolled(self, horizon: Horizon, base_mva: float) -> Floats:
+        """Run at the least power."""
+        return np.full(horizon.interval_count, self.p_min_mw / base_mva)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,7 +219,7 @@ class Battery:
 
     def block(self, horizon: Horizon, base_mva: float) -> Block:
         """Return the battery's block; see :class:`Block`."""
-        builder = _Builder(horizon, base_mva)
+        builder = Builder(horizon, base_mva)
         count, hours = horizon.interval_count, horizon.hours
         follows = 0.0 if self.s_max_mva is not None else self.q_per_p
         builder.variable("charge", 0.0, self.charge_max_mw, inject=(-1.0, -follows))
@@ -343,6 +249,17 @@ class Battery:
         if self.s_max_mva is not None:
             builder.capability({"charge": -1.0, "discharge": 1.0}, self.s_max_mva)
         return builder.build()
+
+    def uncontrolled(self, horizon: Horizon, base_mva: float) -> Floats:
+        """Idle; charge from the first interval on only as far as the final energy demands it."""
+        count, step = horizon.interval_count, self.charge_efficiency * horizon.hours
+        missing = max(self.energy_final_min_mwh - self.energy_initial_mwh, 0.0)
+        full = missing / (step * self.charge_max_mw) if missing else 0.0
+        charge = self.charge_max_mw * np.clip(full - np.arange(count), 0.0, 1.0)
+        energy = self.energy_initial_mwh + np.cumsum(charge) * step
+        blank = np.zeros(count)
+        groups = [charge, blank, energy] + ([] if self.s_max_mva is None else [blank])
+        return np.concatenate(groups) / base_mva
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,7 +296,7 @@ class FlexibleLoad:
 
     def block(self, horizon: Horizon, base_mva: float) -> Block:
         """Return the load's block; see :class:`Block`."""
-        builder = _Builder(horizon, base_mva)
+        builder = Builder(horizon, base_mva)
         mask = _window(self.window_start, self.window_end, horizon)
         builder.variable(
             "consumption",
@@ -392,6 +309,12 @@ class FlexibleLoad:
         row = sparse.csc_matrix((mask * horizon.hours)[np.newaxis, :])
         builder.row("energy in the window", {"consumption": row}, energy, energy)
         return builder.build()
+
+    def uncontrolled(self, horizon: Horizon, base_mva: float) -> Floats:
+        """Consume evenly over the window."""
+        mask = _window(self.window_start, self.window_end, horizon)
+        hours = float(mask.sum()) * horizon.hours
+        return np.asarray(mask * (self.energy_required_mwh / (hours * base_mva)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -431,7 +354,7 @@ class ElectricVehicleCharger:
 
     def block(self, horizon: Horizon, base_mva: float) -> Block:
         """Return the charger's block; see :class:`Block`."""
-        builder = _Builder(horizon, base_mva)
+        builder = Builder(horizon, base_mva)
         mask = _window(self.window_start, self.window_end, horizon)
         builder.variable(
             "charge",
@@ -445,6 +368,14 @@ class ElectricVehicleCharger:
             "charged energy", {"charge": row}, self.energy_required_mwh, self.energy_max_mwh
         )
         return builder.build()
+
+    def uncontrolled(self, horizon: Horizon, base_mva: float) -> Floats:
+        """Charge at full power from arrival until the required energy is in."""
+        step = self.charge_max_mw * self.charge_efficiency * horizon.hours
+        full = self.energy_required_mwh / step if step > 0.0 else 0.0
+        since = np.arange(horizon.interval_count) - self.window_start
+        share = np.where(since >= 0, np.clip(full - since, 0.0, 1.0), 0.0)
+        return np.asarray(share * (self.charge_max_mw / base_mva))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -505,7 +436,7 @@ class HeatPump:
 
     def block(self, horizon: Horizon, base_mva: float) -> Block:
         """Return the heat pump's block; see :class:`Block`."""
-        builder = _Builder(horizon, base_mva)
+        builder = Builder(horizon, base_mva)
         count, hours = horizon.interval_count, horizon.hours
         builder.variable(
             "consumption",
@@ -532,6 +463,22 @@ class HeatPump:
         )
         return builder.build()
 
+    def uncontrolled(self, horizon: Horizon, base_mva: float) -> Floats:
+        """Follow the heat demand and hold the store; fill it earlier only where power lacks."""
+        count, hours = horizon.interval_count, horizon.hours
+        kept, made = 1.0 - self.loss_per_hour * hours, self.cop * self.p_max_mw * hours
+        heat = (self.heat_mw * hours).tolist()
+        needed = [self.energy_final_min_mwh] * count
+        for t in range(count - 1, 0, -1):
+            needed[t - 1] = max((needed[t] + heat[t] - made) / kept, 0.0)
+        stored, power, energy = self.energy_initial_mwh, np.zeros(count), np.zeros(count)
+        for t in range(count):
+            before = kept * stored - heat[t]
+            bought = max(needed[t], self.energy_initial_mwh) - before
+            power[t] = min(max(bought, 0.0), made) / (self.cop * hours)
+            stored = energy[t] = before + power[t] * self.cop * hours
+        return np.concatenate([power, energy]) / base_mva
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inverter:
@@ -548,9 +495,13 @@ class Inverter:
 
     def block(self, horizon: Horizon, base_mva: float) -> Block:
         """Return the inverter's block; see :class:`Block`."""
-        builder = _Builder(horizon, base_mva)
+        builder = Builder(horizon, base_mva)
         builder.variable("q", -self.s_max_mva, self.s_max_mva, inject=(0.0, 1.0))
         return builder.build()
+
+    def uncontrolled(self, horizon: Horizon, base_mva: float) -> Floats:  # noqa: ARG002
+        """Give no reactive power."""
+        return np.zeros(horizon.interval_count)
 
 
 DEVICE_KINDS: dict[str, type] = {

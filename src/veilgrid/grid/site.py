@@ -43,6 +43,8 @@ class Site:
     row_names : names of the row groups, each (device, what, row count)
     inject_p, inject_q : (interval, variable)
     load_p, load_q : (interval,), per-unit
+    uncontrolled : (variable,), per-unit
+        What the devices do if nobody coordinates them.
     """
 
     name: SiteId
@@ -60,6 +62,7 @@ class Site:
     load_p: Floats = field(repr=False)
     load_q: Floats = field(repr=False)
     spans: tuple[Span, ...] = field(repr=False)
+    uncontrolled: Floats = field(repr=False)
 
     @classmethod
     def of(
@@ -111,6 +114,9 @@ class Site:
             load_p=np.asarray(load_p, dtype=np.float64),
             load_q=np.asarray(load_q, dtype=np.float64),
             spans=tuple(spans),
+            uncontrolled=np.concatenate(
+                [device.uncontrolled(horizon, base_mva) for device in own] or [empty]
+            ),
         )
 
     @property
