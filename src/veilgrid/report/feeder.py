@@ -1,0 +1,276 @@
+"""The feeder as a tree on paper: where each bus stands, so that nothing overlaps.
+
+Buses stand at their depth (hops from the substation). The longest way through each subtree is a
+straight row; the ways that leave it are packed above and below, the farthest from the substation
+first, each in the nearest row that is free over its whole length [after Reingold and Tilford 1981].
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from veilgrid.errors import invariant
+from veilgrid.grid.network import Floats, Integers, Network, Tree
+from veilgrid.report.plot import Picture, View, axis, layout, packed, plain, thinned
+
+NAMED_MAX = 40
+"""Up to so many buses carry their name in the picture; more only when pointed at."""
+
+COLOURS = [[0.0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f3f0e8"], [0.75, "#f4a582"],
+           [1.0, "#b2182b"]]  # fmt: skip
+"""Blue is low, red is high, pale is the middle between the limits."""
+
+
+@dataclass
+class _Shape:
+    """A laid-out subtree: rows of its buses relative to its first bus, and what it covers.
+
+    ``top`` and ``bottom`` give the extreme rows at each depth.
+    """
+
+    rows: dict[int, int] = field(default_factory=dict)
+    top: dict[int, int] = field(default_factory=dict)
+    bottom: dict[int, int] = field(default_factory=dict)
+
+    def cover(self, depth: int, row: int) -> None:
+        self.top[depth] = max(row, self.top.get(depth, row))
+        self.bottom[depth] = min(row, self.bottom.get(depth, row))
+
+    def room_above(self, other: "_Shape") -> int:
+        """Lowest row > 0 at which ``other`` stands clear above this shape."""
+        shared = [self.top[d] + 1 - other.bottom[d] for d in other.bottom if d in self.top]
+        return max([1, *shared])
+
+    def room_below(self, other: "_Shape") -> int:
+        """Highest row < 0 at which ``other`` stands clear below this shape."""
+        shared = [self.bottom[d] - 1 - other.top[d] for d in other.top if d in self.bottom]
+        return min([-1, *shared])
+
+    def add(self, other: "_Shape", row: int) -> None:
+        for bus, own in other.rows.items():
+            self.rows[bus] = own + row
+        for depth, own in other.top.items():
+            self.cover(depth, own + row)
+        for depth, own in other.bottom.items():
+            self.cover(depth, own + row)
+
+
+def place(tree: Tree) -> tuple[Integers, Integers]:
+    """Place every bus of a radial network.
+
+    Returns
+    -------
+    depth, row : (bus,)
+        Position along the feeder and across it; no two buses share both, the substation is at
+        (0, 0) and no branch crosses another.
+    """
+    children: list[list[int]] = [[] for _ in range(len(tree))]
+    for bus in tree.order[1:]:
+        children[int(tree.parent[bus])].append(int(bus))
+    reach = tree.depth.copy()
+    for bus in tree.order[::-1]:
+        for child in children[int(bus)]:
+            reach[bus] = max(reach[bus], reach[child])
+    for own in children:
+        own.sort(key=lambda child: (-int(reach[child]), child))
+    shapes: dict[int, _Shape] = {}
+    for bus in tree.order[::-1]:
+        parent = int(tree.parent[bus])
+        if parent < 0 or children[parent][0] != bus:
+            shapes[int(bus)] = _shape(int(bus), children, tree.depth, shapes)
+    rows = shapes[tree.root].rows
+    invariant(len(rows) == len(tree), "every bus has a place")
+    return tree.depth, np.array([rows[bus] for bus in range(len(tree))], dtype=np.int64)
+
+
+def _shape(
+    first: int, children: list[list[int]], depth: Integers, shapes: dict[int, _Shape]
+) -> _Shape:
+    """Lay out the subtree of ``first``: its longest way straight, the others around it."""
+    way = [first]
+    while children[way[-1]]:
+        way.append(children[way[-1]][0])
+    shape = _Shape()
+    for bus in way:
+        shape.rows[bus] = 0
+        shape.cover(int(depth[bus]), 0)
+    for bus in reversed(way):
+        for child in reversed(children[bus][1:]):
+            lateral = shapes.pop(child)
+            above, below = shape.room_above(lateral), shape.room_below(lateral)
+            shape.add(lateral, above if above <= -below else below)
+    return shape
+
+
+def electrical_distance(tree: Tree) -> Floats:
+    """Impedance between each bus and the substation, (bus,), per-unit."""
+    return np.asarray(tree.path @ np.hypot(tree.resistance_pu, tree.reactance_pu))
+
+
+def reading_order(tree: Tree) -> Integers:
+    """Order buses so that neighbours on the feeder stand together, (bus,): depth first."""
+    children: list[list[int]] = [[] for _ in range(len(tree))]
+    for bus in tree.order[1:]:
+        children[int(tree.parent[bus])].append(int(bus))
+    order: list[int] = []
+    waiting = [tree.root]
+    while waiting:
+        bus = waiting.pop()
+        order.append(bus)
+        waiting.extend(reversed(children[bus]))
+    return np.array(order, dtype=np.int64)
+
+
+def feeder(view: View) -> Picture | None:
+    """Draw the feeder as a tree coloured by voltage, with a slider over intervals."""
+    plan, before = view.by_bus("voltage_pu"), view.by_bus("voltage_uncontrolled_pu")
+    shown = plan if plan is not None else before
+    if shown is None:
+        return None
+    network = view.scenario.network
+    tree = network.tree
+    depth, row = place(tree)
+    worst = _worst(shown, network)
+    chosen = thinned(view, (worst[1],))
+    marks, low, high = _marks(view, shown[:, worst[1]], depth, row, [plan, before])
+    demand = view.by_bus("net_demand_mw")
+    span = int(row.max() - row.min()) + 1
+    height = int(np.clip(150 + 30 * span, 300, 900))
+    figure = {
+        "data": [_lines(tree, depth, row), marks],
+        "layout": layout(
+            hovermode="closest",
+            showlegend=False,
+            xaxis=axis(
+                "branches between substation and bus",
+                range=[-0.6, float(depth.max()) + 0.8],
+                dtick=max(1, int(depth.max()) // 12),
+                showgrid=False,
+                zeroline=False,
+            ),
+            yaxis={
+                "visible": False,
+                "fixedrange": True,
+                "range": [float(row.min()) - 0.9, float(row.max()) + 0.9],
+            },
+        ),
+        "feeder": {
+            "names": view.names,
+            "times": [view.clock(interval) for interval in chosen],
+            "first": chosen.index(worst[1]),
+            "plan": None if plan is None else packed(plan[:, chosen]),
+            "before": None if before is None else packed(before[:, chosen]),
+            "demand": None if demand is None else packed(demand[:, chosen]),
+            "distance": plain(electrical_distance(tree), 3),
+            "root": tree.root,
+            "low": network.voltage_min_pu,
+            "high": network.voltage_max_pu,
+            "size": marks["marker"]["size"],
+        },
+    }
+    limits = "Blue is low, red is high"
+    if low is not None and high is not None:
+        limits += f"; limits {low:g} and {high:g} pu, a ring marks a bus outside them"
+    return Picture(
+        name="feeder",
+        title=_message(view, shown, worst, plan is not None),
+        caption=f"{limits}. The square is the substation. Point at a bus for its figures.",
+        figure=figure,
+        height=height,
+    )
+
+
+def _worst(values: Floats, network: Network) -> tuple[int, int]:
+    """Bus and interval nearest to (or farthest beyond) a limit, else farthest from nominal."""
+    low, high = network.voltage_min_pu, network.voltage_max_pu
+    strain = np.full(values.shape, -np.inf)
+    if low is not None:
+        strain = np.fmax(strain, low - values)
+    if high is not None:
+        strain = np.fmax(strain, values - high)
+    if low is None and high is None:
+        strain = np.abs(values - network.slack_voltage_pu)
+    strain = np.where(np.isfinite(values), strain, -np.inf)
+    if len(values) > 1:
+        strain[network.tree.root] = -np.inf
+    bus, interval = np.unravel_index(int(strain.argmax()), strain.shape)
+    return int(bus), int(interval)
+
+
+def _lines(tree: Tree, depth: Integers, row: Integers) -> dict[str, Any]:
+    """Branches as one broken line."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for bus in tree.order[1:]:
+        parent = tree.parent[bus]
+        x += [float(depth[parent]), float(depth[bus]), None]
+        y += [float(row[parent]), float(row[bus]), None]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": x,
+        "y": y,
+        "line": {"color": "@axis", "width": 2},
+        "hoverinfo": "skip",
+    }
+
+
+def _marks(
+    view: View, first: Floats, depth: Integers, row: Integers, all_values: list[Floats | None]
+) -> tuple[dict[str, Any], float | None, float | None]:
+    """Buses as markers in the colour of their voltage; and the limits."""
+    network = view.scenario.network
+    low, high = network.voltage_min_pu, network.voltage_max_pu
+    known = np.concatenate([values.ravel() for values in all_values if values is not None])
+    nominal = network.slack_voltage_pu
+    reach = max(float(np.nanmax(np.abs(known - nominal))), 0.005)
+    bottom = low if low is not None else min(nominal - reach, high or np.inf)
+    top = high if high is not None else nominal + reach
+    count = len(network.buses)
+    size = 20 if count <= 20 else 14 if count <= 100 else 9 if count <= 300 else 6
+    root = network.tree.root
+    marks = {
+        "type": "scatter",
+        "mode": "markers+text" if count <= NAMED_MAX else "markers",
+        "x": depth.tolist(),
+        "y": row.tolist(),
+        "text": view.names if count <= NAMED_MAX else None,
+        "textposition": "top center",
+        "textfont": {"size": 11},
+        "cliponaxis": False,
+        "marker": {
+            "size": [size + 6 if bus == root else size for bus in range(count)],
+            "symbol": ["square" if bus == root else "circle" for bus in range(count)],
+            "color": plain(first, 5),
+            "cmin": bottom,
+            "cmax": top,
+            "colorscale": COLOURS,
+            "colorbar": {
+                "title": {"text": "voltage (pu)", "side": "top"},
+                "orientation": "h",
+                "thickness": 12,
+                "len": 0.9,
+                "y": 1.0,
+                "yanchor": "bottom",
+                "tickformat": ".3f",
+                "nticks": 6,
+            },
+            "line": {"color": "@axis", "width": 1},
+        },
+        "hoverinfo": "text",
+    }
+    return marks, low, high
+
+
+def _message(view: View, values: Floats, worst: tuple[int, int], is_plan: bool) -> str:
+    bus, interval = worst
+    name = view.scenario.network.buses[bus].name
+    word = "In the plan" if is_plan else "Without coordination"
+    extreme = (
+        "highest" if values[bus, interval] > view.scenario.network.slack_voltage_pu else ("lowest")
+    )
+    return (
+        f"{word}, the {extreme} voltage is {values[bus, interval]:.3f} pu "
+        f"at bus {name}, {view.clock(interval)}"
+    )

@@ -1,0 +1,543 @@
+"""The pictures of a run, but for the feeder itself; each returns ``None`` if it has no subject."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from veilgrid.grid.network import Floats
+from veilgrid.report.feeder import reading_order
+from veilgrid.report.plot import (
+    Picture,
+    View,
+    axis,
+    extremes,
+    layout,
+    names_axis,
+    numbers,
+    packed,
+    plain,
+    safe,
+    short,
+    step_line,
+    thinned,
+    time_axis,
+)
+
+INJECTING = {"pv": "solar", "wind": "wind", "generator": "generators", "battery": "battery"}
+CONSUMING = {
+    "flexible_load": "flexible load",
+    "ev_charger": "vehicle charging",
+    "heat_pump": "heat pumps",
+}
+BATTERY_LINES_MAX = 6
+BRANCHES_MAX = 25
+NEGLIGIBLE_MW = 1e-9
+NEGLIGIBLE_MONEY = 1e-9
+
+
+def voltage_band(view: View) -> Picture | None:
+    """Draw the lowest and highest voltage of all buses over time, before and after."""
+    plan, before = view.by_bus("voltage_pu"), view.by_bus("voltage_uncontrolled_pu")
+    if plan is None and before is None:
+        return None
+    data: list[dict[str, Any]] = []
+    for values, name, colour, dash in (
+        (before, "without coordination", "uncontrolled", "dot"),
+        (plan, "plan", "plan", "solid"),
+    ):
+        if values is None:
+            continue
+        low, high = extremes(values)
+        line = {"width": 1.5, "dash": dash}
+        hover = {"hovertemplate": f"{name}: %{{y:.4f}} pu<extra></extra>"}
+        group = {"legendgroup": colour, "line": line, **hover}
+        data.append(step_line(view, low, name, f"@{colour}", showlegend=False, **group))
+        fill = {"fill": "tonexty", "fillcolor": f"@{colour}/0.22"}
+        data.append(step_line(view, high, name, f"@{colour}", **fill, **group))
+    network = view.scenario.network
+    shapes, notes = [], []
+    for limit, word, anchor in (
+        (network.voltage_max_pu, "upper limit", "bottom"),
+        (network.voltage_min_pu, "lower limit", "top"),
+    ):
+        if limit is not None:
+            shapes.append(_level(limit))
+            notes.append(_note(f"{word} {limit:g} pu", limit, anchor))
+    title = _voltage_message(plan, before, network.voltage_min_pu, network.voltage_max_pu)
+    caption = (
+        "Each band spans the lowest and the highest voltage of all buses, from an AC power flow."
+    )
+    if not shapes:
+        caption += " This scenario sets no voltage limits."
+    figure = layout(
+        xaxis=time_axis(view),
+        yaxis=axis("voltage (pu)", tickformat=".3f"),
+        shapes=shapes,
+        annotations=notes,
+    )
+    return Picture(
+        name="voltage",
+        title=title,
+        caption=caption,
+        figure={"data": data, "layout": figure},
+        height=380,
+    )
+
+
+def _level(value: float, yref: str = "y") -> dict[str, Any]:
+    """Mark a level across the whole picture."""
+    return {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "yref": yref,
+        "y0": value,
+        "y1": value,
+        "line": {"color": "@limit", "width": 1.5, "dash": "dash"},
+    }
+
+
+def _note(text: str, value: float, anchor: str) -> dict[str, Any]:
+    """Write a word at the right end of a level."""
+    return {
+        "text": text,
+        "xref": "paper",
+        "x": 1,
+        "xanchor": "right",
+        "y": value,
+        "yanchor": anchor,
+        "showarrow": False,
+        "font": {"color": "@limit", "size": 12},
+    }
+
+
+def _voltage_message(
+    plan: Floats | None, before: Floats | None, low: float | None, high: float | None
+) -> str:
+    def span(values: Floats) -> str:
+        return f"{np.nanmin(values):.3f} to {np.nanmax(values):.3f} pu"
+
+    def outside(values: Floats) -> bool:
+        below = low is not None and bool(np.nanmin(values) < low - 1e-6)
+        return below or (high is not None and bool(np.nanmax(values) > high + 1e-6))
+
+    if plan is None or before is None:
+        known = plan if plan is not None else before
+        word = "Planned voltages" if plan is not None else "Voltages without coordination"
+        return f"{word} range from {span(known)}" if known is not None else ""
+    if low is None and high is None:
+        return f"Planned voltages range from {span(plan)}; without coordination {span(before)}"
+    if outside(plan):
+        return f"The plan leaves the voltage limits: {span(plan)}"
+    if outside(before):
+        return f"The plan keeps the limits ({span(plan)}); without coordination {span(before)}"
+    return f"Voltages keep the limits, planned ({span(plan)}) and without coordination"
+
+
+def dispatch(view: View) -> Picture | None:
+    """Draw injections by kind above zero, consumption below, against the load; and the exchange."""
+    if not view.has_plan:
+        return None
+    load = view.by_bus("load_mw")
+    total = np.zeros(view.scenario.horizon.interval_count) if load is None else load.sum(axis=0)
+    exchange = numbers(view.tables.substation["exchange_mw"])
+    above, below = _stacks(view)
+    above.append(("import from the grid", "exchange", np.maximum(exchange, 0.0)))
+    below.append(("export to the grid", "exchange", np.minimum(exchange, 0.0)))
+    data = []
+    for group, stack in (("above", above), ("below", below)):
+        for name, colour, values in stack:
+            if np.abs(values).max() > NEGLIGIBLE_MW:
+                data.append(_area(view, group, name, colour, values))
+    data.append(step_line(view, total, "load", "@ink", hovertemplate=_megawatt("load")))
+    data.extend(_exchange_lines(view, exchange))
+    figure = layout(
+        xaxis=time_axis(view, anchor="y2", domain=[0, 1]),
+        yaxis=axis("power (MW)", domain=[0.38, 1], zeroline=True),
+        yaxis2=axis("exchange (MW)", domain=[0, 0.27], zeroline=True, anchor="x"),
+    )
+    return Picture(
+        name="dispatch",
+        title=_dispatch_message(view, exchange, above),
+        caption=(
+            "Above zero what feeds the feeder, stacked; below zero what draws from it besides the "
+            "load (black line). Lower panel: exchange with the grid above, import positive."
+        ),
+        figure={"data": data, "layout": figure},
+        height=520,
+    )
+
+
+def _megawatt(name: str) -> str:
+    return f"{name}: %{{y:.3f}} MW<extra></extra>"
+
+
+def _area(view: View, group: str, name: str, colour: str, values: Floats) -> dict[str, Any]:
+    strength = "" if group == "above" else "/0.55"
+    return step_line(
+        view,
+        values,
+        name,
+        f"@{colour}",
+        stackgroup=group,
+        fillcolor=f"@{colour}{strength}",
+        hovertemplate=_megawatt(name),
+        line={"width": 0},
+    )
+
+
+def _stacks(view: View) -> tuple[list[tuple[str, str, Floats]], list[tuple[str, str, Floats]]]:
+    """Sum injections by kind and sign: (name, colour, (interval,) in MW)."""
+    devices = view.tables.devices
+    count = view.scenario.horizon.interval_count
+    above: list[tuple[str, str, Floats]] = []
+    below: list[tuple[str, str, Floats]] = []
+    for kind, name in {**INJECTING, **CONSUMING}.items():
+        own = numbers(devices.loc[devices["kind"] == kind, "p_mw"]).reshape(-1, count)
+        into, out = np.maximum(own, 0.0).sum(axis=0), np.minimum(own, 0.0).sum(axis=0)
+        is_battery = kind == "battery"
+        above.append((f"{name} discharge" if is_battery else name, kind, into))
+        below.append((f"{name} charge" if is_battery else name, kind, out))
+    return above, below
+
+
+def _exchange_lines(view: View, exchange: Floats) -> list[dict[str, Any]]:
+    lines = []
+    before = numbers(view.tables.substation["exchange_uncontrolled_mw"])
+    if np.isfinite(before).any():
+        name = "exchange without coordination"
+        more = {"line": {"dash": "dot"}, "hovertemplate": _megawatt(name), "yaxis": "y2"}
+        lines.append(step_line(view, before, name, "@uncontrolled", **more))
+    name = "exchange planned"
+    more = {"hovertemplate": _megawatt(name), "yaxis": "y2"}
+    lines.append(step_line(view, exchange, name, "@plan", **more))
+    return lines
+
+
+def _dispatch_message(view: View, exchange: Floats, above: list[tuple[str, str, Floats]]) -> str:
+    hours = view.scenario.horizon.hours
+    own = sum(float(values.sum()) for _, colour, values in above if colour != "exchange") * hours
+    peak = int(exchange.argmax())
+    if exchange[peak] <= NEGLIGIBLE_MW:
+        return f"The feeder never imports; its devices feed in {own:,.1f} MWh"
+    bought = float(np.maximum(exchange, 0.0).sum()) * hours
+    return (
+        f"Devices feed in {own:,.1f} MWh, the grid above {bought:,.1f} MWh; "
+        f"import peaks at {exchange[peak]:.2f} MW at {view.clock(peak)}"
+    )
+
+
+def prices(view: View) -> Picture | None:
+    """Draw the price of one more MWh at each bus and interval, with the tariff."""
+    values = view.by_bus("price") if view.has_plan else None
+    if values is None:
+        return None
+    order, chosen = reading_order(view.scenario.network.tree), thinned(view)
+    names = [bus.name for bus in view.scenario.network.buses]
+    unit = f"{safe(view.scenario.currency)}/MWh"
+    low, high = extremes(values)
+    heat = {
+        "type": "heatmap",
+        "x": [view.times[interval] for interval in (*chosen, len(view.times) - 1)],
+        "z": packed(values[order][:, chosen]),
+        "y": [safe(names[bus]) for bus in order],
+        "colorscale": "Cividis",
+        "colorbar": {"title": {"text": unit, "side": "top"}, "orientation": "h", "thickness": 12,
+                     "y": 1.0, "yanchor": "bottom", "x": 0.5, "len": 0.9},
+        "hovertemplate": "bus %{y}<br>%{x|%H:%M}: %{z:.2f} " + unit + "<extra></extra>",
+        "hoverongaps": False,
+    }  # fmt: skip
+    if float(np.nanmax(values) - np.nanmin(values)) < 1e-6 * (1.0 + abs(float(np.nanmax(values)))):
+        centre = float(np.nanmean(values))
+        heat |= {"zmin": centre - 1.0, "zmax": centre + 1.0}
+    tariff = view.tables.substation
+    lines = [
+        step_line(view, numbers(tariff[column]), f"tariff, {column}", colour, yaxis="y2",
+                  hovertemplate=f"{column}: %{{y:.2f}} {unit}<extra></extra>", line={"dash": dash})
+        for column, colour, dash in (("buy", "@buy", "solid"), ("sell", "@sell", "dash"))
+    ]  # fmt: skip
+    band = [
+        step_line(view, edge, "bus prices, lowest to highest", "@plan", yaxis="y2",
+                  line={"width": 0.5}, showlegend=not is_low, hoverinfo="skip",
+                  **({} if is_low else {"fill": "tonexty", "fillcolor": "@plan/0.3"}))
+        for edge, is_low in ((low, True), (high, False))
+    ]  # fmt: skip
+    figure = layout(
+        hovermode="closest",
+        xaxis=time_axis(view, anchor="y2"),
+        yaxis=names_axis(
+            "bus, along the feeder",
+            [short(names[bus]) for bus in order],
+            type="category",
+            domain=[0.42, 1],
+        ),
+        yaxis2=axis(unit, domain=[0, 0.3]),
+    )
+    figure["yaxis"]["range"] = figure["yaxis"]["range"][::-1]
+    figure["legend"] |= {"y": 0.31}
+    return Picture(
+        name="prices",
+        title=_price_message(view, values),
+        caption="What one more MWh at a bus costs. Buses stand in their order along the feeder.",
+        figure={"data": [heat, *band, *lines], "layout": figure},
+        height=600,
+    )
+
+
+def _price_message(view: View, values: Floats) -> str:
+    currency = view.scenario.currency
+    low, high = extremes(values)
+    spread = float(np.nanmax(high - low))
+    span = f"{np.nanmin(values):,.1f} to {np.nanmax(values):,.1f} {currency}/MWh"
+    if spread < 0.01:
+        return f"Prices range from {span}, in each interval the same at every bus"
+    when = view.clock(int(np.nanargmax(high - low)))
+    return f"Prices range from {span}; at {when} they differ by {spread:,.2f} between buses"
+
+
+def convergence(view: View) -> Picture | None:
+    """Draw residuals and cost by iteration, one below the other."""
+    table = view.tables.iterations
+    if len(table) < 1:
+        return None
+    currency = safe(view.scenario.currency)
+    steps_done = table["iteration"].tolist()
+    data, figure = [], layout(showlegend=False)
+    figure["xaxis"] = axis("iteration", anchor="y3", rangemode="tozero", dtick=_whole(steps_done))
+    panels = (
+        ("primal_residual", "primal residual (pu)", "@plan", "log", "", [0.72, 1]),
+        ("dual_residual", f"dual residual ({currency}/pu)", "@uncontrolled", "log", "2",
+         [0.36, 0.64]),
+        ("cost", f"cost ({currency})", "@ink", "linear", "3", [0, 0.28]),
+    )  # fmt: skip
+    for column, title, colour, scale, number, domain in panels:
+        values = numbers(table[column])
+        shown = np.where(values > 0.0, values, np.nan) if scale == "log" else values
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if len(table) <= 60 else "lines",
+                "x": steps_done,
+                "y": plain(shown, 9),
+                "line": {"color": colour, "width": 2},
+                "yaxis": f"y{number}",
+                "name": title,
+                "hovertemplate": f"{title}: %{{y:.6g}}<extra></extra>",
+            }
+        )
+        more = {"exponentformat": "power", "dtick": _decades(shown)} if scale == "log" else {}
+        figure[f"yaxis{number}"] = axis(title, type=scale, domain=domain, **more)
+    count = len(table)
+    last = numbers(table["primal_residual"])[-1]
+    ending = f" with a primal residual of {last:.1e} pu" if math.isfinite(last) else ""
+    return Picture(
+        name="convergence",
+        title=f"{count} iteration{'s' if count > 1 else ''}, ending{ending}" if ending else
+        f"{count} iteration{'s' if count > 1 else ''}",
+        caption="Residuals are how far sites still disagree; cost is that of the balanced plan.",
+        figure={"data": data, "layout": figure},
+        height=560,
+    )  # fmt: skip
+
+
+def _whole(iterations: list[int]) -> int | None:
+    return 1 if len(iterations) <= 12 else None
+
+
+def _decades(values: Floats) -> int | None:
+    """Label every so many decades, so that labels stay apart."""
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return 1
+    return max(1, math.ceil(math.log10(float(known.max() / known.min()) + 1.0) / 4))
+
+
+def savings(view: View) -> Picture | None:
+    """Draw what each site saves against alone, sorted."""
+    table = view.tables.settlement
+    active = table[(table[["payment", "cost", "cost_alone"]].abs() > NEGLIGIBLE_MONEY).any(axis=1)]
+    if len(active) == 0:
+        return None
+    active = active.sort_values("saving", ascending=False, kind="stable")
+    saving = numbers(active["saving"])
+    currency = safe(view.scenario.currency)
+    figure = layout(
+        hovermode="closest",
+        xaxis=names_axis("site, sorted", [short(site) for site in active["site"]], tickangle=-45),
+        yaxis=axis(f"saving against alone ({currency})", zeroline=True),
+        bargap=0.15 if len(active) <= 200 else 0.0,
+    )
+    data = [
+        {
+            "type": "bar",
+            "x": list(range(len(active))),
+            "y": plain(saving, 9),
+            "customdata": [
+                [safe(site), alone, cost]
+                for site, alone, cost in zip(
+                    active["site"], active["cost_alone"], active["cost"], strict=True
+                )
+            ],
+            "marker": {"color": ["@gain" if value >= -1e-6 else "@loss" for value in saving]},
+            "hovertemplate": (
+                "site %{customdata[0]}<br>saves %{y:,.2f} " + currency + "<br>alone "
+                "%{customdata[1]:,.2f}, together %{customdata[2]:,.2f}<extra></extra>"
+            ),
+        }
+    ]
+    worse = int((saving < -0.005).sum())
+    gaining = int((saving > 0.005).sum())
+    losing = f"{worse} pay more" if worse else "none pays more"
+    left_out = len(table) - len(active)
+    caption = "Saving = cost alone minus cost together, payments included."
+    if left_out:
+        caption += f" {left_out} buses without load or devices are left out."
+    return Picture(
+        name="savings",
+        title=f"{gaining} of {len(active)} sites pay less than alone, {losing}",
+        caption=caption,
+        figure={"data": data, "layout": figure},
+    )
+
+
+def batteries(view: View) -> Picture | None:
+    """Draw states of charge: lines of few batteries, a map of many; and the total."""
+    capacity = {
+        device.name: float(getattr(device, "energy_max_mwh", 0.0))
+        for device in view.scenario.devices
+        if device.kind == "battery" and float(getattr(device, "energy_max_mwh", 0.0)) > 0.0
+    }
+    initial = {
+        device.name: float(getattr(device, "energy_initial_mwh", 0.0))
+        for device in view.scenario.devices
+        if device.name in capacity
+    }
+    table = view.tables.devices
+    own = table[table["device"].isin(list(capacity))]
+    if len(own) == 0:
+        return None
+    count = view.scenario.horizon.interval_count
+    names = own["device"].tolist()[::count]
+    first = np.array([[initial[name]] for name in names])
+    energy = np.hstack([first, numbers(own["energy_mwh"]).reshape(-1, count)])
+    sizes = np.array([capacity[name] for name in names])
+    share = 100.0 * energy / sizes[:, np.newaxis]
+    total = energy.sum(axis=0)
+    data = [_line(view, total, "stored in all batteries", "@battery", "y2")]
+    if len(names) <= BATTERY_LINES_MAX:
+        data += _battery_lines(view, names, share)
+        upper = axis("state of charge (%)", range=[-3, 103], domain=[0.42, 1])
+    else:
+        data.append(_battery_map(view, names, share))
+        labels = [short(name) for name in names]
+        upper = names_axis("battery", labels, type="category", domain=[0.42, 1])
+    figure = layout(
+        xaxis=time_axis(view, anchor="y2"),
+        yaxis=upper,
+        yaxis2=axis("stored (MWh)", domain=[0, 0.3], rangemode="tozero"),
+        shapes=[_level(float(sizes.sum()), "y2")],
+        hovermode="closest",
+    )
+    plural = "ies hold" if len(names) > 1 else "y holds"
+    when = view.times[int(total.argmax())].split("T")[1][:5]
+    return Picture(
+        name="batteries",
+        title=f"{len(names)} batter{plural} {total.min():.2f} to {total.max():.2f} MWh; "
+        f"fullest at {when}",
+        caption=f"Dashed: all batteries full ({sizes.sum():.2f} MWh).",
+        figure={"data": data, "layout": figure},
+        height=460,
+    )
+
+
+def _line(view: View, values: Floats, name: str, colour: str, yaxis: str) -> dict[str, Any]:
+    """Draw a straight line through the states at the ends of intervals."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": list(view.times),
+        "y": plain(values),
+        "yaxis": yaxis,
+        "name": name,
+        "line": {"color": colour, "width": 2},
+        "hovertemplate": f"{name}<br>%{{x|%H:%M}}: %{{y:.3f}}<extra></extra>",
+    }
+
+
+def _battery_lines(view: View, names: list[str], share: Floats) -> list[dict[str, Any]]:
+    lines = []
+    for position, (name, values) in enumerate(zip(names, share, strict=True)):
+        line = _line(view, values, short(name), f"@line{position % BATTERY_LINES_MAX}", "y")
+        lines.append(line | {"hovertemplate": "%{x|%H:%M}: %{y:.1f} %<extra></extra>"})
+    return lines
+
+
+def _battery_map(view: View, names: list[str], share: Floats) -> dict[str, Any]:
+    room = max(2, 100_000 // len(names))
+    last = share.shape[1] - 1
+    chosen = np.unique(np.linspace(0, last, min(room, last + 1)).round().astype(int))
+    return {
+        "type": "heatmap",
+        "x": [view.times[place] for place in chosen],
+        "z": packed(share[:, chosen]),
+        "zmin": 0,
+        "zmax": 100,
+        "colorscale": "Viridis",
+        "colorbar": {"title": {"text": "state of charge (%)", "side": "top"}, "orientation": "h",
+                     "thickness": 12, "y": 1.0, "yanchor": "bottom", "len": 0.9},
+        "y": [safe(name) for name in names],
+        "hovertemplate": "%{y}<br>%{x|%H:%M}: %{z:.1f} %<extra></extra>",
+        "showlegend": False,
+    }  # fmt: skip
+
+
+def loading(view: View) -> Picture | None:
+    """Draw the most loaded branches that have a rating."""
+    rated = view.tables.branches.dropna(subset=["loading"])
+    if len(rated) == 0:
+        return None
+    values = pd.DataFrame({"to_bus": rated["to_bus"], "loading": numbers(rated["loading"]) * 100.0})
+    worst = rated.loc[values.groupby("to_bus", sort=False)["loading"].idxmax()]
+    worst = worst.sort_values("loading", ascending=False, kind="stable")
+    shown = worst.head(BRANCHES_MAX)
+    percent = numbers(shown["loading"]) * 100.0
+    places = list(range(len(shown)))
+    labels = [short(f"{a} → {b}") for a, b in zip(shown["from_bus"], shown["to_bus"], strict=True)]
+    whole = [
+        [safe(a), safe(b), view.clock(int(interval))]
+        for a, b, interval in zip(
+            shown["from_bus"], shown["to_bus"], shown["interval"], strict=True
+        )
+    ]
+    top = max(105.0, float(percent.max()) * 1.05)
+    data = {
+        "type": "bar",
+        "x": places,
+        "y": plain(percent),
+        "customdata": whole,
+        "marker": {"color": ["@plan" if value <= 100.0 + 1e-4 else "@loss" for value in percent]},
+        "hovertemplate": "%{customdata[0]} → %{customdata[1]}<br>%{y:.1f} % at %{customdata[2]}"
+        "<extra></extra>",
+    }
+    figure = layout(
+        hovermode="closest",
+        xaxis=names_axis("branch, sorted", labels, tickangle=-45),
+        yaxis=axis("highest loading (% of rating)", range=[0, top]),
+        shapes=[_level(100.0)],
+    )
+    first = shown.iloc[0]
+    where = f"{first['from_bus']} → {first['to_bus']} at {view.clock(int(first['interval']))}"
+    verdict = "Every rating is kept" if percent[0] <= 100.0 + 1e-4 else "A rating is exceeded"
+    more = len(worst) - len(shown)
+    caption = "The highest planned loading of each branch in the day."
+    if more:
+        caption += f" {more} branches with less are not shown."
+    return Picture(
+        name="loading",
+        title=f"{verdict}: the highest loading is {percent[0]:.0f} %, {where}",
+        caption=caption,
+        figure={"data": [data], "layout": figure},
+    )

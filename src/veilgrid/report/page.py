@@ -1,0 +1,225 @@
+"""The report as one HTML file that needs nothing else: no network, no other file."""
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from veilgrid.grid.scenario import Scenario
+from veilgrid.report import figures, words
+from veilgrid.report.feeder import feeder
+from veilgrid.report.plot import Picture, View, axis, layout, plain, safe
+from veilgrid.report.tables import Tables
+
+PICTURES = (
+    feeder,
+    figures.voltage_band,
+    figures.dispatch,
+    figures.prices,
+    figures.convergence,
+    figures.savings,
+    figures.batteries,
+    figures.loading,
+)
+ROWS_OPEN_MAX = 15
+"""A longer settlement table is folded."""
+
+
+def render(summary: Mapping[str, Any], scenario: Scenario, tables: Tables) -> str:
+    """Render the report of a run.
+
+    Parameters
+    ----------
+    summary
+        The JSON object of ``veilgrid run --json``.
+    scenario, tables
+        What was planned, and the results.
+    """
+    view = View.of(scenario, tables)
+    drawn = [picture for draw in PICTURES if (picture := draw(view)) is not None]
+    network = scenario.network
+    currency = scenario.currency
+    scheme = str(summary.get("scheme"))
+    verdicts = (
+        words.certificate(summary),
+        words.ac_check(summary, network.voltage_min_pu, network.voltage_max_pu),
+    )
+    return _page(
+        "report.html.j2",
+        drawn,
+        title=f"{scenario.name}: {scheme}",
+        summary=summary,
+        scenario=scenario,
+        scheme=scheme,
+        scheme_words=words.SCHEMES.get(scheme, ""),
+        headline=words.headline(summary, currency),
+        facts=words.facts(summary, currency),
+        verdicts=[fact for fact in verdicts if fact is not None],
+        obstacles=words.obstacles(summary),
+        exposed=words.EXPOSED.get(scheme, ""),
+        checks=words.settlement_checks(summary, tables.settlement, currency),
+        settlement=tables.settlement.sort_values("saving", ascending=False, kind="stable").to_dict(
+            "records"
+        ),
+        is_folded=len(tables.settlement) > ROWS_OPEN_MAX,
+        zone=view.zone,
+    )
+
+
+def render_compare(comparison: Mapping[str, Any]) -> str:
+    """Render the JSON object of ``veilgrid compare --json`` as a page."""
+    runs = list(comparison.get("schemes") or [])
+    currency = str(comparison.get("currency", ""))
+    rows = [
+        {
+            "scheme": str(run.get("scheme")),
+            "how": words.SCHEMES.get(str(run.get("scheme")), ""),
+            "status": words.STATUSES.get(str(run.get("status")), str(run.get("status"))),
+            "cost": words.number(run.get("cost")),
+            "saving": words.number(run.get("saving_percent")),
+            "gap": words.number(run.get("gap_percent")),
+            "iterations": words.number(run.get("iterations")),
+            "seconds": words.number(run.get("seconds")),
+            "bytes": words.number(run.get("bytes")),
+            "ac": words.part(run, "ac_check").get("passed"),
+            "exposed": _exposed(run),
+        }
+        for run in runs
+    ]
+    drawn = [picture for picture in (_bars(rows),) if picture is not None]
+    scenario = str(comparison.get("scenario", ""))
+    return _page(
+        "compare.html.j2",
+        drawn,
+        title=f"{scenario}: schemes compared",
+        scenario_name=scenario,
+        rows=rows,
+        currency=currency,
+        size=words.size,
+    )
+
+
+def _exposed(run: Mapping[str, Any]) -> str:
+    """Say what others saw: as the run tells it, else as the scheme is known to do."""
+    told = run.get("exposed")
+    if isinstance(told, str) and told:
+        return told
+    if isinstance(told, Iterable) and not isinstance(told, str | Mapping) and told:
+        return "; ".join(str(entry) for entry in told)
+    return words.EXPOSED.get(str(run.get("scheme")), "")
+
+
+def _bars(rows: list[dict[str, Any]]) -> Picture | None:
+    """Draw saving, iterations, seconds and bytes of each scheme, one panel each."""
+    if not rows:
+        return None
+    places = list(range(len(rows)))
+    panels = (
+        ("saving", "saving (%)", "linear"),
+        ("iterations", "iterations", "linear"),
+        ("seconds", "time (s)", "linear"),
+        ("bytes", "sent (MB)", "linear"),
+    )
+    data = []
+    figure = layout(hovermode="closest", showlegend=False)
+    for index, (key, title, scale) in enumerate(panels):
+        number = "" if index == 0 else str(index + 1)
+        factor = 1e-6 if key == "bytes" else 1.0
+        values = np.array([np.nan if row[key] is None else row[key] * factor for row in rows])
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "x": plain(values),
+                "y": places,
+                "xaxis": f"x{number}",
+                "yaxis": "y",
+                "marker": {"color": [f"@line{place % 6}" for place in places]},
+                "text": [f"{value:,.3g}" if np.isfinite(value) else "" for value in values],
+                "textposition": "auto",
+                "cliponaxis": False,
+                "hovertemplate": f"%{{y}}: %{{x:,.4g}} {title}<extra></extra>",
+            }
+        )
+        figure[f"xaxis{number}"] = axis(
+            title,
+            type=scale,
+            domain=[index / 4 + 0.02, (index + 1) / 4 - 0.02],
+            nticks=4,
+            rangemode="tozero",
+        )
+    figure["yaxis"] = axis(
+        "",
+        tickmode="array",
+        tickvals=places,
+        ticktext=[safe(row["scheme"]) for row in rows],
+        range=[len(rows) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    return Picture(
+        name="schemes",
+        title=_best(rows),
+        caption="Saving is against everybody alone; sent is what crosses between processes.",
+        figure={"data": data, "layout": figure},
+        height=140 + 48 * len(rows),
+    )
+
+
+def _best(rows: list[dict[str, Any]]) -> str:
+    saving = [row for row in rows if row["saving"] is not None]
+    if not saving:
+        return "Schemes side by side"
+    best = max(saving, key=lambda row: row["saving"])
+    return f"{best['scheme']} saves most: {best['saving']:.2f} % against everybody alone"
+
+
+def _page(template: str, pictures: list[Picture], **context: Any) -> str:
+    specs = {picture.name: picture.figure for picture in pictures}
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            pictures=pictures,
+            figures=_embedded(specs),
+            plotly=_plotly() if pictures else "",
+            style=_asset("page.css"),
+            script=_asset("page.js"),
+            **context,
+        )
+    )
+
+
+def _embedded(value: object) -> str:
+    """Write JSON that is safe inside a script element."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("veilgrid.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _plotly() -> str:
+    """Return plotly.js, which is what draws; MIT-licensed, its notice stands at its top."""
+    return str(get_plotlyjs())
+
+
+def _asset(name: str) -> str:
+    source = resources.files("veilgrid.report").joinpath("templates", name)
+    return source.read_text(encoding="utf-8")
