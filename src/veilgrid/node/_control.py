@@ -108,9 +108,11 @@ def build_machine(factory: str, arguments: bytes, **offered: Callable[[], Any]) 
 
     Parameters
     ----------
+    factory
+        ``package.module:function``.
     arguments
         msgpack; decoded into the annotation of the factory's parameter ``arguments``.
-    offered
+    **offered
         What may be asked for, made only if it is.
     """
     function = load_name(factory)

@@ -189,8 +189,14 @@ class Authority:
 
         Parameters
         ----------
+        folder
+            Receives ``NODE.pem``, ``NODE.key`` and ``NODE.ca.pem``.
+        node, role
+            What the certificate says.
         verify_key : 32 octets, or empty
             Public ed25519 key to vouch for.
+        valid_days
+            From now; five minutes of clock difference are allowed for.
         password
             Encrypts the key file at rest.
         """

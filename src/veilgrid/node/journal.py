@@ -68,6 +68,8 @@ class Journal:
 
         Parameters
         ----------
+        path
+            Its folder is made if need be; the file is readable by its owner only.
         codec
             The records' types.
         key : 32 octets
@@ -218,7 +220,7 @@ class Journal:
 
     def _judge(self, octets: bytes, offset: int, expected: bytes, found: bytes) -> None:
         """Raise unless the damage at ``offset`` is a torn tail: no later block was begun."""
-        position = octets.find(_MARKER, offset + 1)
+        position = octets.find(_MARKER, offset)
         while position != -1:
             header = self._header_at(octets, position)
             if header is not None and header[0] > self._sequence:

@@ -482,10 +482,16 @@ def run_processes(
 
     Parameters
     ----------
+    specs
+        One for each process.
     outcomes
         Type to decode outcomes into.
     timeout_s
         For the machines, from their start.
+    start_timeout_s
+        For starting and connecting all processes.
+    import_paths
+        Folders in which the processes also look for modules.
 
     Returns
     -------
@@ -544,6 +550,12 @@ def run_machines(
 
     Parameters
     ----------
+    machines
+        All participants; a message to anybody else is lost.
+    outcome_counts
+        How many outcomes each is asked for; one if not given. Timers run only while some are open.
+    step_max
+        Events in total; more is a :class:`RunAborted`.
     codecs
         If given, messages are encoded and decoded as between processes, and counted; without,
         they are handed over as they are.

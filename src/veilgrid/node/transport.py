@@ -242,6 +242,8 @@ class _Connection:
         self._pauses: set[str] = set()
         self.is_closed = False
         self.is_adopted = False
+        self._octets_read = 0
+        self._frames_read = 0
         limits, now = endpoint.limits, self.heard
         self._octet_bucket = _Bucket(
             limits.receive_octets_per_s, 2 * limits.receive_octets_per_s, now
@@ -256,23 +258,9 @@ class _Connection:
         """Take what has arrived, hand complete frames on."""
         if self.is_closed or self._pauses:
             return
-        octets = frame_count = 0
+        before = self._octets_read
         try:
-            while octets < _BATCH:
-                count = self._socket.recv_into(self._reader.buffer())
-                if count == 0:
-                    self.close("the peer closed the connection", self._refusal())
-                    break
-                octets += count
-                for frame in self._reader.advance(count):
-                    frame_count += 1
-                    self._take(frame)
-                    if self.is_closed:
-                        break
-                if self.is_closed or (count < _RECORD and not self._socket.pending()):
-                    break
-            else:
-                self._loop.call_soon(self.read)
+            self._read_on(before + _BATCH)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLWantWriteError:
@@ -286,11 +274,27 @@ class _Connection:
         except OSError as error:
             failure = self._refusal() if isinstance(error, ssl.SSLError) else None
             self.close(f"reading failed ({type(error).__name__})", failure)
-        if octets:
+        if self._octets_read > before:
             self.heard = self._endpoint.now()
-            self._endpoint.metrics.octets_received += octets
-            self._throttle(octets, frame_count)
+            self._endpoint.metrics.octets_received += self._octets_read - before
+            self._throttle(self._octets_read - before)
         self._endpoint.after_reading()
+
+    def _read_on(self, octets_max: int) -> None:
+        while self._octets_read < octets_max:
+            count = self._socket.recv_into(self._reader.buffer())
+            if count == 0:
+                self.close("the peer closed the connection", self._refusal())
+                return
+            self._octets_read += count
+            for frame in self._reader.advance(count):
+                self._frames_read += 1
+                self._take(frame)
+                if self.is_closed:
+                    return
+            if count < _RECORD and not self._socket.pending():
+                return
+        self._loop.call_soon(self.read)  # More may wait inside TLS, where no selector sees it.
 
     def _refusal(self) -> HandshakeFailed | None:
         """Return what it means that the peer hung up: before its hello, a refusal.
@@ -334,7 +338,8 @@ class _Connection:
         elif frame.kind == wire.HELLO:
             raise wire.MalformedFrame("a second hello")
 
-    def _throttle(self, octets: int, frame_count: int) -> None:
+    def _throttle(self, octets: int) -> None:
+        frame_count, self._frames_read = self._frames_read, 0
         wait = max(
             self._octet_bucket.take(octets, self.heard),
             self._frame_bucket.take(frame_count, self.heard),
@@ -542,8 +547,13 @@ class Endpoint:
         listener.setblocking(False)
         self._listener = listener
         self.port = int(listener.getsockname()[1])
-        self.loop.add_reader(listener.fileno(), self._accept)
+        self._open()
         return self.port
+
+    def _open(self) -> None:
+        """Accept as soon as somebody is expected; until then callers wait in the backlog."""
+        if self._listener is not None and (self._peers or self._guest_roles):
+            self.loop.add_reader(self._listener.fileno(), self._accept)
 
     def update_peers(self, peers: Iterable[Peer]) -> None:
         """Take a new directory: dial who is new, drop who is gone, follow who has moved."""
@@ -564,6 +574,7 @@ class Endpoint:
             else:
                 self._diallers[node] = _Dialler(self.loop.create_task(self._dial(node)))
         self._peers = wanted
+        self._open()
 
     def _dials(self, peer: Peer) -> bool:
         if peer.port is None:
