@@ -12,7 +12,20 @@ import numpy as np
 
 from veilgrid.errors import invariant
 from veilgrid.grid.network import Floats, Integers, Network, Tree
-from veilgrid.report.plot import Picture, View, axis, layout, packed, plain, thinned
+from veilgrid.report.plot import (
+    Picture,
+    View,
+    axis,
+    colour_bar,
+    extremes,
+    layout,
+    level,
+    packed,
+    plain,
+    step_line,
+    thinned,
+    time_axis,
+)
 
 NAMED_MAX = 40
 """Up to so many buses carry their name in the picture; more only when pointed at."""
@@ -145,7 +158,8 @@ def feeder(view: View) -> Picture | None:
             xaxis=axis(
                 "branches between substation and bus",
                 range=[-0.6, float(depth.max()) + 0.8],
-                dtick=max(1, int(depth.max()) // 12),
+                nticks=12,
+                tickangle=0,
                 showgrid=False,
                 zeroline=False,
             ),
@@ -240,22 +254,14 @@ def _marks(
         "textfont": {"size": 11},
         "cliponaxis": False,
         "marker": {
+            "opacity": 1,
             "size": [size + 6 if bus == root else size for bus in range(count)],
             "symbol": ["square" if bus == root else "circle" for bus in range(count)],
             "color": plain(first, 5),
             "cmin": bottom,
             "cmax": top,
             "colorscale": COLOURS,
-            "colorbar": {
-                "title": {"text": "voltage (pu)", "side": "top"},
-                "orientation": "h",
-                "thickness": 12,
-                "len": 0.9,
-                "y": 1.0,
-                "yanchor": "bottom",
-                "tickformat": ".3f",
-                "nticks": 6,
-            },
+            "colorbar": colour_bar("voltage (pu)", tickformat=".3f", nticks=6),
             "line": {"color": "@axis", "width": 1},
         },
         "hoverinfo": "text",
@@ -274,3 +280,91 @@ def _message(view: View, values: Floats, worst: tuple[int, int], is_plan: bool) 
         f"{word}, the {extreme} voltage is {values[bus, interval]:.3f} pu "
         f"at bus {name}, {view.clock(interval)}"
     )
+
+
+def voltage_band(view: View) -> Picture | None:
+    """Draw the lowest and highest voltage of all buses over time, before and after."""
+    plan, before = view.by_bus("voltage_pu"), view.by_bus("voltage_uncontrolled_pu")
+    if plan is None and before is None:
+        return None
+    others = np.arange(len(view.names)) != view.scenario.network.tree.root
+    if not others.any():
+        others[:] = True
+    data: list[dict[str, Any]] = []
+    for values, name, colour, dash in (
+        (before, "without coordination", "uncontrolled", "dot"),
+        (plan, "plan", "plan", "solid"),
+    ):
+        if values is None:
+            continue
+        low, high = extremes(values[others])
+        line = {"width": 1.5, "dash": dash}
+        hover = {"hovertemplate": f"{name}: %{{y:.4f}} pu<extra></extra>"}
+        group = {"legendgroup": colour, "line": line, **hover}
+        data.append(step_line(view, low, name, f"@{colour}", showlegend=False, **group))
+        fill = {"fill": "tonexty", "fillcolor": "@plan/0.22"} if colour == "plan" else {}
+        data.append(step_line(view, high, name, f"@{colour}", **fill, **group))
+    network = view.scenario.network
+    shapes, notes = [], []
+    for limit, word, anchor in (
+        (network.voltage_max_pu, "upper limit", "bottom"),
+        (network.voltage_min_pu, "lower limit", "top"),
+    ):
+        if limit is not None:
+            shapes.append(level(limit))
+            notes.append(_note(f"{word} {limit:g} pu", limit, anchor))
+    chosen = [values if values is None else values[others] for values in (plan, before)]
+    title = _band_message(chosen[0], chosen[1], network.voltage_min_pu, network.voltage_max_pu)
+    caption = "Lowest and highest voltage of all buses but the substation, from an AC power flow."
+    if not shapes:
+        caption += " This scenario sets no voltage limits."
+    figure = layout(
+        xaxis=time_axis(view),
+        yaxis=axis("voltage (pu)", tickformat=".3f"),
+        shapes=shapes,
+        annotations=notes,
+    )
+    return Picture(
+        name="voltage",
+        title=title,
+        caption=caption,
+        figure={"data": data, "layout": figure},
+        height=380,
+    )
+
+
+def _note(text: str, value: float, anchor: str) -> dict[str, Any]:
+    """Write a word at the right end of a level."""
+    return {
+        "text": text,
+        "xref": "paper",
+        "x": 1,
+        "xanchor": "right",
+        "y": value,
+        "yanchor": anchor,
+        "showarrow": False,
+        "font": {"color": "@limit", "size": 12},
+    }
+
+
+def _band_message(
+    plan: Floats | None, before: Floats | None, low: float | None, high: float | None
+) -> str:
+    def span(values: Floats) -> str:
+        return f"{np.nanmin(values):.3f} to {np.nanmax(values):.3f} pu"
+
+    def outside(values: Floats) -> bool:
+        below = low is not None and bool(np.nanmin(values) < low - 1e-6)
+        return below or (high is not None and bool(np.nanmax(values) > high + 1e-6))
+
+    if plan is None or before is None:
+        known = plan if plan is not None else before
+        word = "Planned voltages" if plan is not None else "Voltages without coordination"
+        return f"{word} range from {span(known)}" if known is not None else ""
+    if low is None and high is None:
+        return f"Planned voltages range from {span(plan)}; without coordination {span(before)}"
+    if outside(plan):
+        return f"The plan leaves the voltage limits: {span(plan)}"
+    if outside(before):
+        return f"The plan keeps the limits ({span(plan)}); without coordination {span(before)}"
+    return f"Voltages keep the limits, planned ({span(plan)}) and without coordination"

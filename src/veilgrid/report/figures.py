@@ -1,6 +1,7 @@
 """The pictures of a run, but for the feeder itself; each returns ``None`` if it has no subject."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ from veilgrid.report.plot import (
     Picture,
     View,
     axis,
+    colour_bar,
     extremes,
+    fixed,
     layout,
+    level,
     names_axis,
     numbers,
     packed,
@@ -35,106 +39,6 @@ BATTERY_LINES_MAX = 6
 BRANCHES_MAX = 25
 NEGLIGIBLE_MW = 1e-9
 NEGLIGIBLE_MONEY = 1e-9
-
-
-def voltage_band(view: View) -> Picture | None:
-    """Draw the lowest and highest voltage of all buses over time, before and after."""
-    plan, before = view.by_bus("voltage_pu"), view.by_bus("voltage_uncontrolled_pu")
-    if plan is None and before is None:
-        return None
-    data: list[dict[str, Any]] = []
-    for values, name, colour, dash in (
-        (before, "without coordination", "uncontrolled", "dot"),
-        (plan, "plan", "plan", "solid"),
-    ):
-        if values is None:
-            continue
-        low, high = extremes(values)
-        line = {"width": 1.5, "dash": dash}
-        hover = {"hovertemplate": f"{name}: %{{y:.4f}} pu<extra></extra>"}
-        group = {"legendgroup": colour, "line": line, **hover}
-        data.append(step_line(view, low, name, f"@{colour}", showlegend=False, **group))
-        fill = {"fill": "tonexty", "fillcolor": f"@{colour}/0.22"}
-        data.append(step_line(view, high, name, f"@{colour}", **fill, **group))
-    network = view.scenario.network
-    shapes, notes = [], []
-    for limit, word, anchor in (
-        (network.voltage_max_pu, "upper limit", "bottom"),
-        (network.voltage_min_pu, "lower limit", "top"),
-    ):
-        if limit is not None:
-            shapes.append(_level(limit))
-            notes.append(_note(f"{word} {limit:g} pu", limit, anchor))
-    title = _voltage_message(plan, before, network.voltage_min_pu, network.voltage_max_pu)
-    caption = (
-        "Each band spans the lowest and the highest voltage of all buses, from an AC power flow."
-    )
-    if not shapes:
-        caption += " This scenario sets no voltage limits."
-    figure = layout(
-        xaxis=time_axis(view),
-        yaxis=axis("voltage (pu)", tickformat=".3f"),
-        shapes=shapes,
-        annotations=notes,
-    )
-    return Picture(
-        name="voltage",
-        title=title,
-        caption=caption,
-        figure={"data": data, "layout": figure},
-        height=380,
-    )
-
-
-def _level(value: float, yref: str = "y") -> dict[str, Any]:
-    """Mark a level across the whole picture."""
-    return {
-        "type": "line",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "yref": yref,
-        "y0": value,
-        "y1": value,
-        "line": {"color": "@limit", "width": 1.5, "dash": "dash"},
-    }
-
-
-def _note(text: str, value: float, anchor: str) -> dict[str, Any]:
-    """Write a word at the right end of a level."""
-    return {
-        "text": text,
-        "xref": "paper",
-        "x": 1,
-        "xanchor": "right",
-        "y": value,
-        "yanchor": anchor,
-        "showarrow": False,
-        "font": {"color": "@limit", "size": 12},
-    }
-
-
-def _voltage_message(
-    plan: Floats | None, before: Floats | None, low: float | None, high: float | None
-) -> str:
-    def span(values: Floats) -> str:
-        return f"{np.nanmin(values):.3f} to {np.nanmax(values):.3f} pu"
-
-    def outside(values: Floats) -> bool:
-        below = low is not None and bool(np.nanmin(values) < low - 1e-6)
-        return below or (high is not None and bool(np.nanmax(values) > high + 1e-6))
-
-    if plan is None or before is None:
-        known = plan if plan is not None else before
-        word = "Planned voltages" if plan is not None else "Voltages without coordination"
-        return f"{word} range from {span(known)}" if known is not None else ""
-    if low is None and high is None:
-        return f"Planned voltages range from {span(plan)}; without coordination {span(before)}"
-    if outside(plan):
-        return f"The plan leaves the voltage limits: {span(plan)}"
-    if outside(before):
-        return f"The plan keeps the limits ({span(plan)}); without coordination {span(before)}"
-    return f"Voltages keep the limits, planned ({span(plan)}) and without coordination"
 
 
 def dispatch(view: View) -> Picture | None:
@@ -164,7 +68,8 @@ def dispatch(view: View) -> Picture | None:
         title=_dispatch_message(view, exchange, above),
         caption=(
             "Above zero what feeds the feeder, stacked; below zero what draws from it besides the "
-            "load (black line). Lower panel: exchange with the grid above, import positive."
+            "load (line). Lower panel: exchange with the grid above, import positive, as planned "
+            "(solid) and without coordination (dotted)."
         ),
         figure={"data": data, "layout": figure},
         height=520,
@@ -207,13 +112,14 @@ def _stacks(view: View) -> tuple[list[tuple[str, str, Floats]], list[tuple[str, 
 def _exchange_lines(view: View, exchange: Floats) -> list[dict[str, Any]]:
     lines = []
     before = numbers(view.tables.substation["exchange_uncontrolled_mw"])
-    if np.isfinite(before).any():
-        name = "exchange without coordination"
-        more = {"line": {"dash": "dot"}, "hovertemplate": _megawatt(name), "yaxis": "y2"}
-        lines.append(step_line(view, before, name, "@uncontrolled", **more))
-    name = "exchange planned"
-    more = {"hovertemplate": _megawatt(name), "yaxis": "y2"}
-    lines.append(step_line(view, exchange, name, "@plan", **more))
+    for values, name, colour, dash in (
+        (before, "exchange without coordination", "@uncontrolled", "dot"),
+        (exchange, "exchange planned", "@plan", "solid"),
+    ):
+        if np.isfinite(values).any():
+            more = {"yaxis": "y2", "showlegend": False, "line": {"dash": dash}}
+            hover = _megawatt(name)
+            lines.append(step_line(view, values, name, colour, hovertemplate=hover, **more))
     return lines
 
 
@@ -235,56 +141,83 @@ def prices(view: View) -> Picture | None:
     values = view.by_bus("price") if view.has_plan else None
     if values is None:
         return None
-    order, chosen = reading_order(view.scenario.network.tree), thinned(view)
-    names = [bus.name for bus in view.scenario.network.buses]
+    order = reading_order(view.scenario.network.tree)
+    names = [view.scenario.network.buses[bus].name for bus in order]
     unit = f"{safe(view.scenario.currency)}/MWh"
-    low, high = extremes(values)
-    heat = {
-        "type": "heatmap",
-        "x": [view.times[interval] for interval in (*chosen, len(view.times) - 1)],
-        "z": packed(values[order][:, chosen]),
-        "y": [safe(names[bus]) for bus in order],
-        "colorscale": "Cividis",
-        "colorbar": {"title": {"text": unit, "side": "top"}, "orientation": "h", "thickness": 12,
-                     "y": 1.0, "yanchor": "bottom", "x": 0.5, "len": 0.9},
-        "hovertemplate": "bus %{y}<br>%{x|%H:%M}: %{z:.2f} " + unit + "<extra></extra>",
-        "hoverongaps": False,
-    }  # fmt: skip
-    if float(np.nanmax(values) - np.nanmin(values)) < 1e-6 * (1.0 + abs(float(np.nanmax(values)))):
-        centre = float(np.nanmean(values))
-        heat |= {"zmin": centre - 1.0, "zmax": centre + 1.0}
-    tariff = view.tables.substation
-    lines = [
-        step_line(view, numbers(tariff[column]), f"tariff, {column}", colour, yaxis="y2",
-                  hovertemplate=f"{column}: %{{y:.2f}} {unit}<extra></extra>", line={"dash": dash})
-        for column, colour, dash in (("buy", "@buy", "solid"), ("sell", "@sell", "dash"))
-    ]  # fmt: skip
-    band = [
-        step_line(view, edge, "bus prices, lowest to highest", "@plan", yaxis="y2",
-                  line={"width": 0.5}, showlegend=not is_low, hoverinfo="skip",
-                  **({} if is_low else {"fill": "tonexty", "fillcolor": "@plan/0.3"}))
-        for edge, is_low in ((low, True), (high, False))
-    ]  # fmt: skip
     figure = layout(
         hovermode="closest",
+        showlegend=False,
         xaxis=time_axis(view, anchor="y2"),
         yaxis=names_axis(
             "bus, along the feeder",
-            [short(names[bus]) for bus in order],
+            [short(name) for name in names],
             type="category",
-            domain=[0.42, 1],
+            domain=[0.4, 1],
         ),
-        yaxis2=axis(unit, domain=[0, 0.3]),
+        yaxis2=axis(unit, domain=[0, 0.32]),
     )
     figure["yaxis"]["range"] = figure["yaxis"]["range"][::-1]
-    figure["legend"] |= {"y": 0.31}
+    chosen = thinned(view)
+    caption = (
+        "What one more MWh at a bus costs; buses stand in their order along the feeder. Lower "
+        "panel: tariff for buying (solid) and for selling (dashed), and the span of the prices of "
+        "all buses (blue)."
+    )
+    if len(chosen) < view.scenario.horizon.interval_count:
+        caption += f" The map shows {len(chosen)} of the intervals."
+    data = [_price_map(view, values[order], names, chosen, unit), *_tariff(view, values, unit)]
     return Picture(
         name="prices",
         title=_price_message(view, values),
-        caption="What one more MWh at a bus costs. Buses stand in their order along the feeder.",
-        figure={"data": [heat, *band, *lines], "layout": figure},
-        height=600,
+        caption=caption,
+        figure={"data": data, "layout": figure},
+        height=580,
     )
+
+
+def _price_map(
+    view: View, values: Floats, names: Sequence[str], chosen: list[int], unit: str
+) -> dict[str, Any]:
+    """Map prices (bus, interval), buses in the order of ``names``."""
+    heat = {
+        "type": "heatmap",
+        "x": [view.times[interval] for interval in (*chosen, len(view.times) - 1)],
+        "y": [safe(name) for name in names],
+        "z": packed(values[:, chosen]),
+        "colorscale": "Cividis",
+        "colorbar": colour_bar(unit),
+        "hovertemplate": "bus %{y}<br>%{x|%H:%M}: %{z:.2f} " + unit + "<extra></extra>",
+        "hoverongaps": False,
+    }
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if high - low < 1e-6 * (1.0 + abs(high)):
+        heat |= {"zmin": low - 1.0, "zmax": low + 1.0}
+    return heat
+
+
+def _tariff(view: View, values: Floats, unit: str) -> list[dict[str, Any]]:
+    """Draw the tariff over the span of all buses' prices."""
+    low, high = extremes(values)
+    edge = {"yaxis": "y2", "line": {"width": 0.5}, "hoverinfo": "skip"}
+    lines = [
+        step_line(view, low, "lowest price", "@plan", **edge),
+        step_line(
+            view, high, "highest price", "@plan", fill="tonexty", fillcolor="@plan/0.35", **edge
+        ),
+    ]
+    for column, dash in (("buy", "solid"), ("sell", "dash")):
+        lines.append(
+            step_line(
+                view,
+                numbers(view.tables.substation[column]),
+                column,
+                f"@{column}",
+                yaxis="y2",
+                line={"dash": dash},
+                hovertemplate=f"{column}: %{{y:.2f}} {unit}<extra></extra>",
+            )
+        )
+    return lines
 
 
 def _price_message(view: View, values: Floats) -> str:
@@ -308,8 +241,8 @@ def convergence(view: View) -> Picture | None:
     data, figure = [], layout(showlegend=False)
     figure["xaxis"] = axis("iteration", anchor="y3", rangemode="tozero", dtick=_whole(steps_done))
     panels = (
-        ("primal_residual", "primal residual (pu)", "@plan", "log", "", [0.72, 1]),
-        ("dual_residual", f"dual residual ({currency}/pu)", "@uncontrolled", "log", "2",
+        ("primal_residual", "primal (pu)", "@plan", "log", "", [0.72, 1]),
+        ("dual_residual", f"dual ({currency}/pu)", "@uncontrolled", "log", "2",
          [0.36, 0.64]),
         ("cost", f"cost ({currency})", "@ink", "linear", "3", [0, 0.28]),
     )  # fmt: skip
@@ -337,9 +270,10 @@ def convergence(view: View) -> Picture | None:
         name="convergence",
         title=f"{count} iteration{'s' if count > 1 else ''}, ending{ending}" if ending else
         f"{count} iteration{'s' if count > 1 else ''}",
-        caption="Residuals are how far sites still disagree; cost is that of the balanced plan.",
+        caption="Primal and dual residual tell how far sites still disagree; cost is that of the "
+"balanced plan.",
         figure={"data": data, "layout": figure},
-        height=560,
+        height=600,
     )  # fmt: skip
 
 
@@ -426,7 +360,7 @@ def batteries(view: View) -> Picture | None:
     sizes = np.array([capacity[name] for name in names])
     share = 100.0 * energy / sizes[:, np.newaxis]
     total = energy.sum(axis=0)
-    data = [_line(view, total, "stored in all batteries", "@battery", "y2")]
+    data = [_line(view, total, "stored in all batteries", "@ink", "y2") | {"showlegend": False}]
     if len(names) <= BATTERY_LINES_MAX:
         data += _battery_lines(view, names, share)
         upper = axis("state of charge (%)", range=[-3, 103], domain=[0.42, 1])
@@ -438,14 +372,14 @@ def batteries(view: View) -> Picture | None:
         xaxis=time_axis(view, anchor="y2"),
         yaxis=upper,
         yaxis2=axis("stored (MWh)", domain=[0, 0.3], rangemode="tozero"),
-        shapes=[_level(float(sizes.sum()), "y2")],
+        shapes=[level(float(sizes.sum()), "y2")],
         hovermode="closest",
     )
     plural = "ies hold" if len(names) > 1 else "y holds"
     when = view.times[int(total.argmax())].split("T")[1][:5]
     return Picture(
         name="batteries",
-        title=f"{len(names)} batter{plural} {total.min():.2f} to {total.max():.2f} MWh; "
+        title=f"{len(names)} batter{plural} {fixed(total.min())} to {fixed(total.max())} MWh; "
         f"fullest at {when}",
         caption=f"Dashed: all batteries full ({sizes.sum():.2f} MWh).",
         figure={"data": data, "layout": figure},
@@ -486,8 +420,7 @@ def _battery_map(view: View, names: list[str], share: Floats) -> dict[str, Any]:
         "zmin": 0,
         "zmax": 100,
         "colorscale": "Viridis",
-        "colorbar": {"title": {"text": "state of charge (%)", "side": "top"}, "orientation": "h",
-                     "thickness": 12, "y": 1.0, "yanchor": "bottom", "len": 0.9},
+        "colorbar": colour_bar("state of charge (%)"),
         "y": [safe(name) for name in names],
         "hovertemplate": "%{y}<br>%{x|%H:%M}: %{z:.1f} %<extra></extra>",
         "showlegend": False,
@@ -526,7 +459,7 @@ def loading(view: View) -> Picture | None:
         hovermode="closest",
         xaxis=names_axis("branch, sorted", labels, tickangle=-45),
         yaxis=axis("highest loading (% of rating)", range=[0, top]),
-        shapes=[_level(100.0)],
+        shapes=[level(100.0)],
     )
     first = shown.iloc[0]
     where = f"{first['from_bus']} → {first['to_bus']} at {view.clock(int(first['interval']))}"

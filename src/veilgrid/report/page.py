@@ -12,13 +12,13 @@ from plotly.offline import get_plotlyjs
 
 from veilgrid.grid.scenario import Scenario
 from veilgrid.report import figures, words
-from veilgrid.report.feeder import feeder
+from veilgrid.report.feeder import feeder, voltage_band
 from veilgrid.report.plot import Picture, View, axis, layout, plain, safe
 from veilgrid.report.tables import Tables
 
 PICTURES = (
     feeder,
-    figures.voltage_band,
+    voltage_band,
     figures.dispatch,
     figures.prices,
     figures.convergence,

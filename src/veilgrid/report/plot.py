@@ -20,7 +20,7 @@ from veilgrid.grid.scenario import Scenario
 from veilgrid.report.tables import Tables, starts_of
 
 MISSING = 65535
-LABELS_MAX = 24
+LABELS_MAX = 16
 LABEL_LENGTH_MAX = 18
 CELLS_MAX = 100_000
 """So many values of a (bus, interval) array go into the page; more are thinned by interval."""
@@ -114,6 +114,11 @@ def extremes(values: Floats) -> tuple[Floats, Floats]:
     return np.where(np.isfinite(low), low, np.nan), np.where(np.isfinite(high), high, np.nan)
 
 
+def fixed(value: float, digits: int = 2) -> str:
+    """Write a number with fixed decimals and without a negative zero."""
+    return f"{round(float(value), digits) + 0.0:,.{digits}f}"
+
+
 def safe(text: object) -> str:
     """Escape a name for plotly, which reads tags in texts."""
     return html.escape(str(text), quote=False)
@@ -154,7 +159,7 @@ def thinned(view: View, always: tuple[int, ...] = ()) -> list[int]:
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """Describe an axis, its unit in the title."""
     return {
-        "title": {"text": title, "standoff": 8},
+        "title": {"text": title, "standoff": 8, "font": {"size": 13}},
         "automargin": True,
         "gridcolor": "@grid",
         "linecolor": "@grid",
@@ -197,9 +202,17 @@ def layout(**more: Any) -> dict[str, Any]:
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": "@ink"},
         "paper_bgcolor": "@clear",
         "plot_bgcolor": "@clear",
+        "modebar": {"bgcolor": "@card", "color": "@axis", "activecolor": "@ink"},
         "margin": {"l": 64, "r": 20, "t": 12, "b": 48},
         "hoverlabel": {"bgcolor": "@card", "bordercolor": "@axis", "font": {"color": "@ink"}},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "legend": {
+            "orientation": "h",
+            "traceorder": "normal",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.02,
+            "yanchor": "bottom",
+        },
         "hovermode": "x unified",
         **more,
     }
@@ -220,5 +233,35 @@ def step_line(view: View, values: Floats, name: str, colour: str, **more: Any) -
         "y": plain(steps(values)),
         "name": name,
         "line": line,
+        **more,
+    }
+
+
+def level(value: float, yref: str = "y") -> dict[str, Any]:
+    """Mark a level across the whole picture."""
+    return {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "yref": yref,
+        "y0": value,
+        "y1": value,
+        "line": {"color": "@limit", "width": 1.5, "dash": "dash"},
+    }
+
+
+def colour_bar(title: str, **more: Any) -> dict[str, Any]:
+    """Describe a key of colours above the picture."""
+    return {
+        "title": {"text": title, "side": "top", "font": {"size": 13}},
+        "orientation": "h",
+        "thickness": 12,
+        "len": 1.0,
+        "xpad": 0,
+        "ypad": 4,
+        "y": 1.0,
+        "yanchor": "bottom",
+        "outlinewidth": 0,
         **more,
     }

@@ -46,9 +46,11 @@
     for (const plot of plots) {
       const figure = figures[plot.dataset.figure];
       const layout = resolve(figure.layout, style, "");
+      if (plot.clientWidth < 600) layout.margin = { l: 48, r: 8, t: 12, b: 40 };
       if (width) layout.width = width;
-      const config = { responsive: !width, displaylogo: false, displayModeBar: "hover",
-        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+      // The buttons are named one by one: by default there is one that sends data to a server.
+      const config = { responsive: !width, displaylogo: false, plotlyServerURL: "",
+        modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
       Plotly.react(plot, resolve(figure.data, style, ""), layout, config);
     }
     if (feeder) feeder();
@@ -89,6 +91,7 @@
       const edge = colour("@axis", style);
       Plotly.restyle(plot, {
         "marker.color": [now],
+        "marker.size": [own.size.map((size) => size * Math.max(0.5, Math.min(1, plot.clientWidth / 800)))],
         "marker.line.width": [outside.map((flag) => (flag ? 3 : 1))],
         "marker.line.color": [outside.map((flag) => (flag ? ring : edge))],
         hovertext: [own.names.map((name, bus) => describe(values, interval, bus))],
