@@ -4,7 +4,7 @@ A pandapower net is read as tables (``net[name]`` is a DataFrame), so nothing is
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,6 +132,8 @@ def import_network(net: Any, notes: Notes) -> ImportedNetwork | None:
         base_kv=_main_level(slack[0], oriented, buses),
         slack_bus=names[slack[0]],
         slack_voltage_pu=slack[1] * float(buses[slack[0]]["vn_kv"]) / base_kv[slack[0]],
+        voltage_min_pu=_tightest("min_vm_pu", max, reached[1:], buses, notes),
+        voltage_max_pu=_tightest("max_vm_pu", min, reached[1:], buses, notes),
     )
     bus_of = {index: names[head] for index, head in fused.items() if head in names}
     return ImportedNetwork(network=network, bus_of=bus_of)
@@ -383,6 +385,24 @@ def _bases(
             "voltage limits apply to that base",
         )
     return base
+
+
+def _tightest(
+    column: str,
+    choose: Callable[[set[float]], float],
+    reached: list[int],
+    buses: dict[int, dict[str, Any]],
+    notes: Notes,
+) -> float | None:
+    """Return the one voltage limit for all buses; ``None`` if no bus has a usable one."""
+    limits = {value(buses[bus], column, math.nan) for bus in reached}
+    usable = {limit for limit in limits if 0.5 <= limit <= 1.5}
+    if not usable:
+        return None
+    if len(usable) > 1:
+        problem = f"{column} differs between buses, {choose(usable):g} is taken for all"
+        notes.remark("table bus", problem)
+    return choose(usable)
 
 
 def _names(reached: list[int], buses: dict[int, dict[str, Any]]) -> dict[int, BusId]:

@@ -21,7 +21,7 @@ from veilgrid.grid.site import Site
 if TYPE_CHECKING:
     import pandas as pd
 
-BUNDLED_DAY = "simbench-rural-2016-07-18"
+BUNDLED_DAY = "simbench-rural-2016-01-18"
 """Name of the bundled scenario that commands take when none is given."""
 
 
