@@ -1,6 +1,6 @@
 """Small but real machines that the tests of both drivers run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
+from veilgrid.node.signing import Signs, verify
 
 SECOND_NS = 1_000_000_000
 
@@ -219,3 +220,38 @@ def client(arguments: Asking) -> Client:
 
 def broken() -> Broken:
     return Broken()
+
+
+class Listener:
+    """Decide on who said what."""
+
+    def handle(self, event: Event) -> list[Effect]:
+        match event:
+            case Received(sender, Vote(_, value)):
+                return [Decide((sender, value))]
+        return []
+
+
+def listener() -> Listener:
+    return Listener()
+
+
+class Signing:
+    """Sign a ping for everybody; decide whether what arrives is signed by its sender."""
+
+    def __init__(self, me: NodeId, signer: Signs, keys: Mapping[NodeId, bytes]) -> None:
+        self._me, self._signer, self._keys = me, signer, keys
+
+    def handle(self, event: Event) -> list[Effect]:
+        match event:
+            case TimerFired("start"):
+                ping = Ping(1, self._signer.sign("test/1/ping", self._me.encode()))
+                return [Send(peer, ping) for peer in self._keys if peer != self._me]
+            case Received(sender, Ping(_, signature)):
+                holds = verify(self._keys[sender], "test/1/ping", sender.encode(), signature)
+                return [Decide(holds)]
+        return []
+
+
+def signing(me: NodeId, signer: Signs, verify_keys: Mapping[NodeId, bytes]) -> Signing:
+    return Signing(me, signer, verify_keys)
