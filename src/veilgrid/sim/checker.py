@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from veilgrid.sim.world import World
 
 _FORM_LENGTH_MIN: Final = 4
+_BITS_MIN: Final = 24
 
 
 class Violation(AssertionError):  # noqa: N818 - it is found, not made
@@ -137,8 +138,13 @@ class NoSecretOnWire(Checker):
 def canary_forms(value: float | str | bytes) -> list[bytes]:
     """Return the octet strings that would give ``value`` away: raw, text, hex, base64.
 
-    Forms shorter than four octets are left out: they occur by chance.
+    A canary has at least four octets, a whole number at least 24 bits: less occurs by chance.
     """
+    if isinstance(value, int):
+        is_long = value.bit_length() >= _BITS_MIN
+    else:
+        is_long = isinstance(value, float) or len(value) >= _FORM_LENGTH_MIN
+    invariant(is_long, "a canary is long enough to be told from chance")
     raw: list[bytes] = []
     texts: list[str] = []
     if isinstance(value, bytes):
@@ -160,6 +166,4 @@ def canary_forms(value: float | str | bytes) -> list[bytes]:
     forms = [*raw, *(text.encode() for text in texts)]
     for octets in raw:
         forms += [octets.hex().encode(), base64.b64encode(octets).rstrip(b"=")]
-    kept = [form for form in dict.fromkeys(forms) if len(form) >= _FORM_LENGTH_MIN]
-    invariant(bool(kept), "a canary is long enough to be told from chance")
-    return kept
+    return [form for form in dict.fromkeys(forms) if len(form) >= _FORM_LENGTH_MIN]

@@ -197,7 +197,7 @@ class World:
             self._nodes[name] = node
             self.post(name, TimerFired(START))
         if weather.partition_probability:
-            self._push(weather.partition_interval_ns, "", _ANY_LIFE, _Gust(), b"")
+            self._push(0, "", _ANY_LIFE, _Gust(), b"")
 
     def _hooks(self, name: str) -> list[Callable[..., None]]:
         return [
