@@ -158,6 +158,7 @@ def feeder(view: View) -> Picture | None:
             xaxis=axis(
                 "branches between substation and bus",
                 range=[-0.6, float(depth.max()) + 0.8],
+                dtick=1 if depth.max() <= 12 else None,
                 nticks=12,
                 tickangle=0,
                 showgrid=False,
@@ -271,14 +272,14 @@ def _marks(
 
 def _message(view: View, values: Floats, worst: tuple[int, int], is_plan: bool) -> str:
     bus, interval = worst
-    name = view.scenario.network.buses[bus].name
+    network = view.scenario.network
+    name = network.buses[bus].name
+    where = name if name.lower().startswith("bus") else f"bus {name}"
     word = "In the plan" if is_plan else "Without coordination"
-    extreme = (
-        "highest" if values[bus, interval] > view.scenario.network.slack_voltage_pu else ("lowest")
-    )
+    extreme = "highest" if values[bus, interval] > network.slack_voltage_pu else "lowest"
     return (
         f"{word}, the {extreme} voltage is {values[bus, interval]:.3f} pu "
-        f"at bus {name}, {view.clock(interval)}"
+        f"at {where}, {view.clock(interval)}"
     )
 
 

@@ -39,6 +39,7 @@ BATTERY_LINES_MAX = 6
 BRANCHES_MAX = 25
 NEGLIGIBLE_MW = 1e-9
 NEGLIGIBLE_MONEY = 1e-9
+HALF_A_CENT = 0.005
 
 
 def dispatch(view: View) -> Picture | None:
@@ -297,11 +298,12 @@ def savings(view: View) -> Picture | None:
         return None
     active = active.sort_values("saving", ascending=False, kind="stable")
     saving = numbers(active["saving"])
+    span = {"range": [-1, 1]} if np.abs(saving).max() < HALF_A_CENT else {}
     currency = safe(view.scenario.currency)
     figure = layout(
         hovermode="closest",
         xaxis=names_axis("site, sorted", [short(site) for site in active["site"]], tickangle=-45),
-        yaxis=axis(f"saving against alone ({currency})", zeroline=True),
+        yaxis=axis(f"saving against alone ({currency})", zeroline=True, **span),
         bargap=0.15 if len(active) <= 200 else 0.0,
     )
     data = [
@@ -322,13 +324,14 @@ def savings(view: View) -> Picture | None:
             ),
         }
     ]
-    worse = int((saving < -0.005).sum())
-    gaining = int((saving > 0.005).sum())
+    worse = int((saving < -HALF_A_CENT).sum())
+    gaining = int((saving > HALF_A_CENT).sum())
     losing = f"{worse} pay more" if worse else "none pays more"
     left_out = len(table) - len(active)
     caption = "Saving = cost alone minus cost together, payments included."
     if left_out:
-        caption += f" {left_out} buses without load or devices are left out."
+        plural = "buses" if left_out > 1 else "bus"
+        caption += f" {left_out} {plural} without load or devices left out."
     return Picture(
         name="savings",
         title=f"{gaining} of {len(active)} sites pay less than alone, {losing}",
@@ -368,6 +371,7 @@ def batteries(view: View) -> Picture | None:
         data.append(_battery_map(view, names, share))
         labels = [short(name) for name in names]
         upper = names_axis("battery", labels, type="category", domain=[0.42, 1])
+        upper["range"] = upper["range"][::-1]
     figure = layout(
         xaxis=time_axis(view, anchor="y2"),
         yaxis=upper,

@@ -41,10 +41,11 @@ def render(summary: Mapping[str, Any], scenario: Scenario, tables: Tables) -> st
         What was planned, and the results.
     """
     view = View.of(scenario, tables)
-    drawn = [picture for draw in PICTURES if (picture := draw(view)) is not None]
+    scheme = str(summary.get("scheme"))
+    chosen = [draw for draw in PICTURES if scheme != "alone" or draw is not figures.savings]
+    drawn = [picture for draw in chosen if (picture := draw(view)) is not None]
     network = scenario.network
     currency = scenario.currency
-    scheme = str(summary.get("scheme"))
     verdicts = (
         words.certificate(summary),
         words.ac_check(summary, network.voltage_min_pu, network.voltage_max_pu),

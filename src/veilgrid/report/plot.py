@@ -22,7 +22,7 @@ from veilgrid.report.tables import Tables, starts_of
 MISSING = 65535
 LABELS_MAX = 16
 LABEL_LENGTH_MAX = 18
-CELLS_MAX = 100_000
+CELLS_MAX = 80_000
 """So many values of a (bus, interval) array go into the page; more are thinned by interval."""
 
 

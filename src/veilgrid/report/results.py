@@ -24,7 +24,7 @@ import pyarrow
 from veilgrid.errors import Finding, InputError, SetupError, invariant
 from veilgrid.grid.scenario import Scenario
 from veilgrid.report import page
-from veilgrid.report.tables import COLUMNS, Tables
+from veilgrid.report.tables import COLUMNS, Tables, starts_of
 
 FORMAT = "veilgrid run folder"
 VERSION = 1
@@ -144,9 +144,14 @@ def read_run(path: Path) -> RunRecord:
             findings.append(Finding(f"{name}.parquet", "has other columns", RUN_AGAIN))
     if findings:
         raise InputError(findings)
+    scenario = Scenario.read(path / SCENARIO)
+    zone = starts_of(scenario)[0].tzinfo
+    for table in tables.values():
+        if "start" in table and len(table):
+            table["start"] = table["start"].dt.tz_convert(zone)
     return RunRecord(
         summary=json.loads((path / SUMMARY).read_text(encoding="utf-8")),
-        scenario=Scenario.read(path / SCENARIO),
+        scenario=scenario,
         tables=Tables(**tables),
     )
 

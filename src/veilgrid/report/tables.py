@@ -81,8 +81,8 @@ class Tables:
         of the plan, ``voltage_uncontrolled_pu`` AC without coordination; ``price`` is
         currency/MWh, ``price_reactive`` currency/Mvarh.
     branches : one row a branch and interval
-        Planned flows at the child's end, positive away from the substation; ``loading`` is
-        apparent power as a share of the rating, empty without a rating.
+        Planned flows, positive away from the substation; ``loading`` is apparent power as a share
+        of the rating, by AC power flow where there is one, empty without a rating.
     devices : one row a device and interval
         ``p_mw`` and ``q_mvar`` are injections; ``energy_mwh`` is stored at the end of the
         interval; ``available_mw`` is the forecast of pv and wind.
@@ -114,6 +114,7 @@ def tables_of(
     voltage_pu: Floats | None = None,
     setpoints_uncontrolled: list[Floats] | None = None,
     voltage_uncontrolled_pu: Floats | None = None,
+    loading: Floats | None = None,
     settlement: Iterable[Mapping[str, Any]] = (),
 ) -> Tables:
     """Build the tables of a run from the algorithms' arrays.
@@ -128,6 +129,8 @@ def tables_of(
     voltage_pu, voltage_uncontrolled_pu : (bus, interval), per-unit
         Magnitudes of the AC power flow of the plan and of uncontrolled operation; ``None`` or
         NaN where there is none.
+    loading : (bus, interval), share of the rating
+        AC loading of the branch that feeds each bus; ``None`` takes the planned flows.
     setpoints_uncontrolled : one (variable,) array a site, per-unit
         What the devices would do without coordination.
     settlement
@@ -138,15 +141,15 @@ def tables_of(
     Tables
     """
     count, intervals = len(scenario.network.buses), scenario.horizon.interval_count
-    for voltage in (voltage_pu, voltage_uncontrolled_pu):
-        invariant(voltage is None or voltage.shape == (count, intervals), "a voltage a bus")
+    for values in (voltage_pu, voltage_uncontrolled_pu, loading):
+        invariant(values is None or values.shape == (count, intervals), "a value a bus")
     is_planned = len(outcome.setpoints) > 0
     invariant(not is_planned or len(outcome.setpoints) == count, "set-points for every site")
     return Tables(
         buses=_buses(scenario, day, outcome, voltage_pu, voltage_uncontrolled_pu)
         if is_planned
         else _empty("buses"),
-        branches=_branches(scenario, day, outcome) if is_planned else _empty("branches"),
+        branches=_branches(scenario, day, outcome, loading) if is_planned else _empty("branches"),
         devices=_devices(scenario, day, outcome.setpoints) if is_planned else _empty("devices"),
         substation=_substation(scenario, day, outcome, setpoints_uncontrolled)
         if is_planned
@@ -219,7 +222,9 @@ def _buses(
     )
 
 
-def _branches(scenario: Scenario, day: Day, outcome: Coordination) -> pd.DataFrame:
+def _branches(
+    scenario: Scenario, day: Day, outcome: Coordination, loading: Floats | None
+) -> pd.DataFrame:
     network, intervals = scenario.network, scenario.horizon.interval_count
     if not network.branches:
         return _empty("branches")
@@ -228,11 +233,9 @@ def _branches(scenario: Scenario, day: Day, outcome: Coordination) -> pd.DataFra
     state = day.flows(outcome.setpoints)
     active, reactive = state.active[children], state.reactive[children]
     rating = network.tree.rating_pu[children][:, np.newaxis]
-    loading = np.where(
-        np.isfinite(rating) & (rating > 0.0),
-        np.hypot(active, reactive) / np.where(rating > 0.0, rating, 1.0),
-        np.nan,
-    )
+    planned = np.hypot(active, reactive) / np.where(rating > 0.0, rating, 1.0)
+    used = planned if loading is None else loading[children]
+    shown = np.where(np.isfinite(rating) & (rating > 0.0), used, np.nan)
     parents = np.array([branch.parent for branch in network.branches], dtype=object)
     ends = np.array([branch.child for branch in network.branches], dtype=object)
     return _frame(
@@ -243,7 +246,7 @@ def _branches(scenario: Scenario, day: Day, outcome: Coordination) -> pd.DataFra
             "interval": np.tile(np.arange(intervals), len(children)),
             "p_mw": (active * network.base_mva).ravel(),
             "q_mvar": (reactive * network.base_mva).ravel(),
-            "loading": loading.ravel(),
+            "loading": shown.ravel(),
         },
     )
 

@@ -132,7 +132,8 @@ def facts(summary: Mapping[str, Any], currency: str) -> list[Fact]:
             verdict="" if cost is not None else "bad",
         )
     ]
-    if cost is not None and alone is not None and percent is not None:
+    is_compared = summary.get("scheme") != "alone"
+    if is_compared and cost is not None and alone is not None and percent is not None:
         found.append(
             Fact(
                 label="Saving against alone",
