@@ -12,6 +12,9 @@ import msgspec
 from veilgrid.errors import SetupError
 from veilgrid.machine import Machine
 
+START: Final = "start"
+"""Name of the timer that fires once when a machine may begin, also after a restart."""
+
 LENGTH: Final = struct.Struct(">I")
 _OFFERED: Final = "me, arguments, records, randomness, peers, signer, verify_keys"
 

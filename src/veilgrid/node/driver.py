@@ -30,12 +30,10 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
+from veilgrid.node._control import START
 from veilgrid.node.journal import Journal
 
 _log = logging.getLogger("veilgrid.node.driver")
-
-START: Final = "start"
-"""Name of the timer that fires once when a machine may begin, also after a restart."""
 
 EXIT_BUG: Final = 70
 _OUTBOX_MAX: Final = 100_000

@@ -11,7 +11,6 @@ holds, oldest first), ``randomness``, ``peers`` (sorted NodeIds of all processes
 ``verify_keys`` (NodeId to ed25519 key). Nothing is pickled.
 """
 
-import heapq
 import os
 import selectors
 import shutil
@@ -21,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,18 +30,8 @@ import msgspec
 
 from veilgrid.errors import RunAborted, Unreachable, invariant
 from veilgrid.machine import (
-    Compute,
-    Computed,
-    Decide,
-    Effect,
-    Event,
     Machine,
     NodeId,
-    Persist,
-    Received,
-    Send,
-    SetTimer,
-    TimerFired,
 )
 from veilgrid.node._control import (
     LENGTH,
@@ -64,13 +52,13 @@ from veilgrid.node._control import (
     framed,
     load_name,
 )
-from veilgrid.node.wire import HEADER_LENGTH, Codec
+from veilgrid.node._in_process import InProcess
+from veilgrid.node.wire import Codec
 from veilgrid.secret import SystemRandomness
 
 SUPERVISOR: Final = NodeId("supervisor")
 """Sender of what :meth:`Deployment.post` hands to a machine."""
 
-_START: Final = "start"
 _STDERR_LENGTH_MAX: Final = 1 << 16
 
 
@@ -560,95 +548,17 @@ def run_machines(
         If given, messages are encoded and decoded as between processes, and counted; without,
         they are handed over as they are.
     """
-    return _InProcess(machines, codecs or {}, outcome_counts or {}).run(step_max)
-
-
-class _InProcess:
-    """One queue, no weather; virtual time moves only when nothing else is left."""
-
-    def __init__(
-        self,
-        machines: Mapping[NodeId, Machine],
-        codecs: Mapping[NodeId, Codec],
-        counts: Mapping[NodeId, int],
-    ) -> None:
-        self._machines = machines
-        self._codecs = codecs
-        self._open = {node: counts.get(node, 1) for node in machines}
-        self._outcomes: dict[NodeId, list[Any]] = {node: [] for node in machines}
-        self._seconds = dict.fromkeys(machines, 0.0)
-        self._sent = dict.fromkeys(machines, 0)
-        self._received = dict.fromkeys(machines, 0)
-        self._frames = dict.fromkeys(machines, 0)
-        self._queue: deque[tuple[NodeId, Event]] = deque()
-        self._timers: list[tuple[int, int, NodeId, str]] = []
-        self._current: dict[tuple[NodeId, str], int] = {}
-        self._number = 0
-        self._now_ns = 0
-        self._began = time.perf_counter()
-
-    def run(self, step_max: int) -> list[ProcessResult]:
-        for node in self._machines:
-            self._queue.append((node, TimerFired(_START)))
-        for _ in range(step_max):
-            if not self._queue and (not self._pending() or not self._fire()):
-                break
-            node, event = self._queue.popleft()
-            for effect in self._machines[node].handle(event):
-                self._carry_out(node, effect)
-        else:
-            raise RunAborted(f"no end after {step_max} steps")
-        return [
-            ProcessResult(
-                node=node,
-                outcomes=self._outcomes[node],
-                exit_code=0,
-                seconds=self._seconds[node],
-                octets_sent=self._sent[node],
-                octets_received=self._received[node],
-                frames_sent=self._frames[node],
-            )
-            for node in self._machines
-        ]
-
-    def _pending(self) -> bool:
-        return any(left > 0 for left in self._open.values())
-
-    def _fire(self) -> bool:
-        while self._timers:
-            due, number, node, name = heapq.heappop(self._timers)
-            if self._current.get((node, name)) == number:
-                del self._current[node, name]
-                self._now_ns = due
-                self._queue.append((node, TimerFired(name)))
-                return True
-        return False
-
-    def _carry_out(self, node: NodeId, effect: Effect) -> None:
-        match effect:
-            case Send(to, message):
-                if to in self._machines:
-                    self._queue.append((to, Received(node, self._passed(node, to, message))))
-            case SetTimer(name, delay_ns):
-                self._number += 1
-                self._current[node, name] = self._number
-                heapq.heappush(self._timers, (self._now_ns + delay_ns, self._number, node, name))
-            case Compute(job, kernel, arguments):
-                self._queue.append((node, Computed(job, kernel(*arguments))))
-            case Decide(outcome):
-                self._outcomes[node].append(outcome)
-                self._open[node] -= 1
-                self._seconds[node] = time.perf_counter() - self._began
-            case Persist():
-                pass  # Nothing outlives this process; a crash is the simulator's subject.
-
-    def _passed(self, node: NodeId, to: NodeId, message: Any) -> Any:
-        codec = self._codecs.get(node)
-        if codec is None:
-            return message
-        body = codec.encode(message)
-        octets = len(body) + HEADER_LENGTH
-        self._sent[node] += octets
-        self._received[to] += octets
-        self._frames[node] += 1
-        return self._codecs[to].decode(body)
+    queue = InProcess(machines, codecs or {}, outcome_counts or {})
+    queue.run(step_max)
+    return [
+        ProcessResult(
+            node=node,
+            outcomes=queue.outcomes[node],
+            exit_code=0,
+            seconds=queue.seconds[node],
+            octets_sent=queue.sent[node],
+            octets_received=queue.received[node],
+            frames_sent=queue.frames[node],
+        )
+        for node in machines
+    ]
