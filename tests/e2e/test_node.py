@@ -1,5 +1,6 @@
 """Real processes on loopback: started, killed, started again; ended by pid."""
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from veilgrid.node.local import (
     run_in_process,
     run_processes,
 )
+from veilgrid.node.signing import read_audit
 
 MACHINES = Path(__file__).parents[1] / "node"
 MESSAGES = "node_machines:MESSAGES"
@@ -204,3 +206,41 @@ def test_signers_and_keys_reach_the_machines_that_ask_for_them() -> None:
         run_in_process([spec("a", "signing"), spec("b", "signing")]),
     ):
         assert [result.outcomes for result in results] == [[True], [True]]
+
+
+def test_certificates_are_replaced_while_the_processes_work() -> None:
+    with Deployment(agreeing(3, 2500), import_paths=[MACHINES]) as deployment:
+        deployment.start()
+        for turn in range(6):
+            deployment.rotate(NodeId(f"p{turn % 3}"))
+            deployment.wait(0.1)
+        assert deployment.wait(30)
+        results = deployment.stop()
+    assert len({tuple(result.outcomes) for result in results}) == 1
+    assert all((result.exit_code, result.stderr) == (0, "") for result in results)
+
+
+def test_the_audit_log_tells_who_came_and_went(tmp_path: Path) -> None:
+    with Deployment(
+        [spec("p0", "answerer", audit=tmp_path / "p0.audit"), spec("p1", "answerer")],
+        import_paths=[MACHINES],
+    ) as deployment:
+        deployment.start()
+        assert deployment.wait(10)
+        deployment.kill(NodeId("p1"))
+        deployment.wait_until(lambda: "disconnected" in (tmp_path / "p0.audit").read_text(), 10)
+        deployment.stop()
+    lines = (tmp_path / "p0.audit").read_text().splitlines()
+    entries = [json.loads(line.partition(" ")[2]) for line in lines]
+    kinds = [entry["kind"] for entry in entries]
+    assert kinds == ["connected", "started", "decided", "disconnected"]
+    assert entries[0]["peer"] == entries[3]["peer"] == "p1"
+    assert read_audit(tmp_path / "p0.audit")[1] == 4
+
+
+def test_a_process_that_cannot_write_its_audit_log_raises_an_alarm_and_ends(
+    tmp_path: Path,
+) -> None:
+    specs = [spec("p0", "answerer", audit=tmp_path / "absent" / "audit"), spec("p1", "answerer")]
+    with pytest.raises(RunAborted, match="ALARM: audit log"):
+        run_processes(specs, import_paths=[MACHINES])

@@ -30,6 +30,7 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
     folder: str
     port: int
     compute_threads: int
+    audit: str
     frame_length_max: int
 
 
@@ -50,6 +51,10 @@ class Go(msgspec.Struct, frozen=True, tag=True):
 
 class Post(msgspec.Struct, frozen=True, tag=True):
     body: bytes
+
+
+class Rotate(msgspec.Struct, frozen=True, tag=True):
+    pass
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
@@ -76,7 +81,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     peak_memory_octets: int
 
 
-ToProcess = Begin | Directory | Go | Post | Stop
+ToProcess = Begin | Directory | Go | Post | Rotate | Stop
 ToSupervisor = Listening | Ready | Decided | Finished
 encode: Final = msgspec.msgpack.Encoder().encode
 

@@ -156,7 +156,7 @@ class Driver:
         try:
             self._outbox.extend(self._machine.handle(event))
         except BaseException as error:  # noqa: BLE001 - handed to run(), the top level
-            self._fail(error)
+            self.fail(error)
             return
         if done is not None:
             self._outbox.append(done)
@@ -168,7 +168,7 @@ class Driver:
         try:
             self._drain()
         except BaseException as error:  # noqa: BLE001 - handed to run(), the top level
-            self._fail(error)
+            self.fail(error)
         finally:
             self._is_draining = False
 
@@ -231,7 +231,7 @@ class Driver:
     def _synced(self, done: "Future[None]") -> None:
         self._is_syncing = False
         if (error := done.exception()) is not None:
-            self._fail(error)
+            self.fail(error)
             return
         self._guarded_drain()
 
@@ -255,7 +255,7 @@ class Driver:
         if done.cancelled():
             return
         if (error := done.exception()) is not None:
-            self._fail(error)
+            self.fail(error)
             return
         self.post(Computed(effect.job, done.result()))
 
@@ -265,7 +265,8 @@ class Driver:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """End :meth:`run` with ``error``."""
         if not self._ended.done():
             self._ended.set_exception(error)
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -44,6 +44,7 @@ from veilgrid.node._control import (
     Listening,
     Post,
     Ready,
+    Rotate,
     Stop,
     ToProcess,
     ToSupervisor,
@@ -55,6 +56,9 @@ from veilgrid.node._control import (
 from veilgrid.node._in_process import InProcess
 from veilgrid.node.wire import Codec
 from veilgrid.secret import SystemRandomness
+
+if TYPE_CHECKING:
+    from veilgrid.node.certificate import Authority
 
 SUPERVISOR: Final = NodeId("supervisor")
 """Sender of what :meth:`Deployment.post` hands to a machine."""
@@ -82,6 +86,8 @@ class ProcessSpec:
         The process is done after that many outcomes; it goes on serving its peers.
     compute_threads
         See :class:`~veilgrid.node.driver.Driver`.
+    audit
+        File of the audit log; None keeps none.
     """
 
     node: NodeId
@@ -93,6 +99,7 @@ class ProcessSpec:
     journal: Path | None = None
     outcome_count: int = 1
     compute_threads: int = 1
+    audit: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +188,7 @@ class Deployment:
         self._frame_length_max = frame_length_max
         self._children: dict[NodeId, _Child] = {}
         self._verify_keys: dict[NodeId, bytes] = {}
+        self._authority: Authority | None = None
         self._selector = selectors.DefaultSelector()
         self._to_supervisor = msgspec.msgpack.Decoder(ToSupervisor)
 
@@ -249,6 +257,15 @@ class Deployment:
         """Hand ``message`` to the machine of ``node``, as if :data:`SUPERVISOR` had sent it."""
         self._tell(self._children[node], Post(encode(message)))
 
+    def rotate(self, node: NodeId) -> None:
+        """Give ``node`` a new key and certificate while it runs."""
+        spec, verify_key = self._specs[node], self._verify_keys[node]
+        invariant(self._authority is not None, "keys are made before they are rotated")
+        self._authority.issue(  # type: ignore[union-attr]
+            self.folder, node, spec.role, verify_key=verify_key
+        )
+        self._tell(self._children[node], Rotate())
+
     def kill(self, node: NodeId) -> None:
         """End the process of ``node`` at once, as a power cut would (SIGKILL)."""
         child = self._children[node]
@@ -299,7 +316,7 @@ class Deployment:
         from veilgrid.node.certificate import Authority
         from veilgrid.node.signing import Signer
 
-        authority = Authority.create()
+        authority = self._authority = Authority.create()
         for spec in self._specs.values():
             signer = Signer.fresh()
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -343,6 +360,7 @@ class Deployment:
                 folder=str(self.folder),
                 port=former.port if former else 0,
                 compute_threads=spec.compute_threads,
+                audit=str(spec.audit) if spec.audit else "",
                 frame_length_max=self._frame_length_max,
             ),
         )

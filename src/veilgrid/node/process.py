@@ -5,16 +5,19 @@ left behind when the supervisor dies.
 """
 
 import asyncio
+import contextlib
 import logging
 import resource
 import socket
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from veilgrid.errors import InvariantError
 from veilgrid.machine import NodeId, Received
 from veilgrid.node._control import (
     LENGTH,
@@ -26,6 +29,7 @@ from veilgrid.node._control import (
     Listening,
     Post,
     Ready,
+    Rotate,
     Stop,
     ToProcess,
     build_machine,
@@ -36,7 +40,7 @@ from veilgrid.node.certificate import Credentials
 from veilgrid.node.driver import Driver, run_guarded
 from veilgrid.node.journal import Journal
 from veilgrid.node.local import SUPERVISOR
-from veilgrid.node.signing import Signer
+from veilgrid.node.signing import AuditLog, AuditUnwritable, Signer
 from veilgrid.node.transport import Endpoint, Limits, Peer
 from veilgrid.node.wire import Codec
 from veilgrid.secret import SystemRandomness
@@ -67,14 +71,36 @@ async def _serve(control: socket.socket) -> int:
     if not isinstance(begin, Begin):
         return 0
     process = _Process(begin, tell)
-    tell(Listening(process.listen()))
     try:
-        return await process.run(hear)
+        tell(Listening(process.listen()))
+        return await _until_fatal(process.run(hear))
     finally:
         await process.close()
         tell(process.finished())
-        await writer.drain()
+        with contextlib.suppress(ConnectionError):  # The supervisor may be gone.
+            await writer.drain()
         writer.close()
+
+
+async def _until_fatal(main: Coroutine[Any, Any, int]) -> int:
+    """Run ``main``; an error in any callback of the loop ends it, too."""
+    loop = asyncio.get_running_loop()
+    fatal: asyncio.Future[int] = loop.create_future()
+
+    def give_up(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not fatal.done():
+            claim = "violated: callbacks of the event loop do not fail"
+            fatal.set_exception(context.get("exception") or InvariantError(claim))
+
+    loop.set_exception_handler(give_up)
+    task = loop.create_task(main)
+    try:
+        await asyncio.wait({task, fatal}, return_when=asyncio.FIRST_COMPLETED)
+        return fatal.result() if fatal.done() else task.result()
+    finally:
+        task.cancel()
+        fatal.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class _Process:
@@ -86,21 +112,26 @@ class _Process:
         self._driver: Driver | None = None
         self._codec = Codec(load_name(begin.messages))
         self._journal: Journal | None = None
+        self._records: tuple[Any, ...] = ()
         if begin.records is not None:
             records = Codec(load_name(begin.records))
             self._journal = Journal.open(Path(begin.journal), records)
+            self._records = self._journal.records
         load_name(begin.factory)  # Import now, while the others do the same.
         folder = Path(begin.folder)
+        self._audit = AuditLog(Path(begin.audit), _alarm) if begin.audit else None
+        self._credentials = Credentials(
+            folder / f"{begin.node}.pem",
+            folder / f"{begin.node}.key",
+            folder / f"{begin.node}.ca.pem",
+        )
         self._endpoint = Endpoint(
             self._me,
-            Credentials(
-                folder / f"{begin.node}.pem",
-                folder / f"{begin.node}.key",
-                folder / f"{begin.node}.ca.pem",
-            ),
+            self._credentials,
             self._codec,
             self._deliver,
             limits=Limits(frame_length_max=begin.frame_length_max),
+            audit=self._write_audit,
         )
         self._early: list[tuple[NodeId, Any, tuple[bytes, int]]] = []
         self._addresses = Directory([])
@@ -152,6 +183,8 @@ class _Process:
             match await hear():
                 case Directory() as directory:
                     self._take(directory)
+                case Rotate():
+                    self._endpoint.rotate(self._credentials)
                 case Post(body):
                     driver.post(Received(SUPERVISOR, self._codec.decode(body)))
                 case Stop():
@@ -165,7 +198,7 @@ class _Process:
             begin.factory,
             begin.arguments,
             me=lambda: self._me,
-            records=lambda: self._journal.records if self._journal is not None else (),
+            records=lambda: self._records,
             randomness=SystemRandomness,
             peers=lambda: tuple(sorted(NodeId(address.node) for address in addresses)),
             signer=lambda: Signer.load(Path(begin.folder) / f"{begin.node}.seed"),
@@ -182,6 +215,7 @@ class _Process:
         self._driver = driver
         self._journal = None  # The driver closes it.
         self._began = time.perf_counter()
+        self._write_audit("started", records=len(self._records))
         driver.start()
         for early in self._early:
             driver.on_message(*early)
@@ -190,10 +224,24 @@ class _Process:
         return driver
 
     def _decided(self, outcome: Any) -> None:
+        self._write_audit("decided")
         self._tell(Decided(self._encode(outcome), time.perf_counter() - self._began))
+
+    def _write_audit(self, kind: str, /, **fields: str | int | float | bool) -> None:
+        """Write a line; if that fails the process ends, for nobody would know what it did."""
+        if self._audit is None:
+            return
+        try:
+            self._audit.write(kind, **fields)
+        except AuditUnwritable as error:
+            if self._driver is None:
+                raise
+            self._driver.fail(error)
 
     async def close(self) -> None:
         await self._endpoint.close()
+        if self._audit is not None:
+            self._audit.close()
         if self._journal is not None:
             self._journal.close()
 
@@ -205,6 +253,10 @@ class _Process:
             metrics.frames_sent,
             _peak_memory(),
         )
+
+
+def _alarm(text: str) -> None:
+    logging.getLogger("veilgrid.node.audit").critical("ALARM: %s", text)
 
 
 def _peak_memory() -> int:

@@ -19,7 +19,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -93,7 +93,7 @@ class Limits:
     guests_max: int = 1024
     handshake_timeout_s: float = 10.0
     heartbeat_s: float = 2.0
-    silence_max_s: float = 10.0
+    silence_max_s: float = 30.0
     backoff_min_s: float = 0.02
     backoff_max_s: float = 2.0
 
@@ -132,6 +132,18 @@ class _Dialler:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+class Audit(Protocol):
+    """Write one line of an audit log."""
+
+    def __call__(self, kind: str, /, **fields: str | int | float | bool) -> None:
+        """Append what happened."""
+        ...
+
+
+def _unwritten(_kind: str, /, **_fields: str | int | float | bool) -> None:
+    """Keep no audit log."""
+
+
 class Endpoint:
     """All links of one process.
 
@@ -147,6 +159,9 @@ class Endpoint:
         carried out is sent again.
     guest_roles
         Roles admitted without being in the directory; they must dial.
+    audit
+        Told who connected, who was refused and why a connection ended;
+        :meth:`veilgrid.node.signing.AuditLog.write` fits.
     """
 
     def __init__(
@@ -159,6 +174,7 @@ class Endpoint:
         peers: Iterable[Peer] = (),
         limits: Limits | None = None,
         guest_roles: frozenset[str] = frozenset(),
+        audit: Audit | None = None,
     ) -> None:
         self.me = me
         self.codec = codec
@@ -168,6 +184,8 @@ class Endpoint:
         self.loop = asyncio.get_running_loop()
         self.now = time.monotonic
         self.after_reading: Callable[[], None] = lambda: None
+        self._audit = audit or _unwritten
+        self._kept = self.now()
         self.port: int | None = None
         self._incarnation = secrets.token_bytes(16)
         self._guest_roles = guest_roles
@@ -409,6 +427,7 @@ class Endpoint:
                 raise
         except TransportError as error:
             self.metrics.handshakes_failed += 1
+            self._audit("refused", reason=str(error))
             _log.warning("connection refused: %s", error)
             return
         self._connect(secured, identity)
@@ -560,12 +579,14 @@ class Endpoint:
         link.failure = None
         link.connection, connection.link = connection, link
         connection.is_adopted = True
+        self._audit("connected", peer=node, role=connection.identity.role)
         self._changed.set()
         connection.write()
 
     def lost(self, connection: Connection, reason: str, failure: TransportError | None) -> None:
         """Take note that a connection is closed."""
         node = connection.identity.node
+        self._audit("disconnected", peer=node, reason=reason)
         _log.info("connection to %s closed: %s", node, reason)
         self._connections.discard(connection)
         link = self._links.get(node)
@@ -580,10 +601,15 @@ class Endpoint:
             dialler.wake.set()
 
     def _keep(self) -> None:
-        """Heartbeat: show that we live, cut who does not."""
+        """Heartbeat: show that we live, cut who does not.
+
+        After a long step of our own nothing was read, so nobody is silent yet.
+        """
         now, limits = self.now(), self.limits
+        was_busy = now - self._kept > 2 * limits.heartbeat_s
+        self._kept = now
         for connection in list(self._connections):
-            if now - connection.heard > limits.silence_max_s:
+            if now - connection.heard > limits.silence_max_s and not was_busy:
                 connection.close("silent for too long")
             else:
                 connection.beat()
