@@ -265,10 +265,33 @@ def test_schemes_stand_side_by_side(record) -> None:
     assert "central saves most: 7.70 %" in text
     assert "<b>each site's net demand</b>" in text
     assert "The operator sees everything" in text
-    figure = figures_of(page)["schemes"]
-    go.Figure(data=drawable(figure["data"]), layout=drawable(figure["layout"]))
-    assert len(figure["data"][0]["y"]) == 3
+    figures = figures_of(page)
+    assert set(figures) == {"saving", "iterations", "seconds", "bytes"}
+    for figure in figures.values():
+        go.Figure(data=drawable(figure["data"]), layout=drawable(figure["layout"]))
+        assert len(figure["data"][0]["y"]) == 3
 
 
 def test_comparing_nothing_makes_a_page() -> None:
     assert "0 schemes" in "".join(parse(render_compare({"scenario": "x", "schemes": []})).text)
+
+
+def test_rows_of_a_map_are_labelled_with_their_own_names(build) -> None:
+    """A bus called 8 that stands in row 12 must not lend its name to row 8."""
+    names = [str(number) for number in (0, 9, 8, 7, 6, 5, 4, 3, 2, 1, *range(10, 40))]
+    figure = figures_of(page_of(build(names)))["prices"]
+    rows, axis = figure["data"][0]["y"], figure["layout"]["yaxis"]
+    assert sorted(rows) == sorted(names)
+    assert axis["type"] == "category"
+    assert axis["tickvals"] == axis["ticktext"]
+    places = [rows.index(tick) for tick in axis["tickvals"]]
+    assert places == list(range(0, 40, places[1]))
+
+
+def test_a_day_that_earns_is_not_told_as_a_negative_cost(record) -> None:
+    summary = record.summary | {"cost": -150.0}
+    sites = [entry | {"cost_alone": -20.0} for entry in summary["settlement"]["sites"]]
+    summary["settlement"] = summary["settlement"] | {"sites": sites}
+    text = "".join(parse(render(summary, record.scenario, record.tables)).text)
+    assert "earns 150.00 EUR, 25.00 % more than everybody alone" in text
+    assert "Income of the day" in text

@@ -22,6 +22,7 @@ from veilgrid.report.plot import (
     numbers,
     packed,
     plain,
+    rows_axis,
     safe,
     short,
     step_line,
@@ -149,15 +150,9 @@ def prices(view: View) -> Picture | None:
         hovermode="closest",
         showlegend=False,
         xaxis=time_axis(view, anchor="y2"),
-        yaxis=names_axis(
-            "bus, along the feeder",
-            [short(name) for name in names],
-            type="category",
-            domain=[0.4, 1],
-        ),
+        yaxis=rows_axis("bus, along the feeder", names, domain=[0.4, 1]),
         yaxis2=axis(unit, domain=[0, 0.32]),
     )
-    figure["yaxis"]["range"] = figure["yaxis"]["range"][::-1]
     chosen = thinned(view)
     caption = (
         "What one more MWh at a bus costs; buses stand in their order along the feeder. Lower "
@@ -302,7 +297,7 @@ def savings(view: View) -> Picture | None:
     currency = safe(view.scenario.currency)
     figure = layout(
         hovermode="closest",
-        xaxis=names_axis("site, sorted", [short(site) for site in active["site"]], tickangle=-45),
+        xaxis=names_axis("site, sorted", active["site"].tolist(), tickangle=-45),
         yaxis=axis(f"saving against alone ({currency})", zeroline=True, **span),
         bargap=0.15 if len(active) <= 200 else 0.0,
     )
@@ -369,9 +364,7 @@ def batteries(view: View) -> Picture | None:
         upper = axis("state of charge (%)", range=[-3, 103], domain=[0.42, 1])
     else:
         data.append(_battery_map(view, names, share))
-        labels = [short(name) for name in names]
-        upper = names_axis("battery", labels, type="category", domain=[0.42, 1])
-        upper["range"] = upper["range"][::-1]
+        upper = rows_axis("battery", names, domain=[0.42, 1])
     figure = layout(
         xaxis=time_axis(view, anchor="y2"),
         yaxis=upper,
@@ -381,10 +374,12 @@ def batteries(view: View) -> Picture | None:
     )
     plural = "ies hold" if len(names) > 1 else "y holds"
     when = view.times[int(total.argmax())].split("T")[1][:5]
+    span = f"{fixed(total.min())} to {fixed(total.max())} MWh; fullest at {when}"
+    if fixed(total.min()) == fixed(total.max()):
+        span = f"{fixed(total.max())} MWh all the time"
     return Picture(
         name="batteries",
-        title=f"{len(names)} batter{plural} {fixed(total.min())} to {fixed(total.max())} MWh; "
-        f"fullest at {when}",
+        title=f"{len(names)} batter{plural} {span}",
         caption=f"Dashed: all batteries full ({sizes.sum():.2f} MWh).",
         figure={"data": data, "layout": figure},
         height=460,
@@ -442,7 +437,7 @@ def loading(view: View) -> Picture | None:
     shown = worst.head(BRANCHES_MAX)
     percent = numbers(shown["loading"]) * 100.0
     places = list(range(len(shown)))
-    labels = [short(f"{a} → {b}") for a, b in zip(shown["from_bus"], shown["to_bus"], strict=True)]
+    labels = [f"{a} → {b}" for a, b in zip(shown["from_bus"], shown["to_bus"], strict=True)]
     whole = [
         [safe(a), safe(b), view.clock(int(interval))]
         for a, b, interval in zip(

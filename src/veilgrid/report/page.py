@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 from veilgrid.grid.scenario import Scenario
 from veilgrid.report import figures, words
 from veilgrid.report.feeder import feeder, voltage_band
-from veilgrid.report.plot import Picture, View, axis, layout, plain, safe
+from veilgrid.report.plot import Picture, View, axis, fixed, layout, names_axis, plain, safe
 from veilgrid.report.tables import Tables
 
 PICTURES = (
@@ -26,6 +26,14 @@ PICTURES = (
     figures.batteries,
     figures.loading,
 )
+BARS = (
+    ("saving", "saving against everybody alone (%)", 1.0),
+    ("iterations", "iterations", 1.0),
+    ("seconds", "time (s)", 1.0),
+    ("bytes", "sent between processes (MB)", 1e-6),
+)
+"""What schemes are compared by: key, title with unit, factor to that unit."""
+
 ROWS_OPEN_MAX = 15
 """A longer settlement table is folded."""
 
@@ -92,7 +100,7 @@ def render_compare(comparison: Mapping[str, Any]) -> str:
         }
         for run in runs
     ]
-    drawn = [picture for picture in (_bars(rows),) if picture is not None]
+    drawn = [picture for bars in BARS if (picture := _bars(rows, *bars)) is not None]
     scenario = str(comparison.get("scenario", ""))
     return _page(
         "compare.html.j2",
@@ -115,60 +123,37 @@ def _exposed(run: Mapping[str, Any]) -> str:
     return words.EXPOSED.get(str(run.get("scheme")), "")
 
 
-def _bars(rows: list[dict[str, Any]]) -> Picture | None:
-    """Draw saving, iterations, seconds and bytes of each scheme, one panel each."""
-    if not rows:
+def _bars(rows: list[dict[str, Any]], key: str, title: str, factor: float) -> Picture | None:
+    """Draw one figure of all schemes as bars; ``None`` if no scheme has it."""
+    values = np.array([np.nan if row[key] is None else row[key] * factor for row in rows])
+    if not np.isfinite(values).any():
         return None
     places = list(range(len(rows)))
-    panels = (
-        ("saving", "saving (%)", "linear"),
-        ("iterations", "iterations", "linear"),
-        ("seconds", "time (s)", "linear"),
-        ("bytes", "sent (MB)", "linear"),
+    figure = layout(
+        hovermode="closest",
+        showlegend=False,
+        xaxis=axis(title, rangemode="tozero", nticks=6),
+        yaxis=names_axis("", [row["scheme"] for row in rows]),
     )
-    data = []
-    figure = layout(hovermode="closest", showlegend=False)
-    for index, (key, title, scale) in enumerate(panels):
-        number = "" if index == 0 else str(index + 1)
-        factor = 1e-6 if key == "bytes" else 1.0
-        values = np.array([np.nan if row[key] is None else row[key] * factor for row in rows])
-        data.append(
-            {
-                "type": "bar",
-                "orientation": "h",
-                "x": plain(values),
-                "y": places,
-                "xaxis": f"x{number}",
-                "yaxis": "y",
-                "marker": {"color": [f"@line{place % 6}" for place in places]},
-                "text": [f"{value:,.3g}" if np.isfinite(value) else "" for value in values],
-                "textposition": "auto",
-                "cliponaxis": False,
-                "hovertemplate": f"%{{y}}: %{{x:,.4g}} {title}<extra></extra>",
-            }
-        )
-        figure[f"xaxis{number}"] = axis(
-            title,
-            type=scale,
-            domain=[index / 4 + 0.02, (index + 1) / 4 - 0.02],
-            nticks=4,
-            rangemode="tozero",
-        )
-    figure["yaxis"] = axis(
-        "",
-        tickmode="array",
-        tickvals=places,
-        ticktext=[safe(row["scheme"]) for row in rows],
-        range=[len(rows) - 0.5, -0.5],
-        showgrid=False,
-        zeroline=False,
-    )
+    figure["yaxis"]["range"] = figure["yaxis"]["range"][::-1]
+    data = {
+        "type": "bar",
+        "orientation": "h",
+        "x": plain(values),
+        "y": places,
+        "customdata": [safe(row["scheme"]) for row in rows],
+        "marker": {"color": [f"@line{place % 6}" for place in places]},
+        "text": [f"{value:,.3g}" if np.isfinite(value) else "unknown" for value in values],
+        "textposition": "auto",
+        "cliponaxis": False,
+        "hovertemplate": "%{customdata}: %{x:,.4g}<extra></extra>",
+    }
     return Picture(
-        name="schemes",
-        title=_best(rows),
-        caption="Saving is against everybody alone; sent is what crosses between processes.",
-        figure={"data": data, "layout": figure},
-        height=140 + 48 * len(rows),
+        name=key,
+        title=_best(rows) if key == "saving" else title[0].upper() + title[1:],
+        caption="",
+        figure={"data": [data], "layout": figure},
+        height=90 + 40 * len(rows),
     )
 
 
@@ -206,13 +191,15 @@ def _embedded(value: object) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("veilgrid.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["fixed"] = fixed
+    return environment
 
 
 @cache

@@ -8,6 +8,7 @@ arrays are packed into 16 bits, which the page unpacks.
 import base64
 import html
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -20,7 +21,8 @@ from veilgrid.grid.scenario import Scenario
 from veilgrid.report.tables import Tables, starts_of
 
 MISSING = 65535
-LABELS_MAX = 16
+LABELS_MAX = 20
+ROW_LABELS_MAX = 11
 LABEL_LENGTH_MAX = 18
 CELLS_MAX = 80_000
 """So many values of a (bus, interval) array go into the page; more are thinned by interval."""
@@ -180,16 +182,35 @@ def time_axis(view: View, **more: Any) -> dict[str, Any]:
     )
 
 
-def names_axis(title: str, names: list[str], **more: Any) -> dict[str, Any]:
+def names_axis(title: str, names: Sequence[str], **more: Any) -> dict[str, Any]:
     """Describe an axis of positions 0, 1, 2 ... labelled with as many names as can be read."""
-    step = max(1, math.ceil(len(names) / LABELS_MAX))
-    places = list(range(0, len(names), step))
+    places = list(range(0, len(names), max(1, math.ceil(len(names) / LABELS_MAX))))
     return axis(
         title,
         tickmode="array",
         tickvals=places,
-        ticktext=[names[place] for place in places],
+        ticktext=[short(names[place]) for place in places],
         range=[-0.5, len(names) - 0.5],
+        showgrid=False,
+        zeroline=False,
+        **more,
+    )
+
+
+def rows_axis(title: str, names: Sequence[str], **more: Any) -> dict[str, Any]:
+    """Describe the axis of a map whose rows are ``names``, the first one on top.
+
+    The rows are categories, so that pointing at one tells its name; a tick is found by its
+    category, for a bus may be called 8 and stand in row 12.
+    """
+    places = range(0, len(names), max(1, math.ceil(len(names) / ROW_LABELS_MAX)))
+    return axis(
+        title,
+        type="category",
+        tickmode="array",
+        tickvals=[safe(names[place]) for place in places],
+        ticktext=[short(names[place]) for place in places],
+        range=[len(names) - 0.5, -0.5],
         showgrid=False,
         zeroline=False,
         **more,

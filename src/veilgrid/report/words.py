@@ -112,10 +112,11 @@ def headline(summary: Mapping[str, Any], currency: str) -> str:
     ending = STATUSES.get(status, status)
     if status in ("infeasible", "aborted") or cost is None:
         return f"The run {ending}: there is no plan."
-    text = f"The {scheme} scheme {ending}. The day costs {money(cost, currency)}"
+    verb = "costs" if cost >= 0.0 else "earns"
+    text = f"The {scheme} scheme {ending}. The day {verb} {money(abs(cost), currency)}"
     if percent is None or scheme == "alone":
         return text + "."
-    word = "less" if percent >= 0.0 else "more"
+    word = "less" if (percent >= 0.0) == (cost >= 0.0) else "more"
     return f"{text}, {abs(percent):.2f} % {word} than everybody alone."
 
 
@@ -126,8 +127,8 @@ def facts(summary: Mapping[str, Any], currency: str) -> list[Fact]:
     percent = saving_percent(summary)
     found = [
         Fact(
-            label="Cost of the day",
-            value=money(cost, currency) if cost is not None else "no plan",
+            label="Cost of the day" if cost is None or cost >= 0.0 else "Income of the day",
+            value=money(abs(cost), currency) if cost is not None else "no plan",
             detail="devices and exchange with the grid above" if cost is not None else "",
             verdict="" if cost is not None else "bad",
         )
@@ -138,7 +139,9 @@ def facts(summary: Mapping[str, Any], currency: str) -> list[Fact]:
             Fact(
                 label="Saving against alone",
                 value=f"{percent:.2f} %",
-                detail=f"{money(alone - cost, currency)} of {money(alone, currency)}",
+                detail=f"{money(alone - cost, currency)}; alone "
+                + ("costs " if alone >= 0.0 else "earns ")
+                + money(abs(alone), currency),
                 verdict="good" if percent >= 0.0 else "bad",
             )
         )

@@ -47,7 +47,10 @@
       const figure = figures[plot.dataset.figure];
       const layout = resolve(figure.layout, style, "");
       if (plot.clientWidth < 600) layout.margin = { l: 48, r: 8, t: 12, b: 40 };
-      if (width) layout.width = width;
+      const height = Number(plot.dataset.height) * (width ? 0.72 : 1);
+      plot.style.height = height + "px";
+      layout.height = height;
+      if (width) layout.width = Math.min(width, plot.clientWidth || width);
       // The buttons are named one by one: by default there is one that sends data to a server.
       const config = { responsive: !width, displaylogo: false, plotlyServerURL: "",
         modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
@@ -118,8 +121,12 @@
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(0));
   addEventListener("beforeprint", () => {
+    document.documentElement.dataset.print = "yes";
     document.querySelectorAll("details").forEach((entry) => { entry.open = true; });
     draw(680);
   });
-  addEventListener("afterprint", () => draw(0));
+  addEventListener("afterprint", () => {
+    delete document.documentElement.dataset.print;
+    draw(0);
+  });
 })();
