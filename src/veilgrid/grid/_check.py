@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from veilgrid.grid._table import Notes
+from veilgrid.grid._table import Notes, likewise
 from veilgrid.grid.device import Battery, Device, HeatPump
 from veilgrid.grid.lindistflow import flows
 from veilgrid.grid.network import Branch, Floats, Integers, Network
@@ -48,8 +48,10 @@ def check_plausible(
         _check_device(device, device_lines[device.name], parts, notes)
     names = [str(bus.name) for bus in network.buses]
     for file, load in (("load_p_mw.csv", "load_p_mw"), ("load_q_mvar.csv", "load_q_mvar")):
+        noted = len(notes.findings)
         _check_power(file, names, parts[load], network, notes)
-        _check_spikes(file, names, parts[load], notes)
+        if len(notes.findings) == noted:
+            _check_spikes(file, names, parts[load], notes)
     _check_prices(parts, notes)
     if len(notes.findings) == before:
         _check_voltages(parts, notes)
@@ -146,7 +148,7 @@ def _check_power(
     limit = _limit(network.base_kv, POWER_PER_KV)
     for index in np.flatnonzero(np.abs(values).max(axis=1) > limit):
         above = np.flatnonzero(np.abs(values[index]) > limit)
-        more = f"; so are {len(above) - 1} more rows" if len(above) > 1 else ""
+        more = likewise(len(above) - 1)
         notes.fault(
             f"{file} row {above[0] + 2}, column {names[index]}",
             f"is {values[index, above[0]]:g}, no site at {network.base_kv:g} kV has more than "
@@ -184,7 +186,7 @@ def _check_prices(parts: dict[str, Any], notes: Notes) -> None:
         usual = float(np.median(np.abs(prices)))
         spikes = np.flatnonzero(np.abs(prices) > SPIKE * usual) if usual > 0.0 else above
         if len(above):
-            more = f"; so are {len(above) - 1} more rows" if len(above) > 1 else ""
+            more = likewise(len(above) - 1)
             problem = f"is {prices[above[0]]:g}, beyond {limit:g} {currency}/MWh{more}"
             here = f"tariff.csv row {above[0] + 2}, column {column}"
             notes.fault(here, problem, f"in {currency}/MWh, not a thousandth of it per kWh")

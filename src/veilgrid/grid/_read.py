@@ -17,6 +17,7 @@ from veilgrid.grid._table import (
     Row,
     Table,
     check_strangers,
+    likewise,
     meant,
     number,
     read_series,
@@ -76,15 +77,18 @@ class _Reading:
     settings: dict[str, Any] = field(default_factory=dict)
     horizon: Horizon | None = None
     buses: list[Bus] | None = None
+    bus_lines: dict[str, int] = field(default_factory=dict)
     branches: list[tuple[int, Branch]] | None = None
     devices: list[tuple[Row, dict[str, Any]]] = field(default_factory=list)
     devices_table: Table | None = None
     series: dict[str, dict[str, Floats]] = field(default_factory=dict)
 
-    def table(self, file: str, required: tuple[str, ...]) -> Table | None:
+    def table(
+        self, file: str, required: tuple[str, ...], optional: tuple[str, ...] = ()
+    ) -> Table | None:
         if file not in self.files:
             return None
-        return read_table(file, self.files[file], required, self.notes)
+        return read_table(file, self.files[file], required, self.notes, optional)
 
 
 def read_files(files: Mapping[str, bytes]) -> tuple[dict[str, Any] | None, Notes]:
@@ -173,7 +177,7 @@ def _read_buses(reading: _Reading) -> None:
     if not table.rows:
         notes.fault(table.file, "lists no bus")
     _check_slack(reading, table, first)
-    reading.buses = buses
+    reading.buses, reading.bus_lines = buses, first
 
 
 def _check_slack(reading: _Reading, table: Table, first: dict[str, int]) -> None:
@@ -194,7 +198,8 @@ def _check_slack(reading: _Reading, table: Table, first: dict[str, int]) -> None
 
 
 def _read_branches(reading: _Reading) -> None:
-    table, notes = reading.table("branches.csv", BRANCH_COLUMNS[:5]), reading.notes
+    notes = reading.notes
+    table = reading.table("branches.csv", BRANCH_COLUMNS[:5], BRANCH_COLUMNS[5:])
     if table is None:
         return
     check_strangers(table, BRANCH_COLUMNS, notes)
@@ -222,11 +227,16 @@ def _read_branches(reading: _Reading) -> None:
                 charging_pu=values["b_pu"],
             )
             branches.append((row.line, branch))
-    slack = reading.settings.get("slack_bus")
-    if known is not None and slack in known and reading.buses is not None:
-        names = [str(bus.name) for bus in reading.buses]
-        _topology.check_radial(names, slack, branches, len(branches) == len(table.rows), notes)
+    slack, marked = reading.settings.get("slack_bus"), _marked(reading)
+    if slack in reading.bus_lines and (slack in marked or not marked):
+        is_complete = len(branches) == len(table.rows)
+        _topology.check_radial(reading.bus_lines, slack, branches, is_complete, notes)
     reading.branches = branches
+
+
+def _marked(reading: _Reading) -> list[str]:
+    """Buses of kind slack."""
+    return [str(bus.name) for bus in reading.buses or [] if bus.kind == "slack"]
 
 
 def _branch_number(table: Table, row: Row, column: str, notes: Notes) -> float:
@@ -254,11 +264,12 @@ def _fields(kind: str) -> dict[str, "dataclasses.Field[Any]"]:
 
 
 def _read_device_rows(reading: _Reading) -> None:
-    table, notes = reading.table("devices.csv", ("device", "bus", "kind")), reading.notes
+    notes, known_columns = reading.notes, (*DEVICE_COLUMNS, *FURTHER_DEVICE_COLUMNS)
+    table = reading.table("devices.csv", known_columns[:3], known_columns[3:])
     if table is None:
         return
     reading.devices_table = table
-    check_strangers(table, (*DEVICE_COLUMNS, *FURTHER_DEVICE_COLUMNS), notes)
+    check_strangers(table, known_columns, notes)
     known = None if reading.buses is None else {str(bus.name) for bus in reading.buses}
     first: dict[str, int] = {}
     needed: dict[str, str] = {}
@@ -417,7 +428,7 @@ def _read_tariff(reading: _Reading) -> tuple[Floats, Floats] | None:
     above = np.flatnonzero(values[1] > values[0])
     if len(above):
         buy, sell = values[:, above[0]]
-        more = f"; so are {len(above) - 1} more rows" if len(above) > 1 else ""
+        more = likewise(len(above) - 1)
         notes.fault(
             table.at(table.rows[above[0]].line, "sell"),
             f"is {sell:g}, above buy {buy:g}{more}",

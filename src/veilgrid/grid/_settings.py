@@ -34,8 +34,14 @@ NUMBERS = {
     "voltage_max_pu": _Number(0.5, 1.5, _PER_UNIT, is_required=False),
     "voltage_margin_pu": _Number(0.0, 0.5, "0.002 is usual", is_required=False),
 }
-TEXTS = ("name", "description", "start", "currency")
-KEYS = (*TEXTS, *NUMBERS, "slack_bus")
+TEXTS = {
+    "name": "names the scenario in reports",
+    "description": "one line for people",
+    "start": 'e.g. "2016-07-18T00:00:00+02:00"',
+    "currency": 'of all prices, e.g. "EUR"',
+    "slack_bus": "the substation's bus",
+}
+KEYS = (*TEXTS, *NUMBERS)
 
 
 def read_settings(data: bytes, notes: Notes) -> dict[str, Any]:
@@ -53,7 +59,8 @@ def read_settings(data: bytes, notes: Notes) -> dict[str, Any]:
         if key in raw:
             settings |= _value(key, raw[key], notes)
         elif rule is None or rule.is_required:
-            notes.fault(f"{FILE} key {key}", "is missing", rule.advice if rule else "")
+            advice = rule.advice if rule else TEXTS[key]
+            notes.fault(f"{FILE} key {key}", "is missing", advice)
     _check_voltages(settings, notes)
     return settings
 
@@ -104,7 +111,7 @@ def _start(here: str, raw: object, notes: Notes) -> dict[str, Any]:
         notes.fault(
             here,
             f"is {str(written)[:40]!r}, ISO 8601 with an offset from UTC is needed",
-            'e.g. "2016-07-18T00:00:00+02:00"',
+            TEXTS["start"],
         )
         return {}
     seconds = "" if START.fullmatch(written)[1] else ":00"  # type: ignore[index]

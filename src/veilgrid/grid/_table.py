@@ -60,6 +60,13 @@ def several(names: Iterable[object]) -> str:
     return ", ".join(listed[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
 
 
+def likewise(count: int, where: str = "") -> str:
+    """Say that so many more rows have the same fault; empty if none has."""
+    return f"; {count} more row{'s' * (count > 1)} {where} likewise".replace("  ", " ") * (
+        count > 0
+    )
+
+
 def meant(name: str, known: Iterable[str]) -> str:
     """Advise the known name that resembles ``name``; empty if none does."""
     lowered = {word.lower(): word for word in known}
@@ -84,7 +91,9 @@ def decoded(file: str, data: bytes, notes: Notes) -> str | None:
     return text
 
 
-def read_table(file: str, data: bytes, required: Sequence[str], notes: Notes) -> Table | None:
+def read_table(
+    file: str, data: bytes, required: Sequence[str], notes: Notes, optional: Sequence[str] = ()
+) -> Table | None:
     """Split a file into header and rows; ``None`` if not even the header is usable."""
     text = decoded(file, data, notes)
     if text is None:
@@ -100,8 +109,11 @@ def read_table(file: str, data: bytes, required: Sequence[str], notes: Notes) ->
     except csv.Error as error:
         notes.fault(f"{file} row {reader.line_num}", f"is not valid CSV: {error}")
         return None
+    if not lines:
+        notes.fault(file, "is empty")
+        return None
     header = lines[0][1]
-    if not _header_is_usable(file, header, required, notes):
+    if not _header_is_usable(file, header, required, optional, notes):
         return None
     rows = []
     for line, cells in lines[1:]:
@@ -116,7 +128,13 @@ def read_table(file: str, data: bytes, required: Sequence[str], notes: Notes) ->
     return Table(file, tuple(header), tuple(rows))
 
 
-def _header_is_usable(file: str, header: list[str], required: Sequence[str], notes: Notes) -> bool:
+def _header_is_usable(
+    file: str,
+    header: list[str],
+    required: Sequence[str],
+    optional: Sequence[str],
+    notes: Notes,
+) -> bool:
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
         advice = "export with commas between cells and points in decimals"
         notes.fault(f"{file} row 1", "cells are not separated by commas", advice)
@@ -132,7 +150,7 @@ def _header_is_usable(file: str, header: list[str], required: Sequence[str], not
             notes.fault(f"{file} row 1, column {name}", "is listed more than once")
         seen[name] = position
     missing = [name for name in required if name not in seen]
-    strangers = [name for name in header if name not in required]
+    strangers = [name for name in header if name not in (*required, *optional)]
     for name in missing:
         close = meant(name, strangers).replace("did you mean", "is it written as column")
         notes.fault(f"{file} row 1, column {name}", "is missing", close)
@@ -194,7 +212,7 @@ def read_series(
                 faults.setdefault(problem.rpartition(",")[2], []).append((row.line, problem))
         for group in faults.values():
             line, problem = group[0]
-            more = f"; so are {len(group) - 1} more rows of this column" if group[1:] else ""
+            more = likewise(len(group) - 1, "of this column")
             notes.fault(table.at(line, column), problem + more)
     return values if len(notes.findings) == before else None
 
@@ -226,6 +244,6 @@ def _check_intervals(table: Table, interval_count: int | None, notes: Notes) -> 
     if absent:
         notes.fault(
             table.file,
-            f"interval {several(absent)} is missing: {len(seen)} of {expected} intervals are there",
+            f"{len(seen)} of {expected} intervals are there, missing: {several(absent)}",
             "give every interval one row, or correct interval_count in scenario.toml",
         )

@@ -9,7 +9,7 @@ FILE = "branches.csv"
 
 
 def check_radial(
-    buses: list[str],
+    buses: dict[str, int],
     slack: str,
     branches: list[tuple[int, Branch]],
     is_complete: bool,
@@ -17,8 +17,9 @@ def check_radial(
 ) -> None:
     """Note doubled branches, loops, branches that are listed backwards, and unreachable buses.
 
-    ``branches`` come with their rows in branches.csv; both ends are among ``buses``. Unless all
-    rows could be read, unreachable buses are not noted: the missing row explains them.
+    ``buses`` come with their rows in buses.csv and ``branches`` with theirs in branches.csv; both
+    ends of a branch are among ``buses``. Unless all rows could be read, unreachable buses are not
+    noted: the missing row explains them.
     """
     neighbours: dict[str, dict[str, int]] = {bus: {} for bus in buses}
     backwards: dict[tuple[str, str], int] = {}
@@ -69,7 +70,7 @@ def _head(group: dict[str, str], bus: str) -> str:
 
 
 def _check_islands(
-    buses: list[str],
+    buses: dict[str, int],
     neighbours: dict[str, dict[str, int]],
     reached: set[str],
     slack: str,
@@ -86,7 +87,7 @@ def _check_islands(
                     del left[other]
                     island.append(other)
         notes.fault(
-            "buses.csv" if len(island) > 1 else f"buses.csv bus {island[0]}",
+            f"buses.csv row {buses[island[0]]}, column bus",
             f"no path leads from substation {slack} to bus {several(island)}",
             f"add the missing branch to {FILE}",
         )
