@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 
 from veilgrid.errors import InputError, SetupError
 from veilgrid.report.results import RunRecord, read_run, write_report, write_run
-from veilgrid.report.tables import Tables
+from veilgrid.report.tables import COLUMNS, Tables
 
 
 def listing(folder) -> list[str]:
@@ -160,3 +162,21 @@ def test_tables_are_checked_before_they_are_written(record, tmp_path) -> None:
     with pytest.raises(AssertionError, match="declared columns"):
         write_run(tmp_path / "run", dataclasses.replace(record, tables=wrong))
     assert listing(tmp_path) == []
+
+
+def test_the_examples_of_the_documentation_run(record, tmp_path, monkeypatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    write_run(tmp_path / "out", record)
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        exec(compile(example, "docs/report.md", "exec"), {})  # noqa: S102 - our own text
+
+
+def test_the_documentation_names_every_column() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    for name, columns in COLUMNS.items():
+        assert f"`{name}.parquet`" in text
+        for column in columns:
+            assert f"`{column}`" in text, f"{name}.{column}"

@@ -382,7 +382,7 @@ def batteries(view: View) -> Picture | None:
         title=f"{len(names)} batter{plural} {span}",
         caption=f"Dashed: all batteries full ({sizes.sum():.2f} MWh).",
         figure={"data": data, "layout": figure},
-        height=460,
+        height=460 if len(names) <= BATTERY_LINES_MAX else 540,
     )
 
 

@@ -22,7 +22,7 @@ from veilgrid.report.tables import Tables, starts_of
 
 MISSING = 65535
 LABELS_MAX = 20
-ROW_LABELS_MAX = 11
+ROW_LABELS_MAX = 8
 LABEL_LENGTH_MAX = 18
 CELLS_MAX = 80_000
 """So many values of a (bus, interval) array go into the page; more are thinned by interval."""

@@ -119,14 +119,17 @@
       radio.addEventListener("change", feeder);
     });
   }
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(0));
+  // A printer is a light page of its own width; it may also look like a change of scheme.
+  const printing = document.documentElement.dataset;
+  const redraw = () => draw(printing.print ? 680 : 0);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   addEventListener("beforeprint", () => {
-    document.documentElement.dataset.print = "yes";
+    printing.print = "yes";
     document.querySelectorAll("details").forEach((entry) => { entry.open = true; });
-    draw(680);
+    redraw();
   });
   addEventListener("afterprint", () => {
-    delete document.documentElement.dataset.print;
-    draw(0);
+    delete printing.print;
+    redraw();
   });
 })();
