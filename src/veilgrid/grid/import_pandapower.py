@@ -6,6 +6,7 @@ as tables.
 
 import dataclasses
 import importlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -30,6 +31,12 @@ from veilgrid.grid.scenario import Scenario
 WIND_HINTS = ("wind", "wp", "wec")
 GENERATOR_HINTS = ("biomass", "chp", "bhkw", "hydro", "diesel", "gas", "bm")
 FLAT_BUY, FLAT_SELL = 100.0, 50.0
+
+NET_FAULTS = (
+    *(ValueError, LookupError, TypeError, AttributeError, ImportError, RecursionError),
+    *(NotImplementedError, UserWarning),
+)
+"""What pandapower raises on texts that are no net of its own."""
 
 Profiles = Mapping[tuple[str, str], Mapping[int, Floats]]
 
@@ -63,7 +70,7 @@ class ImportChoices:
     state_of_charge: float | None = None
 
 
-def extra(module: str) -> ModuleType:
+def optional_package(module: str) -> ModuleType:
     """Import an optional package.
 
     Raises
@@ -72,7 +79,9 @@ def extra(module: str) -> ModuleType:
         If it is not installed, with the command that installs it.
     """
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Third parties warn about each other.
+            return importlib.import_module(module)
     except ImportError as error:
         name = module.partition(".")[0]
         message = f'{name} is not installed: run  pip install "veilgrid[{name}]"'
@@ -89,11 +98,13 @@ def read_net(text: str) -> Any:
     ScenarioError
         If the text is not a pandapower net.
     """
-    pandapower = extra("pandapower")
+    pandapower = optional_package("pandapower")
     try:
-        net = pandapower.from_json_string(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net = pandapower.from_json_string(text)
         is_net = all(table in net for table in ("bus", "line", "load", "ext_grid"))
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError, UserWarning) as error:
+    except NET_FAULTS as error:
         problem = f"is not a pandapower net: {error}"
         raise ScenarioError([Finding("net", problem, "save it with pandapower.to_json")]) from error
     if not is_net:

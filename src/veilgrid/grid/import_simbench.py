@@ -12,7 +12,12 @@ import numpy as np
 from veilgrid.errors import Finding, ScenarioError
 from veilgrid.grid._table import meant
 from veilgrid.grid.horizon import Horizon
-from veilgrid.grid.import_pandapower import ImportChoices, Profiles, extra, from_pandapower
+from veilgrid.grid.import_pandapower import (
+    ImportChoices,
+    Profiles,
+    from_pandapower,
+    optional_package,
+)
 from veilgrid.grid.scenario import Scenario
 
 INTERVALS_A_DAY = 96
@@ -50,7 +55,7 @@ def open_simbench(code: str) -> SimbenchGrid:
     ScenarioError
         If there is no such grid.
     """
-    simbench = extra("simbench")
+    simbench = optional_package("simbench")
     codes = simbench.collect_all_simbench_codes()
     if code not in codes:
         advice = meant(code, codes) or "a code looks like 1-MV-rural--2-sw"
