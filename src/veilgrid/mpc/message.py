@@ -1,0 +1,195 @@
+"""What parties and clients say to each other, and what is signed [mpc 7.1]."""
+
+import hashlib
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from veilgrid.machine import NodeId
+
+DOMAIN: Final = "mpc/1/said"
+_PREFIX: Final = b"veilgrid signature 1\x00"
+
+
+class Said(msgspec.Struct, frozen=True, tag=True):
+    """What one party says in one round.
+
+    Attributes
+    ----------
+    shared
+        Little-endian words for everyone; the signature covers its digest.
+    private
+        Words for this receiver alone.
+    signature
+        Of the sender, over session, round, sender and digest of ``shared``.
+    private_signature
+        The same over receiver and digest of ``private``; empty if there is none.
+    """
+
+    session: bytes
+    round: int
+    shared: bytes
+    private: bytes = b""
+    signature: bytes = b""
+    private_signature: bytes = b""
+
+
+class Alarm(msgspec.Struct, frozen=True, tag=True):
+    """The sender's check of a round failed: everyone turns to finding out why."""
+
+    session: bytes
+    round: int
+    signature: bytes
+
+
+class Testimony(msgspec.Struct, frozen=True, tag=True):
+    """What the sender heard: digest and signature of each round and party, in order.
+
+    ``private`` holds, for rounds with kings, the private words received, with signatures.
+    """
+
+    session: bytes
+    round_count: int
+    digests: bytes
+    signatures: bytes
+    private: list[tuple[int, int, bytes, bytes]]
+
+
+class Finding(msgspec.Struct, frozen=True, tag=True):
+    """What the sender computed again, in a step of the blame protocol."""
+
+    session: bytes
+    step: int
+    body: bytes
+    signature: bytes
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """Ask for what ``sender`` said in a round: it has not arrived."""
+
+    session: bytes
+    round: int
+    sender: int
+
+
+class Relay(msgspec.Struct, frozen=True, tag=True):
+    """Pass on what ``sender`` said to all."""
+
+    sender: int
+    said: Said
+
+
+class Submission(msgspec.Struct, frozen=True, tag=True):
+    """A client's one message, the same for every party [mpc 7.4].
+
+    Attributes
+    ----------
+    correction
+        Words that, added to what the seeds give, make up the input.
+    commitments
+        Digest of each set's seed, in the order of the sets.
+    boxes
+        For each party the seeds of its sets, sealed.
+    """
+
+    session: bytes
+    client: str
+    form: str
+    correction: bytes
+    commitments: list[bytes]
+    boxes: list[bytes]
+    signature: bytes
+
+
+class Output(msgspec.Struct, frozen=True, tag=True):
+    """One party's sealed share of what opens to one client only."""
+
+    session: bytes
+    label: str
+    box: bytes
+
+
+Message = Said | Alarm | Testimony | Finding | Ask | Relay | Submission | Output
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    """The computation is done.
+
+    Attributes
+    ----------
+    result
+        What the function returned.
+    round_count, octets_sent
+        Of this party.
+    """
+
+    result: Any
+    round_count: int
+    octets_sent: int
+
+
+class Aborted(msgspec.Struct, frozen=True, tag=True):
+    """The computation ended without a result; nothing was opened that was not verified.
+
+    Attributes
+    ----------
+    reason
+        What was found.
+    culprits
+        Who deviated (kind ``cheated``) or was absent (kind ``silent``); empty if unknown.
+    """
+
+    reason: str
+    culprits: list[str]
+    kind: str
+
+
+Outcome = Finished | Aborted
+
+
+class Signs(Protocol):
+    """The capability to sign."""
+
+    verify_key: bytes
+
+    def sign(self, domain: str, payload: bytes) -> bytes:
+        """Return the signature of ``payload`` in ``domain``."""
+        ...
+
+
+def canonical(domain: str, payload: bytes) -> bytes:
+    """Return the octets that are signed: the same form as everywhere in veilgrid [node 5]."""
+    name = domain.encode()
+    return _PREFIX + len(name).to_bytes(2, "big") + name + hashlib.sha256(payload).digest()
+
+
+def is_signed(verify_key: bytes, domain: str, payload: bytes, signature: bytes) -> bool:
+    """Return whether ``signature`` was made over ``payload`` in ``domain`` by that key."""
+    from nacl.bindings import crypto_sign_open
+    from nacl.exceptions import CryptoError
+
+    if len(verify_key) != 32 or len(signature) != 64:
+        return False
+    try:
+        crypto_sign_open(signature + canonical(domain, payload), verify_key)
+    except (CryptoError, ValueError):
+        return False
+    return True
+
+
+def statement(session: bytes, round_number: int, sender: int, digest: bytes) -> bytes:
+    """Return what the sender of a round's shared words signs."""
+    return b"%d:%s|%d|%d|" % (len(session), session, round_number, sender) + digest
+
+
+def private_statement(
+    session: bytes, round_number: int, sender: int, receiver: int, digest: bytes
+) -> bytes:
+    """Return what the sender of private words signs."""
+    head = b"private %d:%s|%d|%d|%d|" % (len(session), session, round_number, sender, receiver)
+    return head + digest
+
+
+def party_names(parties: tuple[NodeId, ...], numbers: tuple[int, ...]) -> list[str]:
+    """Return the names of 1-based parties."""
+    return [str(parties[number - 1]) for number in numbers]

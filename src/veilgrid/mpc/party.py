@@ -1,0 +1,448 @@
+"""The machine that steps one party's side of a computation [mpc 7].
+
+Everything a party says to all is signed. A party that has heard all of a round steps its function
+to the next. What has not arrived is asked for, from anybody; who stays silent is named. A check
+that fails makes all parties tell what they heard and compute again what they should have said:
+that names who deviated (:mod:`veilgrid.mpc._blame`).
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from veilgrid.errors import InputError, RunAborted, invariant
+from veilgrid.machine import Decide, Effect, Event, NodeId, Received, Send, SetTimer, TimerFired
+from veilgrid.mpc import _blame
+from veilgrid.mpc._points import key_sets
+from veilgrid.mpc._round import EMPTY, Heard, Round, Steps
+from veilgrid.mpc._setup import set_up
+from veilgrid.mpc.engine import CheckFailed, Engine
+from veilgrid.mpc.field import octets_of, words_of
+from veilgrid.mpc.message import (
+    DOMAIN,
+    Aborted,
+    Alarm,
+    Ask,
+    Finding,
+    Finished,
+    Relay,
+    Said,
+    Signs,
+    Testimony,
+    is_signed,
+    party_names,
+    private_statement,
+    statement,
+)
+from veilgrid.mpc.shamir import check_degree
+from veilgrid.secret import Randomness
+
+Program = Callable[[Engine], Steps[Any]]
+
+START: Final = "start"
+_ROUND: Final = "round"
+_BLAME: Final = "blame"
+
+
+@dataclass(slots=True)
+class Heading:
+    """A round as it was heard.
+
+    Attributes
+    ----------
+    said
+        What each party said, own included, by 1-based number.
+    heard
+        The same as words, once complete.
+    """
+
+    said: dict[int, Said] = field(default_factory=dict)
+    heard: list[Heard] | None = None
+
+
+@dataclass(slots=True)
+class State:
+    """What changes while a party runs."""
+
+    steps: Steps[Any] | None = None
+    engine: Engine | None = None
+    current: Round | None = None
+    round: int = -1
+    rounds: list[Heading] = field(default_factory=list)
+    early: dict[int, dict[int, Said]] = field(default_factory=dict)
+    outbox: dict[int, dict[int, Said]] = field(default_factory=dict)
+    head: bytes = b""
+    octets_sent: int = 0
+    patience_left: int = 0
+    failure: tuple[str, tuple[int, ...]] | None = None
+    alarms: dict[int, int] = field(default_factory=dict)
+    testimonies: dict[int, Testimony] = field(default_factory=dict)
+    findings: dict[int, Finding] = field(default_factory=dict)
+    doubles: set[int] = field(default_factory=set)
+    is_judging: bool = False
+    is_over: bool = False
+
+
+class Party:
+    """One of 3 to 7 parties.
+
+    Parameters
+    ----------
+    me, parties
+        Own name, and all names in the agreed order.
+    degree
+        Of every sharing; any ``degree`` parties together learn nothing.
+    program
+        What to compute: a function of the engine.
+    signer, verify_keys
+        Own signature key, and everybody's public one.
+    session
+        Differs between computations; what was said in another is ignored.
+    patience_ns, patience_count
+        How long to wait for a message before asking for it again, and how often.
+    """
+
+    def __init__(
+        self,
+        me: NodeId,
+        parties: tuple[NodeId, ...],
+        degree: int,
+        program: Program,
+        *,
+        signer: Signs,
+        verify_keys: Mapping[NodeId, bytes],
+        randomness: Randomness,
+        session: bytes = b"session",
+        patience_ns: int = 10_000_000_000,
+        patience_count: int = 3,
+    ) -> None:
+        check_degree(len(parties), degree)
+        self.me, self.parties, self.n, self.degree = me, parties, len(parties), degree
+        self.number = parties.index(me) + 1
+        self._numbers = {name: index + 1 for index, name in enumerate(parties)}
+        self._program, self._signer, self._keys = program, signer, dict(verify_keys)
+        self._randomness, self._session = randomness, session
+        self._patience_ns, self._patience_count = patience_ns, patience_count
+        self.state = State(head=hashlib.sha256(b"veilgrid mpc transcript" + session).digest())
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Advance by one event. All branching on event kind happens here."""
+        match event:
+            case TimerFired(name) if name == START and self.state.steps is None:
+                self.state.steps = self._whole()
+                return [*self._advance(None), *self._listen()]
+            case TimerFired(name) if name == f"{_ROUND} {self.state.round}":
+                return self._on_patience()
+            case TimerFired(name) if name == _BLAME:
+                return self._on_blame_timer()
+            case Received(sender, Said() as said) if sender in self._numbers:
+                return self._on_said(self._numbers[sender], said)
+            case Received(sender, Relay(author, said)) if sender in self._numbers:
+                return self._on_said(author, said) if not said.private else []
+            case Received(sender, Ask() as ask) if sender in self._numbers:
+                return self._on_ask(sender, ask)
+            case Received(sender, Alarm() as alarm) if sender in self._numbers:
+                return self._on_alarm(self._numbers[sender], alarm)
+            case Received(sender, Testimony() as testimony) if sender in self._numbers:
+                return self._on_testimony(self._numbers[sender], testimony)
+            case Received(sender, Finding() as finding) if sender in self._numbers:
+                return self._on_finding(self._numbers[sender], finding)
+            case _:
+                return []
+
+    def _whole(self) -> Steps[Any]:
+        keyring = yield from set_up(
+            self.number, self.n, self.degree, self._session, self._randomness
+        )
+        self.state.engine = Engine(keyring, lambda: self.state.head)
+        return (yield from self._program(self.state.engine))
+
+    # -- speaking and listening -----------------------------------------------------------------
+
+    def _advance(self, heard: list[Heard] | None) -> list[Effect]:
+        """Step the function; say what it wants said, or end."""
+        steps = self.state.steps
+        invariant(steps is not None and not self.state.is_over, "only a running party advances")
+        try:
+            spoken = next(steps) if heard is None else steps.send(heard)  # type: ignore[union-attr,arg-type]
+        except StopIteration as stop:
+            return self._decide(Finished(stop.value, self.state.round + 1, self.state.octets_sent))
+        except CheckFailed as failed:
+            return self._fail(failed.what, failed.cheaters)
+        except (InputError, RunAborted) as error:
+            return self._decide(Aborted(str(error), [], "refused"))
+        return self._speak(spoken)
+
+    def _speak(self, spoken: Round) -> list[Effect]:
+        state = self.state
+        state.round += 1
+        state.current = spoken
+        heading = Heading(state.early.pop(state.round, {}))
+        state.rounds.append(heading)
+        shared = bytes(octets_of(spoken.shared))
+        digest = hashlib.sha256(shared).digest()
+        signed = self._sign(statement(self._session, state.round, self.number, digest))
+        everyone = Said(self._session, state.round, shared, signature=signed)
+        heading.said[self.number] = everyone
+        sent: dict[int, Said] = {}
+        for number in range(1, self.n + 1):
+            if number != self.number:
+                sent[number] = self._with_private(everyone, spoken, number)
+        state.outbox[state.round] = sent
+        state.outbox.pop(state.round - 3, None)
+        state.octets_sent += sum(len(said.shared) + len(said.private) for said in sent.values())
+        state.patience_left = self._patience_count
+        return [
+            *(Send(self.parties[number - 1], said) for number, said in sent.items()),
+            SetTimer(f"{_ROUND} {state.round}", self._patience_ns),
+        ]
+
+    def _with_private(self, said: Said, spoken: Round, receiver: int) -> Said:
+        if spoken.private is None:
+            return said
+        private = bytes(octets_of(spoken.private[receiver - 1]))
+        digest = hashlib.sha256(private).digest()
+        text = private_statement(self._session, said.round, self.number, receiver, digest)
+        return msgspec.structs.replace(said, private=private, private_signature=self._sign(text))
+
+    def _sign(self, payload: bytes) -> bytes:
+        return self._signer.sign(DOMAIN, payload)
+
+    def _is_by(self, number: int, payload: bytes, signature: bytes) -> bool:
+        return is_signed(self._keys[self.parties[number - 1]], DOMAIN, payload, signature)
+
+    def is_genuine(self, author: int, said: Said) -> bool:
+        """Return whether ``author`` signed this, for this party where it is private."""
+        digest = hashlib.sha256(said.shared).digest()
+        text = statement(self._session, said.round, author, digest)
+        if not self._is_by(author, text, said.signature):
+            return False
+        if not said.private:
+            return True
+        digest = hashlib.sha256(said.private).digest()
+        text = private_statement(self._session, said.round, author, self.number, digest)
+        return self._is_by(author, text, said.private_signature)
+
+    def _on_said(self, author: int, said: Said) -> list[Effect]:
+        state = self.state
+        if said.session != self._session or state.is_judging or author == self.number:
+            return []
+        if not 1 <= author <= self.n or not state.round <= said.round <= state.round + 1:
+            return []
+        slot = state.early.setdefault(said.round, {})
+        if said.round == state.round:
+            slot = state.rounds[said.round].said
+        known = slot.get(author)
+        if known is not None and not (said.private and not known.private):
+            if known.shared != said.shared and self.is_genuine(author, said):
+                state.doubles.add(author)
+            return []
+        if not self.is_genuine(author, said):
+            return []
+        slot[author] = said
+        return self._listen()
+
+    def _listen(self) -> list[Effect]:
+        """Step on as long as everything of the current round is there."""
+        effects: list[Effect] = []
+        state = self.state
+        while not state.is_over and not state.is_judging and self._is_complete():
+            heading = state.rounds[state.round]
+            wrong = self._misshapen(heading)
+            if wrong:
+                effects += self._fail("a message has the wrong length", wrong)
+                break
+            heard = [self._words(heading, number) for number in range(1, self.n + 1)]
+            heading.heard = heard
+            digest = hashlib.sha256(state.head)
+            for number in range(1, self.n + 1):
+                digest.update(hashlib.sha256(heading.said[number].shared).digest())
+            state.head = digest.digest()
+            effects += self._advance(heard)
+            if not state.is_over:
+                effects += self._judge_alarms()
+        return effects
+
+    def _is_complete(self) -> bool:
+        state = self.state
+        if state.round < 0 or state.current is None:
+            return False
+        said = state.rounds[state.round].said
+        if len(said) < self.n:
+            return False
+        if state.current.private_length == 0:
+            return True
+        return all(one.private for number, one in said.items() if number != self.number)
+
+    def _misshapen(self, heading: Heading) -> tuple[int, ...]:
+        spoken = self.state.current
+        invariant(spoken is not None, "a party listens after it spoke")
+        wrong = []
+        for number, said in heading.said.items():
+            size = spoken.shared.size  # type: ignore[union-attr]
+            if spoken.lengths is not None:  # type: ignore[union-attr]
+                size = spoken.lengths[number - 1]  # type: ignore[union-attr]
+            is_private_right = number == self.number or (
+                len(said.private) == 8 * spoken.private_length  # type: ignore[union-attr]
+            )
+            if len(said.shared) != 8 * size or not is_private_right:
+                wrong.append(number)
+        return tuple(wrong)
+
+    def _words(self, heading: Heading, number: int) -> Heard:
+        said, spoken = heading.said[number], self.state.current
+        private = words_of(said.private) if said.private else EMPTY
+        if number == self.number and spoken is not None and spoken.private is not None:
+            private = np.ascontiguousarray(spoken.private[number - 1])
+        return Heard(words_of(said.shared), private)
+
+    # -- waiting --------------------------------------------------------------------------------
+
+    def _on_patience(self) -> list[Effect]:
+        state = self.state
+        if state.is_over or state.is_judging:
+            return []
+        missing = self._missing()
+        if state.patience_left == 0:
+            names = party_names(self.parties, missing)
+            return self._decide(Aborted("silence in a round", names, "silent"))
+        state.patience_left -= 1
+        asked: list[Effect] = [
+            Send(peer, Ask(self._session, state.round, number))
+            for number in missing
+            for peer in self.parties
+            if peer != self.me
+        ]
+        again = [
+            Send(self.parties[number - 1], said)
+            for number, said in state.outbox[state.round].items()
+            if number in missing
+        ]
+        return [*asked, *again, SetTimer(f"{_ROUND} {state.round}", self._patience_ns)]
+
+    def _missing(self) -> tuple[int, ...]:
+        state = self.state
+        said = state.rounds[state.round].said
+        needs_private = state.current is not None and state.current.private_length > 0
+        return tuple(
+            number
+            for number in range(1, self.n + 1)
+            if number != self.number
+            and (number not in said or (needs_private and not said[number].private))
+        )
+
+    def _on_ask(self, asker: NodeId, ask: Ask) -> list[Effect]:
+        state = self.state
+        if ask.session != self._session or not 0 <= ask.round <= state.round:
+            return []
+        if ask.sender == self.number:
+            own = state.outbox.get(ask.round, {}).get(self._numbers[asker])
+            return [Send(asker, own)] if own is not None else []
+        said = state.rounds[ask.round].said.get(ask.sender)
+        if said is None:
+            return []
+        stripped = msgspec.structs.replace(said, private=b"", private_signature=b"")
+        return [Send(asker, Relay(ask.sender, stripped))]
+
+    # -- blame ----------------------------------------------------------------------------------
+
+    def _fail(self, what: str, cheaters: tuple[int, ...]) -> list[Effect]:
+        """Tell everyone that a check failed, and what was heard."""
+        state = self.state
+        if state.is_judging:
+            return []
+        state.failure = state.failure or (what, cheaters)
+        state.is_judging = True
+        text = statement(self._session, state.round, self.number, b"alarm")
+        alarm = Alarm(self._session, state.round, self._sign(text))
+        testimony = _blame.testify(self._session, state.rounds, self.n)
+        state.testimonies[self.number] = testimony
+        others = [peer for peer in self.parties if peer != self.me]
+        return [
+            *(Send(peer, alarm) for peer in others),
+            *(Send(peer, testimony) for peer in others),
+            SetTimer(_BLAME, self._patience_ns),
+            *self._judge(is_last=False),
+        ]
+
+    def _on_alarm(self, number: int, alarm: Alarm) -> list[Effect]:
+        state = self.state
+        text = statement(self._session, alarm.round, number, b"alarm")
+        if alarm.session != self._session or not self._is_by(number, text, alarm.signature):
+            return []
+        if number in state.alarms:
+            return []
+        state.alarms[number] = alarm.round
+        if state.is_over:
+            testimony = _blame.testify(self._session, state.rounds, self.n)
+            return [Send(self.parties[number - 1], testimony)]
+        return self._judge_alarms()
+
+    def _judge_alarms(self) -> list[Effect]:
+        """Join in once the round that somebody complains of has been heard in full."""
+        state = self.state
+        if state.is_judging or state.is_over:
+            return []
+        if any(state.round > number for number in state.alarms.values()):
+            return self._fail("a party raised an alarm", ())
+        return []
+
+    def _on_testimony(self, number: int, testimony: Testimony) -> list[Effect]:
+        if testimony.session != self._session or self.state.is_over:
+            return []
+        self.state.testimonies.setdefault(number, testimony)
+        return self._judge(is_last=False) if self.state.is_judging else []
+
+    def _on_finding(self, number: int, finding: Finding) -> list[Effect]:
+        if finding.session != self._session or self.state.is_over:
+            return []
+        self.state.findings.setdefault(number, finding)
+        return self._judge(is_last=False) if self.state.is_judging else []
+
+    def _on_blame_timer(self) -> list[Effect]:
+        return [] if self.state.is_over else self._judge(is_last=True)
+
+    def _judge(self, *, is_last: bool) -> list[Effect]:
+        """Decide who deviated, as soon as that is certain or nothing more will come."""
+        state = self.state
+        invariant(state.failure is not None, "there is something to judge")
+        what, cheaters = state.failure or ("", ())
+        named = {*cheaters, *state.doubles, *_blame.contradictions(self, state.testimonies)}
+        named.discard(self.number)
+        is_heard = len(state.testimonies) == self.n
+        if named:
+            return self._accuse(what, tuple(sorted(named)))
+        if not is_last and not is_heard:
+            return []
+        effects: list[Effect] = []
+        if is_heard and self.number not in state.findings:
+            finding = _blame.recompute(self, state)
+            if finding is not None:
+                state.findings[self.number] = finding
+                effects = [Send(peer, finding) for peer in self.parties if peer != self.me]
+                effects.append(SetTimer(_BLAME, self._patience_ns))
+        if self.number in state.findings and len(state.findings) < self.n and not is_last:
+            return effects
+        named = set(_blame.conclude(self, state))
+        named.discard(self.number)
+        return [*effects, *self._accuse(what, tuple(sorted(named)))]
+
+    def _accuse(self, what: str, numbers: tuple[int, ...]) -> list[Effect]:
+        names = party_names(self.parties, numbers)
+        return self._decide(Aborted(what, names, "cheated"))
+
+    def _decide(self, outcome: Finished | Aborted) -> list[Effect]:
+        invariant(not self.state.is_over, "a party decides once")
+        self.state.is_over = True
+        return [Decide(outcome)]
+
+    @property
+    def key_set_count(self) -> int:
+        """Number of sets that share a key."""
+        return len(key_sets(self.n, self.degree))
