@@ -140,7 +140,7 @@ def test_savings_are_sorted_and_sum_to_what_the_table_says(record) -> None:
 
 def test_the_header_says_what_the_summary_says(record) -> None:
     text = " ".join(" ".join(parse(page_of(record)).text).split())
-    assert "1,234.56 EUR" in text
+    assert "The horizon costs 1,234.56 EUR" in text
     alone = sum(site["cost_alone"] for site in record.summary["settlement"]["sites"])
     assert f"{100 * (alone - 1234.56) / alone:.2f} %" in text
     assert "0.9800 to 1.0100 pu (limits 0.95 to 1.05)" in text
@@ -212,10 +212,21 @@ def test_a_plan_that_fails_its_checks_is_not_praised(record) -> None:
     summary = record.summary | {
         "ac_check": {"passed": False, "vm_min_pu": 0.9, "vm_max_pu": 1.1, "loading_max": 1.2},
         "certificate": {"accepted": False, "primal": 1.0, "dual": 1.0, "gap": 0.5},
-        "settlement": {"sum": 3.0, "individually_rational": False, "sites": []},
+        "settlement": {
+            "sum": 3.0,
+            "individually_rational": False,
+            "sites": [],
+            "congestion_rent": 12.5,
+        },
     }
     text = "".join(parse(render(summary, record.scenario, record.tables)).text)
-    for told in ("not passed", "not accepted", "no, 3.00 EUR remain", "must not be released"):
+    for told in (
+        "not passed",
+        "not accepted",
+        "no, 3.00 EUR remain",
+        "12.50 EUR",
+        "must not be released",
+    ):
         assert told in text
 
 
@@ -294,4 +305,4 @@ def test_a_day_that_earns_is_not_told_as_a_negative_cost(record) -> None:
     summary["settlement"] = summary["settlement"] | {"sites": sites}
     text = "".join(parse(render(summary, record.scenario, record.tables)).text)
     assert "earns 150.00 EUR, 25.00 % more than everybody alone" in text
-    assert "Income of the day" in text
+    assert "Income of the horizon" in text

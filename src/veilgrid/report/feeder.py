@@ -146,10 +146,12 @@ def feeder(view: View) -> Picture | None:
     depth, row = place(tree)
     worst = _worst(shown, network)
     chosen = thinned(view, (worst[1],))
-    marks, low, high = _marks(view, shown[:, worst[1]], depth, row, [plan, before])
-    demand = view.by_bus("net_demand_mw")
     span = int(row.max() - row.min()) + 1
     height = int(np.clip(150 + 30 * span, 300, 900))
+    marks, low, high = _marks(view, shown[:, worst[1]], depth, row, [plan, before])
+    room = max(4.0, 0.9 * (height - 150) / span)
+    marks["marker"]["size"] = [min(size, room) for size in marks["marker"]["size"]]
+    demand = view.by_bus("net_demand_mw")
     figure = {
         "data": [_lines(tree, depth, row), marks],
         "layout": layout(
@@ -226,7 +228,7 @@ def _lines(tree: Tree, depth: Integers, row: Integers) -> dict[str, Any]:
         "mode": "lines",
         "x": x,
         "y": y,
-        "line": {"color": "@axis", "width": 2},
+        "line": {"color": "@axis", "width": 2 if len(tree) <= 300 else 1},
         "hoverinfo": "skip",
     }
 

@@ -373,7 +373,7 @@ def batteries(view: View) -> Picture | None:
         hovermode="closest",
     )
     plural = "ies hold" if len(names) > 1 else "y holds"
-    when = view.times[int(total.argmax())].split("T")[1][:5]
+    when = view.clock(int(total.argmax()))
     span = f"{fixed(total.min())} to {fixed(total.max())} MWh; fullest at {when}"
     if fixed(total.min()) == fixed(total.max()):
         span = f"{fixed(total.max())} MWh all the time"
@@ -437,7 +437,7 @@ def loading(view: View) -> Picture | None:
     shown = worst.head(BRANCHES_MAX)
     percent = numbers(shown["loading"]) * 100.0
     places = list(range(len(shown)))
-    labels = [f"{a} → {b}" for a, b in zip(shown["from_bus"], shown["to_bus"], strict=True)]
+    labels = [f"→ {bus}" for bus in shown["to_bus"]]
     whole = [
         [safe(a), safe(b), view.clock(int(interval))]
         for a, b, interval in zip(

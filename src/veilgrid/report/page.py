@@ -54,6 +54,8 @@ def render(summary: Mapping[str, Any], scenario: Scenario, tables: Tables) -> st
     drawn = [picture for draw in chosen if (picture := draw(view)) is not None]
     network = scenario.network
     currency = scenario.currency
+    hours = scenario.horizon.hours * scenario.horizon.interval_count
+    period = "day" if hours == 24.0 else "horizon"
     verdicts = (
         words.certificate(summary),
         words.ac_check(summary, network.voltage_min_pu, network.voltage_max_pu),
@@ -66,8 +68,8 @@ def render(summary: Mapping[str, Any], scenario: Scenario, tables: Tables) -> st
         scenario=scenario,
         scheme=scheme,
         scheme_words=words.SCHEMES.get(scheme, ""),
-        headline=words.headline(summary, currency),
-        facts=words.facts(summary, currency),
+        headline=words.headline(summary, currency, period),
+        facts=words.facts(summary, currency, period),
         verdicts=[fact for fact in verdicts if fact is not None],
         obstacles=words.obstacles(summary),
         exposed=words.EXPOSED.get(scheme, ""),

@@ -62,6 +62,15 @@ STATUSES = {
 }
 
 
+SETTLEMENT_LINES = {
+    "substation": "Exchange with the grid above",
+    "rent": "Congestion rent: what binding limits collect",
+    "congestion_rent": "Congestion rent: what binding limits collect",
+    "rounding": "Left over by rounding",
+}
+"""Lines of a settlement besides the sites."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fact:
     """A figure of the header. ``verdict`` is ``good``, ``bad`` or empty."""
@@ -104,8 +113,8 @@ def saving_percent(summary: Mapping[str, Any]) -> float | None:
     return 100.0 * (alone - cost) / abs(alone)
 
 
-def headline(summary: Mapping[str, Any], currency: str) -> str:
-    """Say in one sentence how the run ended."""
+def headline(summary: Mapping[str, Any], currency: str, period: str = "day") -> str:
+    """Say in one sentence how the run ended; ``period`` names what was planned."""
     status = str(summary.get("status"))
     scheme = summary.get("scheme")
     cost, percent = number(summary.get("cost")), saving_percent(summary)
@@ -113,21 +122,21 @@ def headline(summary: Mapping[str, Any], currency: str) -> str:
     if status in ("infeasible", "aborted") or cost is None:
         return f"The run {ending}: there is no plan."
     verb = "costs" if cost >= 0.0 else "earns"
-    text = f"The {scheme} scheme {ending}. The day {verb} {money(abs(cost), currency)}"
+    text = f"The {scheme} scheme {ending}. The {period} {verb} {money(abs(cost), currency)}"
     if percent is None or scheme == "alone":
         return text + "."
     word = "less" if (percent >= 0.0) == (cost >= 0.0) else "more"
     return f"{text}, {abs(percent):.2f} % {word} than everybody alone."
 
 
-def facts(summary: Mapping[str, Any], currency: str) -> list[Fact]:
+def facts(summary: Mapping[str, Any], currency: str, period: str = "day") -> list[Fact]:
     """List the figures of the header."""
     status = str(summary.get("status"))
     cost, alone = number(summary.get("cost")), cost_alone(summary)
     percent = saving_percent(summary)
     found = [
         Fact(
-            label="Cost of the day" if cost is None or cost >= 0.0 else "Income of the day",
+            label=f"{'Cost' if cost is None or cost >= 0.0 else 'Income'} of the {period}",
             value=money(abs(cost), currency) if cost is not None else "no plan",
             detail="devices and exchange with the grid above" if cost is not None else "",
             verdict="" if cost is not None else "bad",
@@ -261,6 +270,11 @@ def settlement_checks(
                 verdict="good" if holds else "bad",
             )
         )
+    for key, value in entry.items():
+        amount = number(value)
+        if amount is not None and key != "sum":
+            label = SETTLEMENT_LINES.get(key, key.replace("_", " ").capitalize())
+            checks.append(Fact(label=label, value=money(amount, currency)))
     return checks
 
 
