@@ -20,6 +20,7 @@ from veilgrid.machine import (
     TimerFired,
 )
 from veilgrid.node.signing import Signs, verify
+from veilgrid.secret import Randomness, Secret
 
 SECOND_NS = 1_000_000_000
 
@@ -255,3 +256,89 @@ class Signing:
 
 def signing(me: NodeId, signer: Signs, verify_keys: Mapping[NodeId, bytes]) -> Signing:
     return Signing(me, signer, verify_keys)
+
+
+class Share(msgspec.Struct, frozen=True, tag=True):
+    value: int
+
+
+class Total(msgspec.Struct, frozen=True, tag=True):
+    value: int
+
+
+class Kept(msgspec.Struct, frozen=True, tag=True):
+    share: int
+
+
+SHARING = Share | Total
+MODULUS = 2**61 - 1
+
+
+class Sharing:
+    """Add up everybody's secret reading: shares go out, only their sums come together."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        peers: Sequence[NodeId],
+        reading: Secret[int],
+        randomness: Randomness,
+        is_leaky: bool = False,
+    ) -> None:
+        self._me, self._peers, self._reading = me, tuple(peers), reading
+        self._randomness, self._is_leaky = randomness, is_leaky
+        self._shares: dict[NodeId, int] = {}
+        self._totals: dict[NodeId, int] = {}
+
+    def handle(self, event: Event) -> list[Effect]:
+        match event:
+            case TimerFired("start"):
+                return self._deal()
+            case Received(sender, Share(value)):
+                self._shares.setdefault(sender, value)
+                if len(self._shares) < len(self._peers):
+                    return []
+                total = Total(sum(self._shares.values()) % MODULUS)
+                return [Send(peer, total) for peer in self._peers]
+            case Received(sender, Total(value)):
+                self._totals.setdefault(sender, value)
+                if len(self._totals) == len(self._peers):
+                    return [Decide(sum(self._totals.values()) % MODULUS)]
+        return []
+
+    def _deal(self) -> list[Effect]:
+        reading = self._reading.reveal_to("its own sharing")
+        masks = [self._drawn() for _ in self._peers[1:]]
+        shares = [(reading - sum(masks)) % MODULUS, *masks]
+        sent = [Send(peer, Share(share)) for peer, share in zip(self._peers, shares, strict=True)]
+        return [Persist(Kept(reading)), *sent]
+
+    def _drawn(self) -> int:
+        return 0 if self._is_leaky else int.from_bytes(self._randomness.octets(16), "big") % MODULUS
+
+
+class Reading(msgspec.Struct, frozen=True):
+    reading: int
+    is_leaky: bool = False
+
+
+def sharing(
+    me: NodeId, peers: tuple[NodeId, ...], arguments: Reading, randomness: Randomness
+) -> Sharing:
+    return Sharing(me, peers, Secret(arguments.reading), randomness, arguments.is_leaky)
+
+
+class Clumsy:
+    """Fail with a text that quotes what it worked on, as libraries do."""
+
+    def __init__(self, reading: int) -> None:
+        self._reading = reading
+
+    def handle(self, event: Event) -> list[Effect]:
+        if event == TimerFired("start"):
+            return [Compute("parse", int, (f"reading {self._reading}",))]
+        return []
+
+
+def clumsy(arguments: Reading) -> Clumsy:
+    return Clumsy(arguments.reading)

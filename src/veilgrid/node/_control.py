@@ -31,6 +31,7 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
     port: int
     compute_threads: int
     audit: str
+    journal_key: bytes
     frame_length_max: int
 
 

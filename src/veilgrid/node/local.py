@@ -55,7 +55,7 @@ from veilgrid.node._control import (
 )
 from veilgrid.node._in_process import InProcess
 from veilgrid.node.wire import Codec
-from veilgrid.secret import SystemRandomness
+from veilgrid.secret import Secret, SystemRandomness
 
 if TYPE_CHECKING:
     from veilgrid.node.certificate import Authority
@@ -81,7 +81,10 @@ class ProcessSpec:
     records
         ``package.module:name`` of the union of records; needed by a machine that persists.
     journal
-        File of the journal; None puts it beside the keys, for as long as the deployment lives.
+        File of the journal; None makes one for as long as the deployment lives, encrypted under
+        a key that only the supervisor's memory holds.
+    journal_key : 32 octets
+        Encrypts the journal at rest. Without it a journal that was named is readable on disk.
     outcome_count
         The process is done after that many outcomes; it goes on serving its peers.
     compute_threads
@@ -97,6 +100,7 @@ class ProcessSpec:
     role: str = "party"
     records: str | None = None
     journal: Path | None = None
+    journal_key: Secret[bytes] | None = None
     outcome_count: int = 1
     compute_threads: int = 1
     audit: Path | None = None
@@ -189,6 +193,7 @@ class Deployment:
         self._children: dict[NodeId, _Child] = {}
         self._verify_keys: dict[NodeId, bytes] = {}
         self._authority: Authority | None = None
+        self._journal_key = Secret(os.urandom(32))
         self._selector = selectors.DefaultSelector()
         self._to_supervisor = msgspec.msgpack.Decoder(ToSupervisor)
 
@@ -346,6 +351,7 @@ class Deployment:
         child = _Child(spec, process, ours, stderr_path)
         self._children[spec.node] = child
         self._selector.register(ours, selectors.EVENT_READ, child)
+        key = spec.journal_key or (None if spec.journal else self._journal_key)
         journal = spec.journal or self.folder / f"{spec.node}.journal"
         self._tell(
             child,
@@ -361,6 +367,7 @@ class Deployment:
                 port=former.port if former else 0,
                 compute_threads=spec.compute_threads,
                 audit=str(spec.audit) if spec.audit else "",
+                journal_key=key.reveal_to(spec.node) if key else b"",
                 frame_length_max=self._frame_length_max,
             ),
         )

@@ -43,7 +43,7 @@ from veilgrid.node.local import SUPERVISOR
 from veilgrid.node.signing import AuditLog, AuditUnwritable, Signer
 from veilgrid.node.transport import Endpoint, Limits, Peer
 from veilgrid.node.wire import Codec
-from veilgrid.secret import SystemRandomness
+from veilgrid.secret import Secret, SystemRandomness
 
 
 def main() -> None:
@@ -115,7 +115,8 @@ class _Process:
         self._records: tuple[Any, ...] = ()
         if begin.records is not None:
             records = Codec(load_name(begin.records))
-            self._journal = Journal.open(Path(begin.journal), records)
+            key = Secret(begin.journal_key) if begin.journal_key else None
+            self._journal = Journal.open(Path(begin.journal), records, key)
             self._records = self._journal.records
         load_name(begin.factory)  # Import now, while the others do the same.
         folder = Path(begin.folder)
