@@ -120,6 +120,16 @@ def test_the_death_of_one_process_leaves_the_others_running() -> None:
     assert [result.exit_code for result in results] == [0, -9, 0]
 
 
+def test_one_of_two_dead_processes_is_started_again_without_the_other() -> None:
+    with Deployment(agreeing(3, 10**9), import_paths=[MACHINES]) as deployment:
+        deployment.start()
+        for node in ("p0", "p2"):
+            deployment.kill(NodeId(node))
+        deployment.restart(NodeId("p2"), timeout_s=20)
+        assert deployment.is_alive(NodeId("p2"))
+        assert [result.exit_code for result in deployment.stop()] == [-9, 0, 0]
+
+
 def test_a_bug_ends_its_process_with_70_and_says_where() -> None:
     specs = [spec("p0", "answerer"), spec("p1", "broken")]
     good, bad = run_processes(specs, import_paths=[MACHINES], timeout_s=10)

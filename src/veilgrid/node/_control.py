@@ -15,6 +15,8 @@ from veilgrid.machine import Machine
 START: Final = "start"
 """Name of the timer that fires once when a machine may begin, also after a restart."""
 
+CONNECT_TIMEOUT_S: Final = 60.0
+
 LENGTH: Final = struct.Struct(">I")
 _OFFERED: Final = "me, arguments, records, randomness, peers, signer, verify_keys"
 
@@ -44,6 +46,7 @@ class Address(msgspec.Struct, frozen=True):
 
 class Directory(msgspec.Struct, frozen=True, tag=True):
     addresses: list[Address]
+    awaited: list[str]
 
 
 class Go(msgspec.Struct, frozen=True, tag=True):

@@ -208,7 +208,7 @@ class Deployment:
     ) -> None:
         self.close()
 
-    def start(self, timeout_s: float = 30.0) -> None:
+    def start(self, timeout_s: float = 120.0) -> None:
         """Make keys, start every process, connect them and let the machines begin.
 
         Raises
@@ -278,7 +278,7 @@ class Deployment:
             os.kill(child.process.pid, signal.SIGKILL)
         self._pump(lambda: child.is_ended, time.monotonic() + 10)
 
-    def restart(self, node: NodeId, timeout_s: float = 30.0) -> None:
+    def restart(self, node: NodeId, timeout_s: float = 120.0) -> None:
         """Start ``node`` again after it has ended; it goes on from its journal.
 
         Outcomes of the earlier life are kept in front.
@@ -377,7 +377,8 @@ class Deployment:
             [
                 Address(node, child.spec.role, child.port, self._verify_keys[node])
                 for node, child in self._children.items()
-            ]
+            ],
+            [node for node, child in self._children.items() if not child.is_ended],
         )
         for child in self._children.values():
             if not child.is_ended:
@@ -488,7 +489,7 @@ def run_processes(
     *,
     outcomes: Any = Any,
     timeout_s: float = 60.0,
-    start_timeout_s: float = 30.0,
+    start_timeout_s: float = 120.0,
     import_paths: Iterable[Path] = (),
 ) -> list[ProcessResult]:
     """Run one process for each spec over TLS on loopback until each has decided.

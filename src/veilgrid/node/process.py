@@ -20,6 +20,7 @@ import msgspec
 from veilgrid.errors import InvariantError
 from veilgrid.machine import NodeId, Received
 from veilgrid.node._control import (
+    CONNECT_TIMEOUT_S,
     LENGTH,
     Begin,
     Decided,
@@ -109,6 +110,7 @@ class _Process:
         self._tell = tell
         self._me = NodeId(begin.node)
         self._began = 0.0
+        self._is_started = False
         self._driver: Driver | None = None
         self._codec = Codec(load_name(begin.messages))
         self._journal: Journal | None = None
@@ -135,14 +137,14 @@ class _Process:
             audit=self._write_audit,
         )
         self._early: list[tuple[NodeId, Any, tuple[bytes, int]]] = []
-        self._addresses = Directory([])
+        self._addresses = Directory([], [])
         self._encode = msgspec.msgpack.Encoder().encode
 
     def listen(self) -> int:
         return self._endpoint.listen(port=self._begin.port)
 
     def _deliver(self, peer: NodeId, message: Any, receipt: tuple[bytes, int]) -> None:
-        if self._driver is None:
+        if self._driver is None or not self._is_started:
             self._early.append((peer, message, receipt))
         else:
             self._driver.on_message(peer, message, receipt)
@@ -153,13 +155,16 @@ class _Process:
                 case Directory() as directory:
                     self._take(directory)
                     if self._driver is None:
-                        await self._endpoint.connected(30.0)
+                        awaited = [NodeId(node) for node in directory.awaited]
+                        await self._endpoint.connected(CONNECT_TIMEOUT_S, awaited)
+                        self._driver = self._build()
                         self._tell(Ready())
-                case Go():
+                case Go() if self._driver is not None:
                     break
                 case Stop():
                     return 0
-        driver = self._start()
+        driver = self._driver
+        self._start(driver)
         listener = asyncio.get_running_loop().create_task(self._obey(hear, driver))
         try:
             await driver.run()
@@ -193,7 +198,8 @@ class _Process:
                     driver.stop()
                     return
 
-    def _start(self) -> Driver:
+    def _build(self) -> Driver:
+        """Make the machine: it may compile or read much, so this comes before the start."""
         begin, addresses = self._begin, self._addresses.addresses
         machine = build_machine(
             begin.factory,
@@ -213,8 +219,11 @@ class _Process:
             journal=self._journal,
             compute_threads=begin.compute_threads,
         )
-        self._driver = driver
         self._journal = None  # The driver closes it.
+        return driver
+
+    def _start(self, driver: Driver) -> None:
+        self._is_started = True
         self._began = time.perf_counter()
         self._write_audit("started", records=len(self._records))
         driver.start()
@@ -222,7 +231,6 @@ class _Process:
             driver.on_message(*early)
         self._early.clear()
         self._endpoint.after_reading()
-        return driver
 
     def _decided(self, outcome: Any) -> None:
         self._write_audit("decided")
@@ -241,6 +249,9 @@ class _Process:
 
     async def close(self) -> None:
         await self._endpoint.close()
+        if self._driver is not None and not self._is_started:
+            self._driver.stop()
+            await self._driver.run()
         if self._audit is not None:
             self._audit.close()
         if self._journal is not None:

@@ -265,8 +265,8 @@ class Endpoint:
         for connection in list(self._connections):
             connection.close("keys are rotated")
 
-    async def connected(self, timeout_s: float) -> None:
-        """Wait until every peer of the directory is connected.
+    async def connected(self, timeout_s: float, among: Iterable[NodeId] | None = None) -> None:
+        """Wait until every peer of the directory, or of it those in ``among``, is connected.
 
         Raises
         ------
@@ -275,9 +275,10 @@ class Endpoint:
         Unreachable
             A peer did not answer in time.
         """
+        awaited = set(self._peers if among is None else among)
         try:
             async with asyncio.timeout(timeout_s):
-                while missing := self.missing():
+                while missing := [node for node in self.missing() if node in awaited]:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
