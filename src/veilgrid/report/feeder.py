@@ -22,16 +22,22 @@ from veilgrid.report.plot import (
     level,
     packed,
     plain,
+    short,
     step_line,
     thinned,
     time_axis,
 )
 
-NAMED_MAX = 40
+NAMED_MAX = 30
 """Up to so many buses carry their name in the picture; more only when pointed at."""
 
-COLOURS = [[0.0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f3f0e8"], [0.75, "#f4a582"],
-           [1.0, "#b2182b"]]  # fmt: skip
+COLOURS = [
+    [0.0, "#2166ac"],
+    [0.25, "#92c5de"],
+    [0.5, "#f3f0e8"],
+    [0.75, "#f4a582"],
+    [1.0, "#b2182b"],
+]
 """Blue is low, red is high, pale is the middle between the limits."""
 
 
@@ -146,32 +152,13 @@ def feeder(view: View) -> Picture | None:
     depth, row = place(tree)
     worst = _worst(shown, network)
     chosen = thinned(view, (worst[1],))
-    span = int(row.max() - row.min()) + 1
-    height = int(np.clip(150 + 30 * span, 300, 900))
-    marks, low, high = _marks(view, shown[:, worst[1]], depth, row, [plan, before])
-    room = max(4.0, 0.9 * (height - 150) / span)
-    marks["marker"]["size"] = [min(size, room) for size in marks["marker"]["size"]]
+    height = int(np.clip(150 + 30 * (row.max() - row.min() + 1), 300, 900))
     demand = view.by_bus("net_demand_mw")
+    marks = _marks(view, shown[:, worst[1]], depth, row, _colour_range(network, plan, before))
+    marks["marker"]["size"] = _sizes(tree, row, height)
     figure = {
         "data": [_lines(tree, depth, row), marks],
-        "layout": layout(
-            hovermode="closest",
-            showlegend=False,
-            xaxis=axis(
-                "branches between substation and bus",
-                range=[-0.6, float(depth.max()) + 0.8],
-                dtick=1 if depth.max() <= 12 else None,
-                nticks=12,
-                tickangle=0,
-                showgrid=False,
-                zeroline=False,
-            ),
-            yaxis={
-                "visible": False,
-                "fixedrange": True,
-                "range": [float(row.min()) - 0.9, float(row.max()) + 0.9],
-            },
-        ),
+        "layout": _paper(depth, row),
         "feeder": {
             "names": view.names,
             "times": [view.clock(interval) for interval in chosen],
@@ -186,20 +173,68 @@ def feeder(view: View) -> Picture | None:
             "size": marks["marker"]["size"],
         },
     }
-    limits = "Blue is low, red is high"
-    if low is not None and high is not None:
-        limits += f"; limits {low:g} and {high:g} pu, a ring marks a bus outside them"
+    limits = [
+        f"{word} limit {limit:g} pu"
+        for word, limit in (("lower", network.voltage_min_pu), ("upper", network.voltage_max_pu))
+        if limit is not None
+    ]
+    caption = "Blue is low, red is high. The square is the substation. "
+    if limits:
+        caption += f"A ring marks a bus outside the limits ({', '.join(limits)}). "
     return Picture(
         name="feeder",
         title=_message(view, shown, worst, plan is not None),
-        caption=f"{limits}. The square is the substation. Point at a bus for its figures.",
+        caption=caption + "Point at a bus for its figures.",
         figure=figure,
         height=height,
     )
 
 
+def _paper(depth: Integers, row: Integers) -> dict[str, Any]:
+    """Lay out the picture: depth to the right, rows without an axis."""
+    return layout(
+        hovermode="closest",
+        showlegend=False,
+        xaxis=axis(
+            "branches between substation and bus",
+            range=[-0.6, float(depth.max()) + 0.8],
+            dtick=1 if depth.max() <= 12 else None,
+            nticks=12,
+            tickangle=0,
+            showgrid=False,
+            zeroline=False,
+        ),
+        yaxis={
+            "visible": False,
+            "fixedrange": True,
+            "range": [float(row.min()) - 0.9, float(row.max()) + 0.9],
+        },
+    )
+
+
+def _sizes(tree: Tree, row: Integers, height: int) -> list[float]:
+    """Choose marker sizes in px, so that neighbours in a column stay apart where they can."""
+    count = len(tree)
+    size = 20.0 if count <= 20 else 14.0 if count <= 100 else 9.0 if count <= 300 else 6.0
+    size = min(size, max(4.0, 0.9 * (height - 150) / float(row.max() - row.min() + 1)))
+    return [max(12.0, size + 6.0) if bus == tree.root else size for bus in range(count)]
+
+
+def _colour_range(
+    network: Network, plan: Floats | None, before: Floats | None
+) -> tuple[float, float]:
+    """Span the colours between the limits, else as far from nominal as any voltage is."""
+    nominal = network.slack_voltage_pu
+    known = [values for values in (plan, before) if values is not None]
+    reach = max(0.005, *(float(np.nanmax(np.abs(values - nominal))) for values in known))
+    low, high = network.voltage_min_pu, network.voltage_max_pu
+    bottom = nominal - reach if low is None else low
+    top = nominal + reach if high is None else high
+    return (bottom, top) if bottom < top else (bottom - reach, bottom + reach)
+
+
 def _worst(values: Floats, network: Network) -> tuple[int, int]:
-    """Bus and interval nearest to (or farthest beyond) a limit, else farthest from nominal."""
+    """Find the bus and interval nearest to or beyond a limit, else farthest from nominal."""
     low, high = network.voltage_min_pu, network.voltage_max_pu
     strain = np.full(values.shape, -np.inf)
     if low is not None:
@@ -216,7 +251,7 @@ def _worst(values: Floats, network: Network) -> tuple[int, int]:
 
 
 def _lines(tree: Tree, depth: Integers, row: Integers) -> dict[str, Any]:
-    """Branches as one broken line."""
+    """Draw branches as one broken line."""
     x: list[float | None] = []
     y: list[float | None] = []
     for bus in tree.order[1:]:
@@ -234,42 +269,33 @@ def _lines(tree: Tree, depth: Integers, row: Integers) -> dict[str, Any]:
 
 
 def _marks(
-    view: View, first: Floats, depth: Integers, row: Integers, all_values: list[Floats | None]
-) -> tuple[dict[str, Any], float | None, float | None]:
-    """Buses as markers in the colour of their voltage; and the limits."""
-    network = view.scenario.network
-    low, high = network.voltage_min_pu, network.voltage_max_pu
-    known = np.concatenate([values.ravel() for values in all_values if values is not None])
-    nominal = network.slack_voltage_pu
-    reach = max(float(np.nanmax(np.abs(known - nominal))), 0.005)
-    bottom = low if low is not None else min(nominal - reach, high or np.inf)
-    top = high if high is not None else nominal + reach
-    count = len(network.buses)
-    size = 20 if count <= 20 else 14 if count <= 100 else 9 if count <= 300 else 6
-    root = network.tree.root
-    marks = {
+    view: View, first: Floats, depth: Integers, row: Integers, span: tuple[float, float]
+) -> dict[str, Any]:
+    """Draw buses as markers in the colour of their voltage."""
+    count, root = len(view.names), view.scenario.network.tree.root
+    marks: dict[str, Any] = {
         "type": "scatter",
-        "mode": "markers+text" if count <= NAMED_MAX else "markers",
+        "mode": "markers",
         "x": depth.tolist(),
         "y": row.tolist(),
-        "text": view.names if count <= NAMED_MAX else None,
-        "textposition": "top center",
-        "textfont": {"size": 11},
         "cliponaxis": False,
         "marker": {
             "opacity": 1,
-            "size": [size + 6 if bus == root else size for bus in range(count)],
             "symbol": ["square" if bus == root else "circle" for bus in range(count)],
             "color": plain(first, 5),
-            "cmin": bottom,
-            "cmax": top,
+            "cmin": span[0],
+            "cmax": span[1],
             "colorscale": COLOURS,
             "colorbar": colour_bar("voltage (pu)", tickformat=".3f", nticks=6),
             "line": {"color": "@axis", "width": 1},
         },
         "hoverinfo": "text",
     }
-    return marks, low, high
+    if count <= NAMED_MAX:
+        names = [short(bus.name) for bus in view.scenario.network.buses]
+        marks |= {"mode": "markers+text", "text": names, "textposition": "top center"}
+        marks |= {"textfont": {"size": 11}}
+    return marks
 
 
 def _message(view: View, values: Floats, worst: tuple[int, int], is_plan: bool) -> str:
@@ -345,6 +371,7 @@ def _note(text: str, value: float, anchor: str) -> dict[str, Any]:
         "xanchor": "right",
         "y": value,
         "yanchor": anchor,
+        "yshift": 4 if anchor == "bottom" else -4,
         "showarrow": False,
         "font": {"color": "@limit", "size": 12},
     }

@@ -10,6 +10,7 @@ import pandas as pd
 from veilgrid.grid.network import Floats
 from veilgrid.report.feeder import reading_order
 from veilgrid.report.plot import (
+    CELLS_MAX,
     Picture,
     View,
     axis,
@@ -230,51 +231,52 @@ def _price_message(view: View, values: Floats) -> str:
 def convergence(view: View) -> Picture | None:
     """Draw residuals and cost by iteration, one below the other."""
     table = view.tables.iterations
-    if len(table) < 1:
+    count = len(table)
+    if count == 0:
         return None
     currency = safe(view.scenario.currency)
-    steps_done = table["iteration"].tolist()
-    data, figure = [], layout(showlegend=False)
-    figure["xaxis"] = axis("iteration", anchor="y3", rangemode="tozero", dtick=_whole(steps_done))
-    panels = (
-        ("primal_residual", "primal (pu)", "@plan", "log", "", [0.72, 1]),
-        ("dual_residual", f"dual ({currency}/pu)", "@uncontrolled", "log", "2",
-         [0.36, 0.64]),
-        ("cost", f"cost ({currency})", "@ink", "linear", "3", [0, 0.28]),
-    )  # fmt: skip
-    for column, title, colour, scale, number, domain in panels:
+    figure = layout(
+        showlegend=False,
+        xaxis=axis("iteration", anchor="y3", rangemode="tozero", dtick=1 if count <= 12 else None),
+    )
+    data = []
+    for column, title, colour, number, domain in (
+        ("primal_residual", "primal (pu)", "@plan", "", [0.72, 1]),
+        ("dual_residual", f"dual ({currency}/pu)", "@uncontrolled", "2", [0.36, 0.64]),
+        ("cost", f"cost ({currency})", "@ink", "3", [0, 0.28]),
+    ):
         values = numbers(table[column])
-        shown = np.where(values > 0.0, values, np.nan) if scale == "log" else values
+        more: dict[str, Any] = {}
+        if column != "cost":
+            values = np.where(values > 0.0, values, np.nan)
+            more = {"type": "log", "exponentformat": "power", "dtick": _decades(values)}
+        figure[f"yaxis{number}"] = axis(title, domain=domain, **more)
         data.append(
             {
                 "type": "scatter",
-                "mode": "lines+markers" if len(table) <= 60 else "lines",
-                "x": steps_done,
-                "y": plain(shown, 9),
+                "mode": "lines+markers" if count <= 60 else "lines",
+                "x": table["iteration"].tolist(),
+                "y": plain(values, 9),
                 "line": {"color": colour, "width": 2},
                 "yaxis": f"y{number}",
                 "name": title,
                 "hovertemplate": f"{title}: %{{y:.6g}}<extra></extra>",
             }
         )
-        more = {"exponentformat": "power", "dtick": _decades(shown)} if scale == "log" else {}
-        figure[f"yaxis{number}"] = axis(title, type=scale, domain=domain, **more)
-    count = len(table)
+    title = f"{count} iteration{'s' if count > 1 else ''}"
     last = numbers(table["primal_residual"])[-1]
-    ending = f" with a primal residual of {last:.1e} pu" if math.isfinite(last) else ""
+    if math.isfinite(last):
+        title += f", ending with a primal residual of {last:.1e} pu"
     return Picture(
         name="convergence",
-        title=f"{count} iteration{'s' if count > 1 else ''}, ending{ending}" if ending else
-        f"{count} iteration{'s' if count > 1 else ''}",
-        caption="Primal and dual residual tell how far sites still disagree; cost is that of the "
-"balanced plan.",
+        title=title,
+        caption=(
+            "Primal and dual residual tell how far sites still disagree; cost is that of the "
+            "balanced plan."
+        ),
         figure={"data": data, "layout": figure},
         height=600,
-    )  # fmt: skip
-
-
-def _whole(iterations: list[int]) -> int | None:
-    return 1 if len(iterations) <= 12 else None
+    )
 
 
 def _decades(values: Floats) -> int | None:
@@ -409,7 +411,7 @@ def _battery_lines(view: View, names: list[str], share: Floats) -> list[dict[str
 
 
 def _battery_map(view: View, names: list[str], share: Floats) -> dict[str, Any]:
-    room = max(2, 100_000 // len(names))
+    room = max(2, CELLS_MAX // len(names))
     last = share.shape[1] - 1
     chosen = np.unique(np.linspace(0, last, min(room, last + 1)).round().astype(int))
     return {
@@ -423,7 +425,7 @@ def _battery_map(view: View, names: list[str], share: Floats) -> dict[str, Any]:
         "y": [safe(name) for name in names],
         "hovertemplate": "%{y}<br>%{x|%H:%M}: %{z:.1f} %<extra></extra>",
         "showlegend": False,
-    }  # fmt: skip
+    }
 
 
 def loading(view: View) -> Picture | None:
@@ -464,7 +466,7 @@ def loading(view: View) -> Picture | None:
     where = f"{first['from_bus']} → {first['to_bus']} at {view.clock(int(first['interval']))}"
     verdict = "Every rating is kept" if percent[0] <= 100.0 + 1e-4 else "A rating is exceeded"
     more = len(worst) - len(shown)
-    caption = "The highest planned loading of each branch in the day."
+    caption = "The highest planned loading of each branch."
     if more:
         caption += f" {more} branches with less are not shown."
     return Picture(
