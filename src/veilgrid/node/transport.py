@@ -426,10 +426,13 @@ class Endpoint:
             except HandshakeFailed:
                 secured.close()
                 raise
-        except TransportError as error:
+        except HandshakeFailed as error:
             self.metrics.handshakes_failed += 1
             self._audit("refused", reason=str(error))
             _log.warning("connection refused: %s", error)
+            return
+        except Unreachable as error:
+            _log.info("a caller hung up: %s", error)
             return
         self._connect(secured, identity)
 
@@ -531,16 +534,16 @@ class Endpoint:
                         await self._ready(number, self.loop.add_reader, self.loop.remove_reader)
                     except ssl.SSLWantWriteError:
                         await self._ready(number, self.loop.add_writer, self.loop.remove_writer)
-        except (ssl.SSLError, ConnectionError) as error:
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError, TimeoutError) as error:
+            secured.close()
+            raise Unreachable(f"TLS handshake ended early ({type(error).__name__})") from None
+        except OSError as error:
             secured.close()
             reason = getattr(error, "reason", None) or type(error).__name__
             raise HandshakeFailed(
                 f"TLS handshake failed ({reason}); are both certificates of this deployment's "
                 "authority and within their validity?"
             ) from None
-        except (OSError, TimeoutError) as error:
-            secured.close()
-            raise Unreachable(f"TLS handshake ended early ({type(error).__name__})") from None
         except asyncio.CancelledError:
             secured.close()
             raise
