@@ -142,7 +142,7 @@ def test_the_header_says_what_the_summary_says(record) -> None:
     text = " ".join(" ".join(parse(page_of(record)).text).split())
     assert "The horizon costs 1,234.56 EUR" in text
     alone = sum(site["cost_alone"] for site in record.summary["settlement"]["sites"])
-    assert f"{100 * (alone - 1234.56) / alone:.2f} %" in text
+    assert f"{100 * (alone - 1234.56) / alone:,.2f} %" in text
     assert "0.9800 to 1.0100 pu (limits 0.95 to 1.05)" in text
     assert "by more than 0.002 %" in text
     assert "12 messages, 3.5 kB" in text
@@ -304,5 +304,5 @@ def test_a_day_that_earns_is_not_told_as_a_negative_cost(record) -> None:
     sites = [entry | {"cost_alone": -20.0} for entry in summary["settlement"]["sites"]]
     summary["settlement"] = summary["settlement"] | {"sites": sites}
     text = "".join(parse(render(summary, record.scenario, record.tables)).text)
-    assert "earns 150.00 EUR, 25.00 % more than everybody alone" in text
+    assert "earns 150.00 EUR, 25.00\u00a0% more than everybody alone" in text
     assert "Income of the horizon" in text

@@ -320,6 +320,7 @@ def voltage_band(view: View) -> Picture | None:
     if not others.any():
         others[:] = True
     data: list[dict[str, Any]] = []
+    reach = max(float(np.nanmax(v) - np.nanmin(v)) for v in (plan, before) if v is not None)
     for values, name, colour, dash in (
         (before, "without coordination", "uncontrolled", "dot"),
         (plan, "plan", "plan", "solid"),
@@ -349,7 +350,7 @@ def voltage_band(view: View) -> Picture | None:
         caption += " This scenario sets no voltage limits."
     figure = layout(
         xaxis=time_axis(view),
-        yaxis=axis("voltage (pu)", tickformat=".3f"),
+        yaxis=axis("voltage (pu)", tickformat=".3f" if reach > 0.01 else ".4f"),
         shapes=shapes,
         annotations=notes,
     )

@@ -126,7 +126,7 @@ def headline(summary: Mapping[str, Any], currency: str, period: str = "day") -> 
     if percent is None or scheme == "alone":
         return text + "."
     word = "less" if (percent >= 0.0) == (cost >= 0.0) else "more"
-    return f"{text}, {abs(percent):.2f} % {word} than everybody alone."
+    return f"{text}, {abs(percent):,.2f}\u00a0% {word} than everybody alone."
 
 
 def facts(summary: Mapping[str, Any], currency: str, period: str = "day") -> list[Fact]:
@@ -147,7 +147,7 @@ def facts(summary: Mapping[str, Any], currency: str, period: str = "day") -> lis
         found.append(
             Fact(
                 label="Saving against alone",
-                value=f"{percent:.2f} %",
+                value=f"{percent:,.2f}\u00a0%",
                 detail=f"{money(alone - cost, currency)}; alone "
                 + ("costs " if alone >= 0.0 else "earns ")
                 + money(abs(alone), currency),
