@@ -25,6 +25,8 @@ WEAK_PRICE_MAX = 50_000_000.0
 HARD_CURRENCIES = ("EUR", "USD", "GBP", "CHF", "CNY", "AUD", "CAD", "DKK", "SEK", "NOK", "PLN")
 VOLTAGE_SQUARED_RANGE = (0.25, 2.25)
 SPIKE = 300.0
+LONE_POWER_PER_KV, LONE_SHARE = 1.0, 5.0
+"""MW per kV, and multiple of all other loads, beyond which one bus among small ones is a slip."""
 HOURS_MAX = 500.0
 """Hours at full power that no battery lasts."""
 
@@ -52,6 +54,8 @@ def check_plausible(
         _check_power(file, names, parts[load], network, notes)
         if len(notes.findings) == noted:
             _check_spikes(file, names, parts[load], notes)
+        if len(notes.findings) == noted:
+            _check_lone_bus(file, names, parts[load], network, notes)
     _check_prices(parts, notes)
     if len(notes.findings) == before:
         _check_voltages(parts, notes)
@@ -103,15 +107,28 @@ def _check_device(device: Device, line: int, parts: dict[str, Any], notes: Notes
     for column, high in (("q_per_p", 10.0), ("cop", 30.0)):
         if abs(getattr(device, column, 0.0)) > high:
             notes.fault(f"{where} {column}", f"is {getattr(device, column):g}, above {high:g}")
-    price = _price_limit(parts["currency"])
-    for column, high in (("cost_linear", price), ("cost_quadratic", 100.0 * price)):
-        if abs(getattr(device, column, 0.0)) > high:
-            problem = f"is {getattr(device, column):g}, above {high:g}"
-            notes.fault(f"{where} {column}", problem, f"in {parts['currency']}/MWh")
+    _check_costs(device, where, parts["currency"], notes)
     if isinstance(device, Battery):
         _check_duration(device, where, notes)
     if not isinstance(device, HeatPump) and hasattr(device, "available_mw"):
         _check_forecast(device.name, device.available_mw, device.p_max_mw, limit, notes)  # type: ignore[attr-defined]
+
+
+def _check_costs(device: Device, where: str, currency: str, notes: Notes) -> None:
+    """Note marginal costs at full power that no price reaches."""
+    limit = _price_limit(currency)
+    powers = ("p_max_mw", "discharge_max_mw", "charge_max_mw")
+    sizes = [getattr(device, name, 0.0) for name in powers]
+    size = max([size for size in sizes if np.isfinite(size)], default=0.0)
+    linear = float(getattr(device, "cost_linear", 0.0))
+    quadratic = float(getattr(device, "cost_quadratic", 0.0))
+    for column, value, cost in (
+        ("cost_linear", linear, abs(linear)),
+        ("cost_quadratic", quadratic, quadratic * size),
+    ):
+        if cost > limit:
+            problem = f"is {value:g}, so power costs {cost:g} {currency}/MWh, above {limit:g}"
+            notes.fault(f"{where} {column}", problem, "per MWh and MW, not per kWh or kW")
 
 
 def _check_duration(battery: Battery, where: str, notes: Notes) -> None:
@@ -171,6 +188,25 @@ def _check_spikes(file: str, names: list[str], values: Floats, notes: Notes) -> 
                 "has usually",
                 "a slip of the decimal point, or kW among MW?",
             )
+
+
+def _check_lone_bus(
+    file: str, names: list[str], values: Floats, network: Network, notes: Notes
+) -> None:
+    """Note one bus that dwarfs all others: its column may be in kW, the others in MW."""
+    peaks = np.abs(values).max(axis=1)
+    if np.count_nonzero(peaks) < 5:
+        return
+    index = int(peaks.argmax())
+    peak, others = float(peaks[index]), float(peaks.sum() - peaks[index])
+    is_large = peak > LONE_POWER_PER_KV * network.base_kv and peak > LONE_SHARE * others
+    if is_large and peak > SPIKE * float(np.median(peaks[peaks > 0.0])):
+        row = int(np.abs(values[index]).argmax()) + 2
+        notes.fault(
+            f"{file} row {row}, column {names[index]}",
+            f"is {values[index, row - 2]:g}, all other buses together peak at {others:.3g}",
+            "is this column in kW, the others in MW?",
+        )
 
 
 def _price_limit(currency: str) -> float:
