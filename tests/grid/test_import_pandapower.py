@@ -170,6 +170,28 @@ def test_elements_that_a_scenario_cannot_hold_are_all_named() -> None:
     assert wheres == {"table ward", "table asymmetric_load"}
 
 
+@pytest.mark.parametrize(
+    ("table", "row", "column", "cell", "where"),
+    [
+        ("load", 0, "bus", 99, "load 0"),
+        ("line", 1, "to_bus", 99, "line 1"),
+        ("bus", 3, "vn_kv", float("nan"), "bus 3 (bus 0)"),
+        ("line", 0, "length_km", float("nan"), "line 0"),
+        ("line", 0, "r_ohm_per_km", -1.0, "line 0"),
+        ("trafo", 0, "vk_percent", 0.1, "trafo 0"),
+        ("trafo", 0, "vn_hv_kv", 20.0, "trafo 0"),
+        ("switch", 0, "element", 99, "switch 0"),
+        ("load", 0, "p_mw", 5000.0, "load_p_mw.csv row 2, column bus 0"),
+    ],
+)
+def test_a_figure_that_cannot_be_is_named(table, row, column, cell, where) -> None:
+    net = _net()
+    net[table].loc[row, column] = cell
+    with pytest.raises(ScenarioError) as caught:
+        from_pandapower(net, CHOICES)
+    assert where in [finding.where for finding in caught.value.findings]
+
+
 def test_negative_generation_is_clipped_and_negative_load_becomes_feed_in() -> None:
     net = _net()
     pp.create_sgen(net, 3, p_mw=-0.002, name="sleepy")

@@ -31,6 +31,14 @@ UNSUPPORTED = (
 )
 
 
+BUS_COLUMNS = {
+    **dict.fromkeys(("load", "sgen", "gen", "storage", "shunt", "ext_grid"), ("bus",)),
+    "line": ("from_bus", "to_bus"),
+    "trafo": ("hv_bus", "lv_bus"),
+}
+"""Columns of each table that refer to buses."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Edge:
     """A branch between fused buses before the per-unit base is known.
@@ -108,6 +116,9 @@ def import_network(net: Any, notes: Notes) -> ImportedNetwork | None:
         if listed:
             notes.fault(f"table {table}", f"{several(listed)}: not supported", "replace or remove")
     buses = dict(active(net, "bus"))
+    _check_tables(net, notes)
+    if notes.findings:
+        return None
     fused = _fused(net, buses)
     slack = _slack(net, fused, notes)
     edges = _merged(_edges(net, buses, fused, notes), notes)
@@ -137,6 +148,29 @@ def import_network(net: Any, notes: Notes) -> ImportedNetwork | None:
     )
     bus_of = {index: names[head] for index, head in fused.items() if head in names}
     return ImportedNetwork(network=network, bus_of=bus_of)
+
+
+def _check_tables(net: Any, notes: Notes) -> None:
+    """Note elements that refer to no bus, and buses without a voltage."""
+    known = set(net["bus"].index.tolist())
+    if not known:
+        notes.fault("table bus", "is empty")
+    for index, row in active(net, "bus"):
+        if not value(row, "vn_kv", math.nan) > 0.0:
+            notes.fault(label("bus", index, row), f"vn_kv is {row.get('vn_kv')}, must be > 0")
+    if not value({"f_hz": net.get("f_hz")}, "f_hz", 0.0) > 0.0:
+        notes.fault("net", f"f_hz is {net.get('f_hz')}, must be > 0")
+    for table, columns in BUS_COLUMNS.items():
+        for index, row in active(net, table):
+            for column in columns:
+                if row.get(column) not in known:
+                    problem = f"{column} is {row.get(column)}, there is no such bus"
+                    notes.fault(label(table, index, row), problem)
+    for index, row in active(net, "switch"):
+        is_bus = row.get("et") == "b"
+        others = known if is_bus else {row.get("element")}
+        if row.get("bus") not in known or row.get("element") not in others:
+            notes.fault(label("switch", index, row), "joins buses that are not there")
 
 
 def _fused(net: Any, buses: dict[int, dict[str, Any]]) -> dict[int, int]:
