@@ -74,13 +74,14 @@ def test_machines_decide_the_same_in_processes_and_in_one_process() -> None:
 
 
 def test_three_processes_start_and_end_well_within_three_seconds() -> None:
-    """The fastest of three tries: other work on the machine is not ours to time."""
-    walls = []
-    for _ in range(3):
+    """One of three tries: other work on the machine is not ours to time."""
+
+    def seconds() -> float:
         began = time.monotonic()
         run_processes(agreeing(3, 1), import_paths=[MACHINES])
-        walls.append(time.monotonic() - began)
-    assert min(walls) < 3.0
+        return time.monotonic() - began
+
+    assert any(seconds() < 3.0 for _ in range(3))
 
 
 def test_a_killed_process_goes_on_from_its_journal_and_nothing_is_counted_twice() -> None:

@@ -146,6 +146,19 @@ async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
             await asyncio.sleep(0.002)
 
 
+async def refusal(node: Node) -> HandshakeFailed:
+    """Return why ``node`` is refused by its peers."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await node.endpoint.connected(0.02)
+            except HandshakeFailed as error:
+                return error
+            except Unreachable:
+                continue
+            pytest.fail(f"{node.endpoint.me} was accepted")
+
+
 def real(main: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(30):
@@ -263,8 +276,7 @@ def test_whoever_cannot_prove_who_he_is_is_refused_on_both_sides(tmp_path: Path)
         ]
         async with nodes(good, *cases):
             for node in cases:
-                with pytest.raises(HandshakeFailed):
-                    await node.endpoint.connected(0.5)
+                await refusal(node)
             assert good.received == []
             assert good.endpoint.missing() == [A, C]
             assert good.endpoint.metrics.handshakes_failed >= 3
@@ -279,8 +291,7 @@ def test_a_peer_with_another_signature_key_than_announced_is_refused(tmp_path: P
         port = other.endpoint.listen()
         one.endpoint.update_peers([peer(B, port, verify_key=bytes(32))])
         async with nodes(one, other):
-            with pytest.raises(HandshakeFailed, match="another signature key"):
-                await one.endpoint.connected(0.3)
+            assert "another signature key" in str(await refusal(one))
 
     real(main())
 
@@ -514,14 +525,12 @@ def test_guests_are_admitted_by_role_up_to_a_number(tmp_path: Path) -> None:
             party.say(NodeId("s0"), 5)
             await until(lambda: sites[0].numbers == [5])
             sites[2].endpoint.update_peers([peer(B, port)])
-            with pytest.raises(HandshakeFailed):
-                await sites[2].endpoint.connected(0.3)
+            await refusal(sites[2])
             await sites[0].endpoint.close()
             await sites[2].endpoint.connected(5)
             intruder = Node(C, tmp_path, peers=[peer(B, port)])
             async with nodes(intruder):
-                with pytest.raises(HandshakeFailed):
-                    await intruder.endpoint.connected(0.3)
+                await refusal(intruder)
 
     real(main())
 
@@ -533,8 +542,7 @@ def test_a_peer_that_leaves_the_directory_is_cut_off(tmp_path: Path) -> None:
             other.endpoint.update_peers([])
             await until(lambda: one.endpoint.missing() == [B])
             one.say(B, 1)
-            with pytest.raises(HandshakeFailed):
-                await one.endpoint.connected(0.3)
+            await refusal(one)
             assert other.received == []
 
     real(main())
