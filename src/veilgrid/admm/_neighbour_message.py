@@ -35,14 +35,15 @@ class Sum(msgspec.Struct, frozen=True, tag=True):
 class Average(msgspec.Struct, frozen=True, tag=True):
     """Down, each iteration: the averages of the edge between sender and receiver.
 
-    ``voltage`` is the sender's squared voltage if all sites did as they now would. ``is_final``
-    tells that the iteration before met the stop rule.
+    ``average`` is the deviation from the opening, ``voltage`` the sender's squared voltage if all
+    sites did as they now would. A ``status`` ends the run with the iteration before; the arrays are
+    empty then.
     """
 
     iteration: int
     average: bytes
     voltage: bytes
-    is_final: bool
+    status: str = ""
 
 
 Message = Opening | Level | Sum | Average
@@ -68,7 +69,7 @@ def traffic(edge_count: int, interval_count: int, iteration_count: int) -> tuple
     worst = (0.0, 0.0, 0.0, 0.0, 0.0)
     each: tuple[Message, ...] = (
         Sum(iteration_count, packed(blank), packed(blank[:2]), worst),
-        Average(iteration_count, packed(blank), packed(blank[0]), is_final=False),
+        Average(iteration_count, packed(blank), packed(blank[0])),
     )
     size_once = sum(len(msgspec.msgpack.encode(message)) for message in once)
     size_each = sum(len(msgspec.msgpack.encode(message)) for message in each)

@@ -1,0 +1,1 @@
+"""Who does what in a deployment: participants as machines, still without I/O."""
