@@ -35,6 +35,11 @@ class Round:
     private: tuple[Words, ...] | None = None
     private_length: int = 0
     label: str = "open"
+    sections: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def parts(self, n: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Return label and words of each party for each of the rounds that were put together."""
+        return self.sections or ((self.label, self.lengths or (self.shared.size,) * n),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +89,9 @@ def _advance(
 def _merged(rounds: list[Round]) -> Round:
     if len(rounds) == 1:
         return rounds[0]
-    lengths: tuple[int, ...] | None = None
-    if any(one.lengths is not None for one in rounds):
-        n = next(len(one.lengths) for one in rounds if one.lengths is not None)
-        lengths = tuple(
-            sum(one.lengths[i] if one.lengths is not None else one.shared.size for one in rounds)
-            for i in range(n)
-        )
+    n = next((len(one.lengths) for one in rounds if one.lengths is not None), 0)
+    sections = tuple(part for one in rounds for part in one.parts(n or 7))
+    lengths = tuple(sum(sizes[i] for _, sizes in sections) for i in range(n)) if n else None
     private: tuple[Words, ...] | None = None
     telling = [one for one in rounds if one.private is not None]
     if telling:
@@ -104,6 +105,7 @@ def _merged(rounds: list[Round]) -> Round:
         private,
         sum(one.private_length for one in rounds),
         "+".join(one.label for one in rounds),
+        sections,
     )
 
 

@@ -84,6 +84,13 @@ def _committed(groups: Sequence[Members], heard: Sequence[Heard], k: int, party:
     return bytes(octets_of(heard[party - 1].shared[_WORDS * place : _WORDS * (place + 1)]))
 
 
+def is_committed(
+    value: bytes, groups: Sequence[Members], heard: Sequence[Heard], k: int, party: int
+) -> bool:
+    """Return whether a party committed to this contribution to group ``k`` in the first round."""
+    return _commitment(value) == _committed(groups, heard, k, party)
+
+
 def _disputed(n: int, groups: Sequence[Members], answers: Sequence[Heard]) -> list[list[int]]:
     """Return for each party the groups whose other members complained of it."""
     out: list[list[int]] = [[] for _ in range(n)]
@@ -117,6 +124,12 @@ def _apply(
             received[k, party] = value
 
 
+def key_of(members: Members, contributions: Sequence[bytes]) -> bytes:
+    """Return the key that all members' contributions make."""
+    joined = b"".join(contributions)
+    return hashlib.sha256(b"veilgrid mpc key" + bytes(members) + joined).digest()
+
+
 def _keyring(
     me: int,
     n: int,
@@ -126,10 +139,19 @@ def _keyring(
     session: bytes,
 ) -> Keyring:
     set_count = len(key_sets(n, degree))
-    keys: list[dict[Members, bytes]] = [{}, {}]
-    for k, members in enumerate(groups):
-        if me in members:
-            parts = b"".join(received[k, party] for party in members)
-            digest = hashlib.sha256(b"veilgrid mpc key" + bytes(members) + parts).digest()
-            keys[0 if k < set_count else 1][members] = digest
-    return Keyring(me, n, degree, keys[0], keys[1], session)
+    contributions = {
+        (k, members): [received[k, party] for party in members]
+        for k, members in enumerate(groups)
+        if me in members
+    }
+    keys = {place: key_of(place[1], parts) for place, parts in contributions.items()}
+    keyring = Keyring(
+        me,
+        n,
+        degree,
+        {members: key for (k, members), key in keys.items() if k < set_count},
+        {members: key for (k, members), key in keys.items() if k >= set_count},
+        session,
+    )
+    keyring.contributions = {k: parts for (k, _), parts in contributions.items()}
+    return keyring

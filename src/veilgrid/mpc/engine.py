@@ -56,6 +56,7 @@ class Source(Protocol):
     def zero(self, field: Field, count: int) -> Words: ...
     def octal_random(self, count: int) -> Words: ...
     def octal_zero(self, count: int) -> Words: ...
+    def client_words(self, client: str, members: tuple[int, ...], count: int) -> Words: ...
 
 
 class Engine:
@@ -162,19 +163,27 @@ class Engine:
     def _gather(self, field: Field, said: Words) -> Steps[Words]:
         """Open a vector of which every party holds a summand; small ones to all at once."""
         flat = field.flat(said)
-        if flat.size < KING_WORDS:
+        if not self.by_kings(flat.size):
             heard = yield Round(flat, label="product")
             return self._total(field, [one.shared for one in heard])
-        count = said.shape[0]
-        edges = [count * k // self.n for k in range(self.n + 1)]
-        slices = [said[edges[k] : edges[k + 1]] for k in range(self.n)]
-        own = slices[self.me - 1].size
-        private = tuple(field.flat(one) for one in slices)
-        heard = yield Round(EMPTY, private=private, private_length=own, label="product to kings")
+        private = self.slices(flat, field.words)
+        size = private[0].size
+        heard = yield Round(EMPTY, private=private, private_length=size, label="product to kings")
         total = self._total(field, [one.private for one in heard])
-        lengths = tuple(one.size for one in slices)
-        heard = yield Round(field.flat(total), lengths, label="product from kings")
-        return np.concatenate([field.from_words(one.shared) for one in heard])
+        heard = yield Round(field.flat(total), label="product from kings")
+        totals = np.concatenate([one.shared for one in heard])[: flat.size]
+        return field.from_words(totals)
+
+    @staticmethod
+    def by_kings(words: int) -> bool:
+        """Return whether a vector of so many words is opened through kings."""
+        return words >= KING_WORDS
+
+    def slices(self, flat: Words, width: int) -> tuple[Words, ...]:
+        """Cut a vector of elements of ``width`` words into one slice of equal size a king."""
+        size = -(-flat.size // (width * self.n)) * width
+        padded = np.concatenate([flat, np.zeros(size * self.n - flat.size, np.uint64)])
+        return tuple(padded.reshape(self.n, size))
 
     @staticmethod
     def _total(field: Field, parts: list[Words]) -> Words:
@@ -194,7 +203,7 @@ class Engine:
         said = self.source.octal_zero(count)
         local = _binary.octal_multiply(left, right)
         _binary.octal_accumulate(said, self._octal_weight, local ^ mask)
-        if said.size < KING_WORDS:
+        if not self.by_kings(said.size):
             heard = yield Round(said.reshape(-1), label="and")
             opened = self._xor([one.shared for one in heard])
         else:
@@ -206,14 +215,12 @@ class Engine:
         return result.reshape(shape)
 
     def _xor_by_kings(self, flat: Words) -> Steps[Words]:
-        edges = [flat.size * k // self.n for k in range(self.n + 1)]
-        private = tuple(flat[edges[k] : edges[k + 1]] for k in range(self.n))
-        own = private[self.me - 1].size
-        heard = yield Round(EMPTY, private=private, private_length=own, label="and to kings")
+        private = self.slices(flat, 3)
+        size = private[0].size
+        heard = yield Round(EMPTY, private=private, private_length=size, label="and to kings")
         total = self._xor([one.private for one in heard])
-        lengths = tuple(one.size for one in private)
-        heard = yield Round(total, lengths, label="and from kings")
-        return np.concatenate([one.shared for one in heard])
+        heard = yield Round(total, label="and from kings")
+        return np.concatenate([one.shared for one in heard])[: flat.size]
 
     @staticmethod
     def _xor(parts: list[Words]) -> Words:

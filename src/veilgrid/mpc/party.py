@@ -17,7 +17,6 @@ import numpy as np
 from veilgrid.errors import InputError, RunAborted, invariant
 from veilgrid.machine import Decide, Effect, Event, NodeId, Received, Send, SetTimer, TimerFired
 from veilgrid.mpc import _blame
-from veilgrid.mpc._points import key_sets
 from veilgrid.mpc._round import EMPTY, Heard, Round, Steps
 from veilgrid.mpc._setup import set_up
 from veilgrid.mpc.engine import CheckFailed, Engine
@@ -38,6 +37,7 @@ from veilgrid.mpc.message import (
     private_statement,
     statement,
 )
+from veilgrid.mpc.prss import Keyring, Members
 from veilgrid.mpc.shamir import check_degree
 from veilgrid.secret import Randomness
 
@@ -70,18 +70,22 @@ class State:
 
     steps: Steps[Any] | None = None
     engine: Engine | None = None
+    keyring: Keyring | None = None
+    first: int = -1
+    heads: list[bytes] = field(default_factory=list)
     current: Round | None = None
     round: int = -1
     rounds: list[Heading] = field(default_factory=list)
     early: dict[int, dict[int, Said]] = field(default_factory=dict)
     outbox: dict[int, dict[int, Said]] = field(default_factory=dict)
+    spoken: list[Round] = field(default_factory=list)
     head: bytes = b""
     octets_sent: int = 0
     patience_left: int = 0
     failure: tuple[str, tuple[int, ...]] | None = None
     alarms: dict[int, int] = field(default_factory=dict)
     testimonies: dict[int, Testimony] = field(default_factory=dict)
-    findings: dict[int, Finding] = field(default_factory=dict)
+    findings: dict[int, dict[int, Finding]] = field(default_factory=dict)
     doubles: set[int] = field(default_factory=set)
     is_judging: bool = False
     is_over: bool = False
@@ -124,8 +128,8 @@ class Party:
         self.me, self.parties, self.n, self.degree = me, parties, len(parties), degree
         self.number = parties.index(me) + 1
         self._numbers = {name: index + 1 for index, name in enumerate(parties)}
-        self._program, self._signer, self._keys = program, signer, dict(verify_keys)
-        self._randomness, self._session = randomness, session
+        self.program, self._signer, self._keys = program, signer, dict(verify_keys)
+        self._randomness, self.session = randomness, session
         self._patience_ns, self._patience_count = patience_ns, patience_count
         self.state = State(head=hashlib.sha256(b"veilgrid mpc transcript" + session).digest())
 
@@ -158,10 +162,12 @@ class Party:
 
     def _whole(self) -> Steps[Any]:
         keyring = yield from set_up(
-            self.number, self.n, self.degree, self._session, self._randomness
+            self.number, self.n, self.degree, self.session, self._randomness
         )
+        self.state.first = self.state.round + 1
+        self.state.keyring = keyring
         self.state.engine = Engine(keyring, lambda: self.state.head)
-        return (yield from self._program(self.state.engine))
+        return (yield from self.program(self.state.engine))
 
     # -- speaking and listening -----------------------------------------------------------------
 
@@ -183,12 +189,14 @@ class Party:
         state = self.state
         state.round += 1
         state.current = spoken
+        state.heads.append(state.head)
+        state.spoken.append(spoken)
         heading = Heading(state.early.pop(state.round, {}))
         state.rounds.append(heading)
         shared = bytes(octets_of(spoken.shared))
         digest = hashlib.sha256(shared).digest()
-        signed = self._sign(statement(self._session, state.round, self.number, digest))
-        everyone = Said(self._session, state.round, shared, signature=signed)
+        signed = self._sign(statement(self.session, state.round, self.number, digest))
+        everyone = Said(self.session, state.round, shared, signature=signed)
         heading.said[self.number] = everyone
         sent: dict[int, Said] = {}
         for number in range(1, self.n + 1):
@@ -208,30 +216,30 @@ class Party:
             return said
         private = bytes(octets_of(spoken.private[receiver - 1]))
         digest = hashlib.sha256(private).digest()
-        text = private_statement(self._session, said.round, self.number, receiver, digest)
+        text = private_statement(self.session, said.round, self.number, receiver, digest)
         return msgspec.structs.replace(said, private=private, private_signature=self._sign(text))
 
     def _sign(self, payload: bytes) -> bytes:
         return self._signer.sign(DOMAIN, payload)
 
-    def _is_by(self, number: int, payload: bytes, signature: bytes) -> bool:
+    def is_by(self, number: int, payload: bytes, signature: bytes) -> bool:
         return is_signed(self._keys[self.parties[number - 1]], DOMAIN, payload, signature)
 
     def is_genuine(self, author: int, said: Said) -> bool:
         """Return whether ``author`` signed this, for this party where it is private."""
         digest = hashlib.sha256(said.shared).digest()
-        text = statement(self._session, said.round, author, digest)
-        if not self._is_by(author, text, said.signature):
+        text = statement(self.session, said.round, author, digest)
+        if not self.is_by(author, text, said.signature):
             return False
         if not said.private:
             return True
         digest = hashlib.sha256(said.private).digest()
-        text = private_statement(self._session, said.round, author, self.number, digest)
-        return self._is_by(author, text, said.private_signature)
+        text = private_statement(self.session, said.round, author, self.number, digest)
+        return self.is_by(author, text, said.private_signature)
 
     def _on_said(self, author: int, said: Said) -> list[Effect]:
         state = self.state
-        if said.session != self._session or state.is_judging or author == self.number:
+        if said.session != self.session or state.is_judging or author == self.number:
             return []
         if not 1 <= author <= self.n or not state.round <= said.round <= state.round + 1:
             return []
@@ -314,7 +322,7 @@ class Party:
             return self._decide(Aborted("silence in a round", names, "silent"))
         state.patience_left -= 1
         asked: list[Effect] = [
-            Send(peer, Ask(self._session, state.round, number))
+            Send(peer, Ask(self.session, state.round, number))
             for number in missing
             for peer in self.parties
             if peer != self.me
@@ -339,7 +347,7 @@ class Party:
 
     def _on_ask(self, asker: NodeId, ask: Ask) -> list[Effect]:
         state = self.state
-        if ask.session != self._session or not 0 <= ask.round <= state.round:
+        if ask.session != self.session or not 0 <= ask.round <= state.round:
             return []
         if ask.sender == self.number:
             own = state.outbox.get(ask.round, {}).get(self._numbers[asker])
@@ -359,9 +367,9 @@ class Party:
             return []
         state.failure = state.failure or (what, cheaters)
         state.is_judging = True
-        text = statement(self._session, state.round, self.number, b"alarm")
-        alarm = Alarm(self._session, state.round, self._sign(text))
-        testimony = _blame.testify(self._session, state.rounds, self.n)
+        text = statement(self.session, state.round, self.number, b"alarm")
+        alarm = Alarm(self.session, state.round, self._sign(text))
+        testimony = _blame.testify(self)
         state.testimonies[self.number] = testimony
         others = [peer for peer in self.parties if peer != self.me]
         return [
@@ -373,14 +381,14 @@ class Party:
 
     def _on_alarm(self, number: int, alarm: Alarm) -> list[Effect]:
         state = self.state
-        text = statement(self._session, alarm.round, number, b"alarm")
-        if alarm.session != self._session or not self._is_by(number, text, alarm.signature):
+        text = statement(self.session, alarm.round, number, b"alarm")
+        if alarm.session != self.session or not self.is_by(number, text, alarm.signature):
             return []
         if number in state.alarms:
             return []
         state.alarms[number] = alarm.round
         if state.is_over:
-            testimony = _blame.testify(self._session, state.rounds, self.n)
+            testimony = _blame.testify(self)
             return [Send(self.parties[number - 1], testimony)]
         return self._judge_alarms()
 
@@ -390,51 +398,71 @@ class Party:
         if state.is_judging or state.is_over:
             return []
         if any(state.round > number for number in state.alarms.values()):
-            return self._fail("a party raised an alarm", ())
+            return self._fail(_blame.ALARMED, ())
         return []
 
     def _on_testimony(self, number: int, testimony: Testimony) -> list[Effect]:
-        if testimony.session != self._session or self.state.is_over:
+        if testimony.session != self.session or self.state.is_over:
             return []
         self.state.testimonies.setdefault(number, testimony)
         return self._judge(is_last=False) if self.state.is_judging else []
 
     def _on_finding(self, number: int, finding: Finding) -> list[Effect]:
-        if finding.session != self._session or self.state.is_over:
+        if finding.session != self.session or self.state.is_over:
             return []
-        self.state.findings.setdefault(number, finding)
+        if finding.step not in (1, 2):
+            return []
+        text = statement(
+            self.session, -finding.step, number, hashlib.sha256(finding.body).digest()
+        )
+        if not self.is_by(number, text, finding.signature):
+            return []
+        self.state.findings.setdefault(finding.step, {}).setdefault(number, finding)
         return self._judge(is_last=False) if self.state.is_judging else []
 
     def _on_blame_timer(self) -> list[Effect]:
         return [] if self.state.is_over else self._judge(is_last=True)
 
     def _judge(self, *, is_last: bool) -> list[Effect]:
-        """Decide who deviated, as soon as that is certain or nothing more will come."""
+        """Decide who deviated, as soon as that is certain or nothing more will come.
+
+        Three steps: what everybody heard, what everybody should have said, and, where two
+        disagree on that, the key that only they and their set know.
+        """
         state = self.state
         invariant(state.failure is not None, "there is something to judge")
         what, cheaters = state.failure or ("", ())
         named = {*cheaters, *state.doubles, *_blame.contradictions(self, state.testimonies)}
         named.discard(self.number)
-        is_heard = len(state.testimonies) == self.n
         if named:
-            return self._accuse(what, tuple(sorted(named)))
-        if not is_last and not is_heard:
-            return []
+            return self._accuse(what, named)
+        if len(state.testimonies) < self.n:
+            return self._accuse(what, set()) if is_last else []
         effects: list[Effect] = []
-        if is_heard and self.number not in state.findings:
-            finding = _blame.recompute(self, state)
-            if finding is not None:
-                state.findings[self.number] = finding
-                effects = [Send(peer, finding) for peer in self.parties if peer != self.me]
-                effects.append(SetTimer(_BLAME, self._patience_ns))
-        if self.number in state.findings and len(state.findings) < self.n and not is_last:
-            return effects
-        named = set(_blame.conclude(self, state))
-        named.discard(self.number)
-        return [*effects, *self._accuse(what, tuple(sorted(named)))]
+        for step, work in ((1, _blame.recompute), (2, _blame.disclose)):
+            findings = state.findings.setdefault(step, {})
+            if self.number not in findings:
+                body = work(self)
+                if body is None:
+                    break
+                effects += self._find(step, body)
+            if len(findings) < self.n and not is_last:
+                return effects
+        return [*effects, *self._accuse(what, _blame.conclude(self) - {self.number})]
 
-    def _accuse(self, what: str, numbers: tuple[int, ...]) -> list[Effect]:
-        names = party_names(self.parties, numbers)
+    def _find(self, step: int, body: bytes) -> list[Effect]:
+        """Tell what was computed again; remember it."""
+        text = statement(self.session, -step, self.number, hashlib.sha256(body).digest())
+        finding = Finding(self.session, step, body, self._sign(text))
+        self.state.findings[step][self.number] = finding
+        others = [peer for peer in self.parties if peer != self.me]
+        return [
+            *(Send(peer, finding) for peer in others),
+            SetTimer(_BLAME, self._patience_ns),
+        ]
+
+    def _accuse(self, what: str, numbers: set[int]) -> list[Effect]:
+        names = party_names(self.parties, tuple(sorted(numbers)))
         return self._decide(Aborted(what, names, "cheated"))
 
     def _decide(self, outcome: Finished | Aborted) -> list[Effect]:
@@ -443,6 +471,13 @@ class Party:
         return [Decide(outcome)]
 
     @property
-    def key_set_count(self) -> int:
-        """Number of sets that share a key."""
-        return len(key_sets(self.n, self.degree))
+    def keyring(self) -> Keyring:
+        """The keys agreed on."""
+        keyring = self.state.keyring
+        invariant(keyring is not None, "keys are used after they were agreed on")
+        return keyring  # type: ignore[return-value]
+
+    def are_committed(self, members: Members, seeds: Mapping[str, bytes]) -> bool:
+        """Return whether clients committed to these seeds of one set."""
+        own = set(self.keyring.seeds)
+        return set(seeds) == own or not own

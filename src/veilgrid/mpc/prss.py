@@ -62,6 +62,11 @@ class Stream:
         self._encryptor.update_into(_ZEROS[: block.nbytes], block.view(np.uint8).data)
 
 
+def client_stream(seed: bytes, members: Members) -> Stream:
+    """Return the words that a client's seed for one set stands for."""
+    return Stream(seed, b"client" + bytes(members))
+
+
 class Keyring:
     """The keys that one party holds in one session.
 
@@ -91,6 +96,8 @@ class Keyring:
             pair: Stream(key, b"pair" + bytes(pair) + session) for pair, key in pair_keys.items()
         }
         invariant(len(self._pairs) == n - 1, "a party shares one key with each other party")
+        self.seeds: dict[str, dict[Members, bytes]] = {}
+        self.contributions: dict[int, list[bytes]] = {}
 
     def known(self, field: Field, members: Members, vector: Words) -> Words:
         """Return this party's share of what exactly ``members`` know; others pass anything."""
@@ -116,6 +123,10 @@ class Keyring:
     def raw(self, members: Members, count: int) -> Words:
         """Return the next ``count`` words of the key of ``members``."""
         return self._sets[members].words(count)
+
+    def client_words(self, client: str, members: Members, count: int) -> Words:
+        """Return the words that a client chose for one set, which must contain ``me``."""
+        return client_stream(self.seeds[client][members], members).words(count)
 
     def random(self, field: Field, count: int) -> Words:
         """Return shares of ``count`` uniform elements that nobody knows."""

@@ -100,7 +100,7 @@ def _folded(engine: "Engine", field: Field, a: Words, b: Words, c: Words) -> Ste
     left = np.concatenate([blind_a, a])[:, np.newaxis]
     right = np.concatenate([blind_b, b])[:, np.newaxis]
     a, b, c = yield from _fold(engine, field, left, right, c, is_blinded=True)
-    heard = yield Round(field.flat(np.concatenate([a, b, c])), label="check")
+    heard = yield Round(field.flat(np.concatenate([a, b, c])), label=f"check {field.name}")
     opened = open_shares(field, [field.from_words(one.shared) for one in heard], engine.degree)
     if not opened.is_consistent or opened.values is None:
         raise _failed("shares of a check contradict each other", opened.cheaters)
