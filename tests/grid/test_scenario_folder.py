@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from strategies import scenarios
 from veilgrid.errors import ScenarioError, SetupError
+from veilgrid.grid.acflow import electrical_check
 from veilgrid.grid.scenario import Scenario
 from veilgrid.report.folders import bundled_scenarios, open_scenario, save_scenario
 
@@ -124,6 +125,40 @@ def test_a_folder_that_is_not_there_names_the_bundled_ones(tmp_path: Path) -> No
     file.write_text("")
     with pytest.raises(ScenarioError, match="is a file"):
         open_scenario(file)
+
+
+def test_a_folder_without_any_of_the_files_is_one_finding(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="1 problem") as caught:
+        open_scenario(tmp_path)
+    assert "none of the files" in caught.value.findings[0].problem
+
+
+def test_the_least_scenario_is_one_bus_without_devices() -> None:
+    files = {
+        "scenario.toml": b"""name = "least"
+description = ""
+start = 2026-01-01T00:00:00Z
+interval_minutes = 60
+interval_count = 1
+currency = "EUR"
+base_kv = 10
+base_mva = 1
+slack_bus = 7
+slack_voltage_pu = 1
+""",
+        "buses.csv": b"kind,bus\nslack,7\n",
+        "branches.csv": b"from_bus,to_bus,r_pu,x_pu,rating_mva\n",
+        "devices.csv": b"device,bus,kind\n",
+        "load_p_mw.csv": b"7,interval\n0.5,0\n",
+        "load_q_mvar.csv": b"interval,7\n0,0.1\n",
+        "tariff.csv": b"sell,buy,interval\n10,20,0\n",
+    }
+    scenario = Scenario.from_files(files)
+    day = scenario.day()
+    assert day.cost(day.uncontrolled) == 10.0
+    assert electrical_check(scenario.network, *day.demands(day.uncontrolled)).passed
+    _same(scenario, Scenario.from_files(scenario.files()))
+    _same(scenario, Scenario.from_tables(scenario.tables()))
 
 
 def test_a_file_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:

@@ -100,13 +100,12 @@ class Builder:
 
     def build(self) -> Block:
         """Return all that was added as one block."""
-        blank = sparse.csc_matrix
-        stacked = [
-            sparse.hstack([terms.get(g, blank((len(low), self.count))) for g in self.groups])
-            for _, terms, low, _ in self.rows
-        ]
         width = self.count * len(self.groups)
-        identity = sparse.identity(self.count, format="csr")
+        start_of = {group: self.count * k for k, group in enumerate(self.groups)}
+        placed, height = [], 0
+        for _, terms, low, _ in self.rows:
+            placed += [(height, start_of[group], term) for group, term in terms.items()]
+            height += len(low)
         empty = np.zeros(0)
         return Block(
             groups=tuple(self.groups),
@@ -114,10 +113,36 @@ class Builder:
             linear=np.concatenate(self.parts["linear"]),
             lower=np.concatenate(self.parts["low"]),
             upper=np.concatenate(self.parts["high"]),
-            matrix=sparse.csc_matrix(sparse.vstack(stacked) if stacked else blank((0, width))),
+            matrix=assembled(placed, (height, width)).tocsc(),
             row_lower=np.concatenate([low for _, _, low, _ in self.rows] or [empty]),
             row_upper=np.concatenate([high for *_, high in self.rows] or [empty]),
             rows=tuple((name, len(low)) for name, _, low, _ in self.rows),
-            inject_p=sparse.csr_matrix(sparse.hstack([identity * p for p, _ in self.signs])),
-            inject_q=sparse.csr_matrix(sparse.hstack([identity * q for _, q in self.signs])),
+            inject_p=self._injection([p for p, _ in self.signs]),
+            inject_q=self._injection([q for _, q in self.signs]),
         )
+
+    def _injection(self, signs: list[float]) -> sparse.csr_matrix:
+        """Return (interval, variable): each group of variables times its sign."""
+        chosen = np.flatnonzero(signs)
+        interval = np.arange(self.count)
+        columns = (chosen[:, np.newaxis] * self.count + interval).ravel()
+        data = np.repeat(np.asarray(signs, dtype=np.float64)[chosen], self.count)
+        shape = (self.count, self.count * len(signs))
+        return sparse.csr_matrix((data, (np.tile(interval, len(chosen)), columns)), shape=shape)
+
+
+def assembled(
+    parts: list[tuple[int, int, sparse.spmatrix]], shape: tuple[int, int]
+) -> sparse.coo_matrix:
+    """Put matrices, each with the row and column of its corner, into one of ``shape``.
+
+    Zeros that a part stores are left out.
+    """
+    if not parts:
+        return sparse.coo_matrix(shape)
+    entries = [(part.tocoo(), row, column) for row, column, part in parts]
+    data = np.concatenate([part.data for part, _, _ in entries])
+    rows = np.concatenate([part.row + row for part, row, _ in entries])
+    columns = np.concatenate([part.col + column for part, _, column in entries])
+    is_set = data != 0.0
+    return sparse.coo_matrix((data[is_set], (rows[is_set], columns[is_set])), shape=shape)

@@ -106,6 +106,9 @@ class Scenario:
                     contents[name] = file.read_bytes()
             except OSError as error:
                 unreadable.append(Finding(name, f"cannot be read: {error.strerror or error}"))
+        if not contents and not unreadable:
+            problem = f"holds none of the files of a scenario: {', '.join(FILES)}"
+            unreadable.append(Finding("folder", problem, "see docs/scenario-format.md"))
         if unreadable:
             raise ScenarioError(unreadable)
         return cls.from_files(contents)
@@ -160,11 +163,14 @@ class Scenario:
         """Convert to what the algorithms work on, per-unit."""
         network, horizon = self.network, self.horizon
         base, hours = network.base_mva, horizon.hours
+        devices_at: dict[str, list[Device]] = {}
+        for device in self.devices:
+            devices_at.setdefault(device.bus, []).append(device)
         sites = tuple(
             Site.of(
                 bus.name,
                 index,
-                [device for device in self.devices if device.bus == bus.name],
+                devices_at.get(bus.name, []),
                 horizon,
                 base,
                 self.load_p_mw[index] / base,

@@ -8,6 +8,7 @@ from typing import NewType
 import numpy as np
 from scipy import sparse
 
+from veilgrid.grid._block import assembled
 from veilgrid.grid.device import Device
 from veilgrid.grid.horizon import Horizon
 from veilgrid.grid.network import Floats
@@ -84,16 +85,25 @@ class Site:
         def joined(attribute: str) -> Floats:
             return np.concatenate([getattr(block, attribute) for block in blocks] or [empty])
 
-        def beside(attribute: str) -> sparse.csr_matrix:
-            parts = [getattr(block, attribute) for block in blocks]
-            return sparse.csr_matrix(sparse.hstack(parts) if parts else (count, 0))
+        widths = [len(block.linear) for block in blocks]
+        heights = [len(block.row_lower) for block in blocks]
+        columns = [sum(widths[:k]) for k in range(len(blocks))]
+        rows = [sum(heights[:k]) for k in range(len(blocks))]
+        width, height = sum(widths), sum(heights)
 
+        def beside(parts: list[sparse.csr_matrix]) -> sparse.csr_matrix:
+            corners = [(0, column, part) for column, part in zip(columns, parts, strict=True)]
+            return assembled(corners, (count, width)).tocsr()
+
+        diagonal = [
+            (row, column, block.matrix)
+            for row, column, block in zip(rows, columns, blocks, strict=True)
+        ]
         spans, start = [], 0
         for device, block in zip(own, blocks, strict=True):
             for group in block.groups:
                 spans.append(Span(device.name, device.kind, group, start))
                 start += count
-        diagonal = sparse.block_diag([block.matrix for block in blocks]) if blocks else (0, 0)
         return cls(
             name=SiteId(name),
             bus=bus,
@@ -101,7 +111,7 @@ class Site:
             linear=joined("linear"),
             lower=joined("lower"),
             upper=joined("upper"),
-            matrix=sparse.csc_matrix(diagonal),
+            matrix=assembled(diagonal, (height, width)).tocsc(),
             row_lower=joined("row_lower"),
             row_upper=joined("row_upper"),
             row_names=tuple(
@@ -109,8 +119,8 @@ class Site:
                 for device, block in zip(own, blocks, strict=True)
                 for what, length in block.rows
             ),
-            inject_p=beside("inject_p"),
-            inject_q=beside("inject_q"),
+            inject_p=beside([block.inject_p for block in blocks]),
+            inject_q=beside([block.inject_q for block in blocks]),
             load_p=np.asarray(load_p, dtype=np.float64),
             load_q=np.asarray(load_q, dtype=np.float64),
             spans=tuple(spans),
