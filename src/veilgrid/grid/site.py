@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import NewType
 
 import numpy as np
@@ -85,11 +86,8 @@ class Site:
         def joined(attribute: str) -> Floats:
             return np.concatenate([getattr(block, attribute) for block in blocks] or [empty])
 
-        widths = [len(block.linear) for block in blocks]
-        heights = [len(block.row_lower) for block in blocks]
-        columns = [sum(widths[:k]) for k in range(len(blocks))]
-        rows = [sum(heights[:k]) for k in range(len(blocks))]
-        width, height = sum(widths), sum(heights)
+        *columns, width = accumulate((len(block.linear) for block in blocks), initial=0)
+        *rows, height = accumulate((len(block.row_lower) for block in blocks), initial=0)
 
         def beside(parts: list[sparse.csr_matrix]) -> sparse.csr_matrix:
             corners = [(0, column, part) for column, part in zip(columns, parts, strict=True)]
