@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from node_machines import Vote
 
@@ -23,6 +25,10 @@ from veilgrid.node.signing import read_audit
 MACHINES = Path(__file__).parents[1] / "node"
 MESSAGES = "node_machines:MESSAGES"
 SUM_OF_20 = 210
+
+
+class Stray(msgspec.Struct, frozen=True, tag=True):
+    value: int
 
 
 def spec(node: str, factory: str, arguments: object = None, **more: object) -> ProcessSpec:
@@ -217,6 +223,32 @@ def test_signers_and_keys_reach_the_machines_that_ask_for_them() -> None:
         run_in_process([spec("a", "signing"), spec("b", "signing")]),
     ):
         assert [result.outcomes for result in results] == [[True], [True]]
+
+
+def test_a_process_that_is_asked_to_terminate_ends_in_good_order(tmp_path: Path) -> None:
+    audit = tmp_path / "audit"
+    endless = {"rounds": 10**9}
+    specs = [spec("p0", "agreement", endless, audit=audit), spec("p1", "agreement", endless)]
+    with Deployment(specs, import_paths=[MACHINES]) as deployment:
+        deployment.start()
+        assert deployment.wait_until(lambda: "started" in audit.read_text(), 10)
+        os.kill(deployment.pid(NodeId("p0")), signal.SIGHUP)
+        assert deployment.wait_until(lambda: audit.read_text().count('"connected"') == 2, 10)
+        os.kill(deployment.pid(NodeId("p0")), signal.SIGTERM)
+        assert deployment.wait_until(lambda: not deployment.is_alive(NodeId("p0")), 10)
+        results = deployment.stop()
+    assert [(result.exit_code, result.stderr) for result in results] == [(0, ""), (0, "")]
+    assert results[0].octets_sent > 0
+
+
+def test_what_the_supervisor_says_is_checked_like_any_message() -> None:
+    with Deployment([spec("p0", "listener")], import_paths=[MACHINES]) as deployment:
+        deployment.start()
+        deployment.post(NodeId("p0"), Stray(1))
+        deployment.wait_until(lambda: not deployment.is_alive(NodeId("p0")), 10)
+        [result] = deployment.stop()
+    assert result.exit_code == 4
+    assert "no known message" in result.stderr
 
 
 def test_certificates_are_replaced_while_the_processes_work() -> None:

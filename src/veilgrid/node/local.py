@@ -418,7 +418,7 @@ class Deployment:
         while True:
             wait = deadline - time.monotonic()
             is_met = condition()
-            for key, _ in self._selector.select(0 if is_met else max(0.0, min(wait, 1.0))):
+            for key, _ in self._selector.select(0 if is_met else max(0.0, min(wait, 0.05))):
                 self._take(key.data)
             if is_met or condition():
                 return True

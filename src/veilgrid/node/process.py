@@ -11,17 +11,18 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from veilgrid.errors import InvariantError
-from veilgrid.machine import NodeId, Received
+from veilgrid.errors import InvariantError, VeilgridError
+from veilgrid.machine import Machine, NodeId, Received
 from veilgrid.node._control import (
     CONNECT_TIMEOUT_S,
     LENGTH,
+    Address,
     Begin,
     Decided,
     Directory,
@@ -38,13 +39,16 @@ from veilgrid.node._control import (
     load_name,
 )
 from veilgrid.node.certificate import Credentials
-from veilgrid.node.driver import Driver, run_guarded
+from veilgrid.node.driver import run_guarded
 from veilgrid.node.journal import Journal
 from veilgrid.node.local import SUPERVISOR
-from veilgrid.node.signing import AuditLog, AuditUnwritable, Signer
-from veilgrid.node.transport import Endpoint, Limits, Peer
+from veilgrid.node.member import Member
+from veilgrid.node.signing import AuditLog, Signer
+from veilgrid.node.transport import Limits, Peer
 from veilgrid.node.wire import Codec
 from veilgrid.secret import Secret, SystemRandomness
+
+Hear = Callable[[], Awaitable[ToProcess]]
 
 
 def main() -> None:
@@ -58,12 +62,14 @@ async def _serve(control: socket.socket) -> int:
     reader, writer = await asyncio.open_connection(sock=control)
     decoder = msgspec.msgpack.Decoder(ToProcess)
 
-    async def hear() -> Any:
+    async def hear() -> ToProcess:
         try:
             (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-            return decoder.decode(await reader.readexactly(length))
+            body = await reader.readexactly(length)
         except (asyncio.IncompleteReadError, ConnectionError):
             return Stop()  # The supervisor is gone.
+        message: ToProcess = decoder.decode(body)
+        return message
 
     def tell(message: Any) -> None:
         writer.write(framed(message))
@@ -73,10 +79,10 @@ async def _serve(control: socket.socket) -> int:
         return 0
     process = _Process(begin, tell)
     try:
-        tell(Listening(process.listen()))
+        tell(Listening(process.member.listen(port=begin.port)))
         return await _until_fatal(process.run(hear))
     finally:
-        await process.close()
+        await process.member.close()
         tell(process.finished())
         with contextlib.suppress(ConnectionError):  # The supervisor may be gone.
             await writer.drain()
@@ -105,76 +111,64 @@ async def _until_fatal(main: Coroutine[Any, Any, int]) -> int:
 
 
 class _Process:
-    def __init__(self, begin: Begin, tell: Any) -> None:
+    """What the supervisor's messages mean for the member."""
+
+    def __init__(self, begin: Begin, tell: Callable[[Any], None]) -> None:
         self._begin = begin
         self._tell = tell
-        self._me = NodeId(begin.node)
         self._began = 0.0
-        self._is_started = False
-        self._driver: Driver | None = None
         self._codec = Codec(load_name(begin.messages))
-        self._journal: Journal | None = None
-        self._records: tuple[Any, ...] = ()
+        self._addresses: list[Address] = []
+        self._encode = msgspec.msgpack.Encoder().encode
+        load_name(begin.factory)  # Import now, while the others do the same.
+        journal = None
         if begin.records is not None:
             records = Codec(load_name(begin.records))
             key = Secret(begin.journal_key) if begin.journal_key else None
-            self._journal = Journal.open(Path(begin.journal), records, key)
-            self._records = self._journal.records
-        load_name(begin.factory)  # Import now, while the others do the same.
+            journal = Journal.open(Path(begin.journal), records, key)
         folder = Path(begin.folder)
-        self._audit = AuditLog(Path(begin.audit), _alarm) if begin.audit else None
-        self._credentials = Credentials(
-            folder / f"{begin.node}.pem",
-            folder / f"{begin.node}.key",
-            folder / f"{begin.node}.ca.pem",
-        )
-        self._endpoint = Endpoint(
-            self._me,
-            self._credentials,
-            self._codec,
-            self._deliver,
+        self.member = Member(
+            NodeId(begin.node),
+            codec=self._codec,
+            credentials=Credentials(
+                folder / f"{begin.node}.pem",
+                folder / f"{begin.node}.key",
+                folder / f"{begin.node}.ca.pem",
+            ),
+            build=self._build,
+            on_decide=self._decided,
+            journal=journal,
+            audit=AuditLog(Path(begin.audit), _alarm) if begin.audit else None,
             limits=Limits(frame_length_max=begin.frame_length_max),
-            audit=self._write_audit,
+            compute_threads=begin.compute_threads,
         )
-        self._early: list[tuple[NodeId, Any, tuple[bytes, int]]] = []
-        self._addresses = Directory([], [])
-        self._encode = msgspec.msgpack.Encoder().encode
 
-    def listen(self) -> int:
-        return self._endpoint.listen(port=self._begin.port)
-
-    def _deliver(self, peer: NodeId, message: Any, receipt: tuple[bytes, int]) -> None:
-        if self._driver is None or not self._is_started:
-            self._early.append((peer, message, receipt))
-        else:
-            self._driver.on_message(peer, message, receipt)
-
-    async def run(self, hear: Any) -> int:
+    async def run(self, hear: Hear) -> int:
+        member = self.member
         while True:
             match await hear():
                 case Directory() as directory:
                     self._take(directory)
-                    if self._driver is None:
+                    if not member.is_built:
                         awaited = [NodeId(node) for node in directory.awaited]
-                        await self._endpoint.connected(CONNECT_TIMEOUT_S, awaited)
-                        self._driver = self._build()
+                        await member.connected(CONNECT_TIMEOUT_S, awaited)
+                        member.build()
                         self._tell(Ready())
-                case Go() if self._driver is not None:
+                case Go() if member.is_built:
                     break
                 case Stop():
                     return 0
-        driver = self._driver
-        self._start(driver)
-        listener = asyncio.get_running_loop().create_task(self._obey(hear, driver))
+        self._began = time.perf_counter()
+        obeying = asyncio.get_running_loop().create_task(self._obey(hear))
         try:
-            await driver.run()
+            await member.run()
         finally:
-            listener.cancel()
+            obeying.cancel()
         return 0
 
     def _take(self, directory: Directory) -> None:
-        self._addresses = directory
-        self._endpoint.update_peers(
+        self._addresses = directory.addresses
+        self.member.update_peers(
             Peer(
                 node=NodeId(address.node),
                 role=address.role,
@@ -184,81 +178,41 @@ class _Process:
             for address in directory.addresses
         )
 
-    async def _obey(self, hear: Any, driver: Driver) -> None:
-        while True:
-            match await hear():
-                case Directory() as directory:
-                    self._take(directory)
-                case Rotate():
-                    self._endpoint.rotate(self._credentials)
-                case Post(body):
-                    driver.post(Received(SUPERVISOR, self._codec.decode(body)))
-                case Stop():
-                    await self._endpoint.drained(2.0)
-                    driver.stop()
-                    return
+    async def _obey(self, hear: Hear) -> None:
+        try:
+            while True:
+                match await hear():
+                    case Directory() as directory:
+                        self._take(directory)
+                    case Rotate():
+                        self.member.rotate()
+                    case Post(body):
+                        self.member.post(Received(SUPERVISOR, self._codec.decode(body)))
+                    case Stop():
+                        await self.member.stop()
+                        return
+        except VeilgridError as error:
+            self.member.fail(error)
 
-    def _build(self) -> Driver:
-        """Make the machine: it may compile or read much, so this comes before the start."""
-        begin, addresses = self._begin, self._addresses.addresses
-        machine = build_machine(
+    def _build(self, records: Sequence[Any]) -> Machine:
+        begin = self._begin
+        keys = {NodeId(address.node): address.verify_key for address in self._addresses}
+        return build_machine(
             begin.factory,
             begin.arguments,
-            me=lambda: self._me,
-            records=lambda: self._records,
+            me=lambda: NodeId(begin.node),
+            records=lambda: records,
             randomness=SystemRandomness,
-            peers=lambda: tuple(sorted(NodeId(address.node) for address in addresses)),
+            peers=lambda: tuple(sorted(keys)),
             signer=lambda: Signer.load(Path(begin.folder) / f"{begin.node}.seed"),
-            verify_keys=lambda: {NodeId(address.node): address.verify_key for address in addresses},
+            verify_keys=lambda: keys,
         )
-        driver = Driver(
-            self._me,
-            machine,
-            self._endpoint,
-            on_decide=self._decided,
-            journal=self._journal,
-            compute_threads=begin.compute_threads,
-        )
-        self._journal = None  # The driver closes it.
-        return driver
-
-    def _start(self, driver: Driver) -> None:
-        self._is_started = True
-        self._began = time.perf_counter()
-        self._write_audit("started", records=len(self._records))
-        driver.start()
-        for early in self._early:
-            driver.on_message(*early)
-        self._early.clear()
-        self._endpoint.after_reading()
 
     def _decided(self, outcome: Any) -> None:
-        self._write_audit("decided")
         self._tell(Decided(self._encode(outcome), time.perf_counter() - self._began))
 
-    def _write_audit(self, kind: str, /, **fields: str | int | float | bool) -> None:
-        """Write a line; if that fails the process ends, for nobody would know what it did."""
-        if self._audit is None:
-            return
-        try:
-            self._audit.write(kind, **fields)
-        except AuditUnwritable as error:
-            if self._driver is None:
-                raise
-            self._driver.fail(error)
-
-    async def close(self) -> None:
-        await self._endpoint.close()
-        if self._driver is not None and not self._is_started:
-            self._driver.stop()
-            await self._driver.run()
-        if self._audit is not None:
-            self._audit.close()
-        if self._journal is not None:
-            self._journal.close()
-
     def finished(self) -> Finished:
-        metrics = self._endpoint.metrics
+        metrics = self.member.metrics
         return Finished(
             metrics.octets_sent,
             metrics.octets_received,
