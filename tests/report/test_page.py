@@ -1,6 +1,7 @@
 """The report: one file, nothing loaded, every picture there, its numbers those of the run."""
 
 import base64
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -13,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from veilgrid.report.page import PICTURES, render, render_compare
 from veilgrid.report.plot import View, packed
-from veilgrid.report.words import EXPOSED, SCHEMES
+from veilgrid.report.words import EXPOSED, SCHEMES, certificate
 
 NAMES = {"feeder", "voltage", "dispatch", "prices", "convergence", "savings", "batteries",
          "loading"}  # fmt: skip
@@ -135,7 +136,10 @@ def test_pictures_carry_the_numbers_of_the_tables(record) -> None:
 def test_savings_are_sorted_and_sum_to_what_the_table_says(record) -> None:
     bars = figures_of(page_of(record))["savings"]["data"][0]["y"]
     assert bars == sorted(bars, reverse=True)
-    assert sum(bars) == pytest.approx(record.tables.settlement["saving"].sum())
+    table = record.tables.settlement
+    sites = table[table["site"] != "station"]
+    assert len(bars) == len(sites)
+    assert sum(bars) == pytest.approx(sites["saving"].sum())
 
 
 def test_the_header_says_what_the_summary_says(record) -> None:
@@ -144,7 +148,7 @@ def test_the_header_says_what_the_summary_says(record) -> None:
     alone = sum(site["cost_alone"] for site in record.summary["settlement"]["sites"])
     assert f"{100 * (alone - 1234.56) / alone:,.2f} %" in text
     assert "0.9800 to 1.0100 pu (limits 0.95 to 1.05)" in text
-    assert "by more than 0.002 %" in text
+    assert "cost is within 0.002 % of a bound that no feasible plan can undercut" in text
     assert "12 messages, 3.5 kB" in text
     assert "The coordinator sees each site's net demand" in text
     assert "Payments sum to zero" in text
@@ -197,7 +201,8 @@ def test_unusual_runs_make_a_page(build, scheme, names, lacks) -> None:
     assert ("batteries" in figures) == (
         lacks.get("has_devices", True) and lacks.get("has_plan", True)
     )
-    assert ("savings" in figures) == (scheme != "alone")
+    has_sites = len(names) > 1 or lacks.get("has_devices", True)
+    assert ("savings" in figures) == (scheme != "alone" and has_sites)
 
 
 def test_a_run_without_plan_says_so_and_why(build) -> None:
@@ -306,3 +311,21 @@ def test_a_day_that_earns_is_not_told_as_a_negative_cost(record) -> None:
     text = "".join(parse(render(summary, record.scenario, record.tables)).text)
     assert "earns 150.00 EUR, 25.00\u00a0% more than everybody alone" in text
     assert "Income of the horizon" in text
+
+
+@pytest.mark.parametrize(
+    ("gap", "told"),
+    [(1e-12, "within 0.0001"), (3e-4, "within 0.03"), (-2e-3, "0.2\u00a0% below a bound")],
+)
+def test_a_gap_is_told_with_its_side(gap, told) -> None:
+    """A cost below the bound is no success: the plan cannot be feasible."""
+    fact = certificate({"certificate": {"accepted": True, "primal": 0.0, "gap": gap}})
+    assert fact is not None
+    assert told in fact.detail
+
+
+def test_a_run_of_one_iteration_has_no_way_to_show(record) -> None:
+    tables = dataclasses.replace(record.tables, iterations=record.tables.iterations.head(1))
+    assert set(figures_of(render(record.summary, record.scenario, tables))) == NAMES - {
+        "convergence"
+    }

@@ -30,6 +30,7 @@ from veilgrid.report.plot import (
     thinned,
     time_axis,
 )
+from veilgrid.report.tables import pays_more
 
 INJECTING = {"pv": "solar", "wind": "wind", "generator": "generators", "battery": "battery"}
 CONSUMING = {
@@ -229,10 +230,10 @@ def _price_message(view: View, values: Floats) -> str:
 
 
 def convergence(view: View) -> Picture | None:
-    """Draw residuals and cost by iteration, one below the other."""
+    """Draw residuals and cost by iteration, one below the other; one iteration is no way."""
     table = view.tables.iterations
     count = len(table)
-    if count == 0:
+    if count < 2:
         return None
     currency = safe(view.scenario.currency)
     figure = layout(
@@ -263,7 +264,7 @@ def convergence(view: View) -> Picture | None:
                 "hovertemplate": f"{title}: %{{y:.6g}}<extra></extra>",
             }
         )
-    title = f"{count} iteration{'s' if count > 1 else ''}"
+    title = f"{count} iterations"
     last = numbers(table["primal_residual"])[-1]
     if math.isfinite(last):
         title += f", ending with a primal residual of {last:.1e} pu"
@@ -288,13 +289,15 @@ def _decades(values: Floats) -> int | None:
 
 
 def savings(view: View) -> Picture | None:
-    """Draw what each site saves against alone, sorted."""
+    """Draw what each site saves against alone, sorted; a bare substation is no site."""
     table = view.tables.settlement
+    bare = _bare_substation(view)
     active = table[(table[["payment", "cost", "cost_alone"]].abs() > NEGLIGIBLE_MONEY).any(axis=1)]
+    active = active[active["site"] != bare]
     if len(active) == 0:
         return None
     active = active.sort_values("saving", ascending=False, kind="stable")
-    saving = numbers(active["saving"])
+    saving, worse = numbers(active["saving"]), pays_more(active).to_numpy()
     span = {"range": [-1, 1]} if np.abs(saving).max() < HALF_A_CENT else {}
     currency = safe(view.scenario.currency)
     figure = layout(
@@ -303,38 +306,37 @@ def savings(view: View) -> Picture | None:
         yaxis=axis(f"saving against alone ({currency})", zeroline=True, **span),
         bargap=0.15 if len(active) <= 200 else 0.0,
     )
+    hover = zip(active["site"], active["cost_alone"], active["cost"], strict=True)
     data = [
         {
             "type": "bar",
             "x": list(range(len(active))),
             "y": plain(saving, 9),
-            "customdata": [
-                [safe(site), alone, cost]
-                for site, alone, cost in zip(
-                    active["site"], active["cost_alone"], active["cost"], strict=True
-                )
-            ],
-            "marker": {"color": ["@gain" if value >= -1e-6 else "@loss" for value in saving]},
+            "customdata": [[safe(site), alone, cost] for site, alone, cost in hover],
+            "marker": {"color": ["@loss" if is_worse else "@gain" for is_worse in worse]},
             "hovertemplate": (
                 "site %{customdata[0]}<br>saves %{y:,.2f} " + currency + "<br>alone "
                 "%{customdata[1]:,.2f}, together %{customdata[2]:,.2f}<extra></extra>"
             ),
         }
     ]
-    worse = int((saving < -HALF_A_CENT).sum())
     gaining = int((saving > HALF_A_CENT).sum())
-    losing = f"{worse} pay more" if worse else "none pays more"
-    left_out = len(table) - len(active)
-    caption = "Saving = cost alone minus cost together, payments included."
-    if left_out:
-        plural = "buses" if left_out > 1 else "bus"
-        caption += f" {left_out} {plural} without load or devices left out."
+    losing = f"{worse.sum()} pay more" if worse.any() else "none pays more"
     return Picture(
         name="savings",
         title=f"{gaining} of {len(active)} sites pay less than alone, {losing}",
-        caption=caption,
+        caption="Saving = cost alone minus cost together, payments included. Buses without load "
+        "and devices are left out.",
         figure={"data": data, "layout": figure},
     )
+
+
+def _bare_substation(view: View) -> str | None:
+    """Name the substation if neither load nor devices stand there: it only passes money on."""
+    network = view.scenario.network
+    has_load = bool(np.abs(view.scenario.load_p_mw[network.tree.root]).max() > 0.0)
+    has_devices = any(device.bus == network.slack_bus for device in view.scenario.devices)
+    return None if has_load or has_devices else str(network.slack_bus)
 
 
 def batteries(view: View) -> Picture | None:

@@ -159,6 +159,12 @@ def tables_of(
     )
 
 
+def pays_more(settlement: pd.DataFrame) -> "pd.Series[bool]":
+    """Tell which sites are worse off than alone, to 1e-4 of their cost alone or 0.01."""
+    tolerance = (settlement["cost_alone"].abs() * 1e-4).clip(lower=0.01)
+    return settlement["saving"] < -tolerance
+
+
 def starts_of(scenario: Scenario) -> list[datetime]:
     """When each interval starts, local time with its offset."""
     first = datetime.fromisoformat(scenario.horizon.start)

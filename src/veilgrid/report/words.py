@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from veilgrid.report.tables import pays_more
+
 SCHEMES = {
     "alone": "every site on its own contract at the substation's tariff",
     "central": "one trusted operator plans for everybody",
@@ -66,9 +68,14 @@ SETTLEMENT_LINES = {
     "substation": "Exchange with the grid above",
     "rent": "Congestion rent: what binding limits collect",
     "congestion_rent": "Congestion rent: what binding limits collect",
+    "rent_expected": "Congestion rent, recomputed from the binding limits",
     "rounding": "Left over by rounding",
 }
 """Lines of a settlement besides the sites."""
+
+
+GAP_NOISE = 1e-5
+"""A cost below the bound by less than this share is rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,12 +207,14 @@ def certificate(summary: Mapping[str, Any]) -> Fact | None:
     primal, gap = number(entry.get("primal")), number(entry.get("gap"))
     told = []
     if gap is not None:
+        share = f"{max(100.0 * abs(gap), 1e-4):.2g}\u00a0%"
+        side = f"within {share} of" if gap > -GAP_NOISE else f"{share} below"
         told.append(
-            f"No plan can be cheaper by more than {100.0 * max(gap, 0.0):.3g} %: that is the gap "
-            "to a lower bound recomputed from the data, whatever happened on the way"
+            f"The plan's cost is {side} a bound that no feasible plan can undercut, recomputed "
+            "from the data, whatever happened on the way"
         )
     if primal is not None:
-        told.append(f"limits are met within {primal:.1e} per unit")
+        told.append(f"limits and device constraints are met within {primal:.1e} per unit")
     is_accepted = entry.get("accepted") is True
     return Fact(
         label="Certificate",
@@ -262,11 +271,12 @@ def settlement_checks(
         )
     if "individually_rational" in entry:
         holds = entry["individually_rational"] is True
-        worse = int((settlement["saving"] < -0.005).sum())
+        worse = int(pays_more(settlement).sum())
         checks.append(
             Fact(
                 label="No site is worse off than alone",
-                value="yes" if holds else f"no, {worse} sites pay more",
+                value="yes" if holds else f"no, {worse} pay more",
+                detail="" if holds else "alone, nobody keeps the limits of the network",
                 verdict="good" if holds else "bad",
             )
         )
@@ -279,10 +289,12 @@ def settlement_checks(
 
 
 def obstacles(summary: Mapping[str, Any]) -> list[str]:
-    """List why there is no plan, as the summary tells it."""
+    """List what the summary finds wrong: why there is no plan, or what it exceeds."""
     told: list[str] = []
-    for key in ("findings", "explanation", "violations"):
-        entries = summary.get(key) or []
+    found = [summary.get(key) for key in ("findings", "explanation", "violations")]
+    for entries in (*found, part(summary, "ac_check").get("findings")):
+        if not entries:
+            continue
         for entry in entries if isinstance(entries, list) else [entries]:
             if isinstance(entry, Mapping):
                 told.append(", ".join(f"{name} {value}" for name, value in entry.items()))
