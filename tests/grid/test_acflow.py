@@ -155,3 +155,29 @@ def test_limits_and_ratings_are_checked_without_the_margin() -> None:
     check = electrical_check(network, demand, 0.0 * demand)
     assert [finding.where for finding in check.findings] == ["branch b->c, interval 0"]
     assert check.loading_max == pytest.approx(1.0 / 0.9, rel=0.05)
+
+
+@given(network=networks(bus_count_max=5), seed=st.integers(0, 2**32 - 1), share=st.data())
+def test_a_limit_passed_by_a_hair_is_found_and_one_just_kept_is_not(network, seed, share) -> None:
+    demand_p, demand_q = _demands(network, seed)
+    tree = network.tree
+    state = ac_flow(tree, demand_p, demand_q)
+    child = share.draw(st.sampled_from([bus for bus in range(len(tree)) if bus != tree.root]))
+    # Loading is relative to the rating: with an enormous one it gives the power that flows.
+    names = [bus.name for bus in network.buses]
+    at = [branch.child for branch in network.branches].index(names[child])
+
+    def rated(rating_mva: float) -> Network:
+        branches = list(network.branches)
+        branches[at] = dataclasses.replace(branches[at], rating_mva=rating_mva)
+        return dataclasses.replace(network, branches=tuple(branches))
+
+    huge = 1e6 * network.base_mva
+    flow = ac_flow(rated(huge).tree, demand_p, demand_q).loading[child].max() * huge
+    magnitude = state.magnitude[child].max()
+    for factor, is_kept in ((1.0 + 1e-5, True), (1.0 - 1e-5, False)):
+        assert electrical_check(rated(flow * factor), demand_p, demand_q).passed == is_kept
+        limited = dataclasses.replace(network, voltage_max_pu=magnitude * factor)
+        found = electrical_check(limited, demand_p, demand_q).findings
+        here = f"bus {names[child]}, "
+        assert any(finding.where.startswith(here) for finding in found) != is_kept

@@ -147,6 +147,34 @@ def test_a_heat_pump_that_is_too_small_is_found() -> None:
     assert "interval 3" in finding.problem
 
 
+@pytest.mark.parametrize("kind", ["battery", "heat_pump"])
+@given(data=st.data())
+def test_a_store_is_bounded_and_ends_with_what_it_must(kind, data) -> None:
+    horizon = data.draw(horizons())
+    device = data.draw(devices(kind, horizon))
+    block = device.block(horizon, 2.0)
+    start = horizon.interval_count * block.groups.index("energy")
+    energy = slice(start, start + horizon.interval_count)
+    floor = np.zeros(horizon.interval_count)
+    floor[-1] = device.energy_final_min_mwh / 2.0
+    np.testing.assert_array_equal(block.lower[energy], floor)
+    assert set(block.upper[energy].tolist()) == {device.energy_max_mwh / 2.0}
+
+
+def test_a_flexible_load_and_a_car_must_get_their_energy() -> None:
+    common = {"name": "d", "bus": BUS, "energy_required_mwh": 0.6, "window_start": 1}
+    load = FlexibleLoad(**common, window_end=3, p_max_mw=0.5).block(HOURLY, 2.0)
+    assert load.upper.tolist() == [0.0, 0.25, 0.25, 0.0]
+    assert load.row_lower.tolist() == load.row_upper.tolist() == [0.3]
+    assert (load.matrix @ np.array([0.0, 0.2, 0.1, 0.0])).tolist() == pytest.approx([0.3])
+    car = ElectricVehicleCharger(
+        **common, window_end=4, charge_max_mw=0.4, charge_efficiency=0.5, energy_max_mwh=0.7
+    ).block(HOURLY, 2.0)
+    assert car.upper.tolist() == [0.0, 0.2, 0.2, 0.2]
+    assert (car.row_lower.tolist(), car.row_upper.tolist()) == ([0.3], [0.35])
+    assert (car.matrix @ np.array([0.0, 0.2, 0.2, 0.2])).tolist() == pytest.approx([0.3])
+
+
 def test_a_battery_that_must_end_fuller_charges_uncontrolled() -> None:
     battery = Battery(
         name="b",
