@@ -17,7 +17,7 @@ from veilgrid.mpc import _binary
 from veilgrid.mpc._points import octal_spike, spike, weights
 from veilgrid.mpc._replay import Opened, PairZeros, Record, Replayed, SetSummand, Told, replay
 from veilgrid.mpc._round import Heard
-from veilgrid.mpc._setup import is_committed, groups_of, key_of
+from veilgrid.mpc._setup import groups_of, is_committed, key_of
 from veilgrid.mpc.field import BINARY_FIELD, PRIME_FIELD, Field, Words, octets_of, words_of
 from veilgrid.mpc.message import Testimony, private_statement, statement
 from veilgrid.mpc.prss import Members
@@ -184,8 +184,7 @@ def recompute(party: "Party") -> bytes | None:
         return None
     summands = {}
     for group, parts in party.keyring.contributions.items():
-        seeds = {name: keys for name, keys in _own_seeds(party, group).items()}
-        words = _summand(party, record, group, parts, seeds)
+        words = _summand(party, record, group, parts, _own_seeds(party, group))
         summands[group] = bytes(octets_of(words))
     return msgspec.msgpack.encode(Claims(summands))
 
@@ -193,9 +192,7 @@ def recompute(party: "Party") -> bytes | None:
 def _own_seeds(party: "Party", group: int) -> dict[str, bytes]:
     members = groups_of(party.n, party.degree)[group]
     return {
-        client: seeds[members]
-        for client, seeds in party.keyring.seeds.items()
-        if members in seeds
+        client: seeds[members] for client, seeds in party.keyring.seeds.items() if members in seeds
     }
 
 
@@ -274,7 +271,7 @@ def conclude(party: "Party") -> set[int]:
     """Return who is proved to have deviated."""
     if len(party.state.findings.get(1, {})) < party.n:
         silent = set(range(1, party.n + 1)) - set(party.state.findings.get(1, {}))
-        return silent if 1 in party.state.findings and party.state.findings[1] else set()
+        return silent if party.state.findings.get(1) else set()
     record = _record(party)
     if record is None:
         return set()
@@ -413,9 +410,7 @@ def _zeros(party: "Party", section: _Section, true: Mapping[int, Words], number:
         pair: Members = groups[group]
         if number in pair:
             part = _number(field, true[group][at : at + field.words])
-            total = (
-                field.plus(total, part) if number == pair[0] else field.minus(total, part)
-            )
+            total = field.plus(total, part) if number == pair[0] else field.minus(total, part)
     return total
 
 

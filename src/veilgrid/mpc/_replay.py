@@ -20,6 +20,7 @@ from veilgrid.mpc.prss import Members, Stream, client_stream
 if TYPE_CHECKING:
     from veilgrid.mpc.party import Program
 
+
 class Replayed:
     """A source that knows nothing; the kinds below know one thing each."""
 
@@ -53,6 +54,9 @@ class Replayed:
 
     def client_words(self, client: str, members: Members, count: int) -> Words:  # noqa: ARG002
         return np.zeros(count, np.uint64)
+
+    def learn(self, client: str, seeds: Mapping[Members, bytes]) -> None:
+        """Learn nothing: what is needed was given."""
 
     def result(self, opened: Words, mask: Words, zero: Words, said: Sequence[Words]) -> Words:
         """Return what stands for the result of a multiplication."""
@@ -204,7 +208,8 @@ class ReplayEngine(Engine):
     def _left_over(total: Words, others: Sequence[Words], width: int) -> Words:
         """Return what a king must have added itself to come to its total."""
         if width != PRIME_FIELD.words:
-            return np.bitwise_xor.reduce(np.stack([total, *others]))
+            added: Words = np.bitwise_xor.reduce(np.stack([total, *others]))
+            return added
         rest = PRIME_FIELD.from_words(total)
         for one in others:
             rest = PRIME_FIELD.subtract(rest, PRIME_FIELD.from_words(one))

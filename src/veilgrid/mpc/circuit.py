@@ -170,7 +170,7 @@ def negative_bits(engine: "Engine", x: Shares) -> Steps[Words]:
     generate = yield from engine.both(u[:bits], v[:bits])
     half = u ^ v
     carry = yield from top_carry(engine, generate, half[:bits])
-    top = half[bits] ^ carry
+    top: Words = half[bits] ^ carry
     return top ^ _ones(engine, top)
 
 
@@ -345,7 +345,8 @@ def truncate(engine: "Engine", x: Shares, shift: int) -> Steps[Shares]:
     shifted = PRIME_FIELD.subtract((x + 2**size).data, low)
     inverse = PRIME_FIELD.vector([pow(2**shift, -1, PRIME)])
     quotient = engine.wrap(PRIME_FIELD.scale(inverse, shifted), 2 ** (size - shift + 1))
-    return (quotient - 2 ** (size - shift)).claim((x.bound >> shift) + 1)
+    moved: Shares = quotient - 2 ** (size - shift)
+    return moved.claim((x.bound >> shift) + 1)
 
 
 def random_bits(engine: "Engine", count: int) -> Steps[Shares]:
@@ -359,31 +360,38 @@ def random_bits(engine: "Engine", count: int) -> Steps[Shares]:
 def below_public(
     engine: "Engine", thresholds: Sequence[int], bits: int, count: int
 ) -> Steps[Shares]:
-    """Draw uniform numbers of ``bits`` bits; return which public limits each stays below.
+    """Draw uniform numbers of ``bits`` bits that nobody knows; compare them with public limits.
 
     Returns
     -------
-    (limit, draw) flattened
+    (draw, limit) flattened
         1 where the secret draw is below the limit, else 0.
     """
-    source = engine.source
-    width = (count + 63) // 64
-    uniform = np.zeros((bits, width, 3), np.uint64)
-    for members in source.sets:
-        raw = source.raw(members, bits * width).reshape(bits, width).copy()
-        uniform ^= source.known_octal(members, raw)
-    inverted = uniform ^ _ones(engine, uniform)
-    size = len(thresholds)
-    generate = np.zeros((bits, size, width, 3), np.uint64)
-    propagate = np.zeros((bits, size, width, 3), np.uint64)
-    for row, limit in enumerate(thresholds):
+    width = (len(thresholds) + 63) // 64
+    limits = np.zeros((bits, width), np.uint64)
+    for place, limit in enumerate(thresholds):
         for bit in range(bits):
-            is_one = bool(limit >> bit & 1)
-            generate[bit, row] = inverted[bit] if is_one else 0
-            propagate[bit, row] = uniform[bit] if is_one else inverted[bit]
-    shape = (bits, size * width, 3)
+            if limit >> bit & 1:
+                limits[bit, place // 64] |= np.uint64(1 << (place % 64))
+    drawn = _spread_bits(engine, bits * count, width).reshape(bits, count * width, 3)
+    public = np.zeros_like(drawn)
+    public[..., 0] = np.tile(limits, count)
+    inverted = drawn ^ _ones(engine, drawn)
+    propagate = inverted ^ engine.source.constant(public)
+    generate = inverted & public[..., :1]
     below, twins = yield from together(
-        top_carry(engine, generate.reshape(shape), propagate.reshape(shape)),
-        twin_bits(engine, size, count),
+        top_carry(engine, generate, propagate), twin_bits(engine, count, len(thresholds))
     )
-    return (yield from numbers_of(engine, below.reshape(size, width, 3), count, twins))
+    return (yield from numbers_of(engine, below.reshape(count, width, 3), len(thresholds), twins))
+
+
+def _spread_bits(engine: "Engine", count: int, width: int) -> Words:
+    """Return shares of random bits, each repeated over ``width`` words: (bit, word, 3)."""
+    source = engine.source
+    total = np.zeros((count, width, 3), np.uint64)
+    for members in source.sets:
+        raw = source.raw(members, (count + 63) // 64)
+        chosen = (raw[np.arange(count) // 64] >> (np.arange(count) % 64).astype(np.uint64)) & 1
+        words = np.repeat((np.uint64(0) - chosen.astype(np.uint64))[:, np.newaxis], width, axis=1)
+        total ^= source.known_octal(members, words)
+    return total

@@ -4,8 +4,8 @@ Functions are plain generators: ``product = yield from mpc.multiply(a, b)``. The
 with :class:`Engine` on shares and with :class:`~veilgrid.mpc.plain.Plain` on numbers.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -57,6 +57,7 @@ class Source(Protocol):
     def octal_random(self, count: int) -> Words: ...
     def octal_zero(self, count: int) -> Words: ...
     def client_words(self, client: str, members: tuple[int, ...], count: int) -> Words: ...
+    def learn(self, client: str, seeds: Mapping[tuple[int, ...], bytes]) -> None: ...
 
 
 class Engine:
@@ -77,6 +78,8 @@ class Engine:
         self.products: list[tuple[Words, Words, Words]] = []
         self.gates: list[tuple[Words, Words, Words]] = []
         self.product_count = self.gate_count = 0
+        self.deliveries: list[tuple[str, str, Words]] = []
+        self.kept: dict[str, Shares] = {}
         self._pending = {"products": 0, "gates": 0}
         self._weights = {
             field.name: field.vector([weights(field, self.n)[self.me - 1]])
@@ -261,7 +264,7 @@ class Engine:
         return (yield from circuit.random_bits(self, count))
 
     def below_public(self, thresholds: Sequence[int], bits: int, count: int) -> Steps[Shares]:
-        """Draw numbers that nobody knows; return which limits each stays below, by limit."""
+        """Draw numbers that nobody knows; return which limits each stays below, by draw."""
         return (yield from circuit.below_public(self, thresholds, bits, count))
 
     # -- opening --------------------------------------------------------------------------------
@@ -323,6 +326,26 @@ class Engine:
         values, _ = self.decoded(heard, self.degree)
         invariant(all(abs(value) <= x.bound for value in values), "results keep their bound")
         return values
+
+    def open_elements(self, data: Words) -> Steps[list[int]]:
+        """Open field elements as they are, after everything has been verified."""
+        yield from self.agree()
+        heard = yield Round(PRIME_FIELD.flat(data), label="output")
+        values, _ = self.decoded(heard, self.degree)
+        return values
+
+    def deliver(self, client: str, label: str, x: Shares) -> Steps[None]:
+        """Let ``x`` open to one client only, after everything it depends on was verified.
+
+        Every party sends its share, sealed, to the client when the function ends.
+        """
+        yield from self.agree()
+        self.deliveries.append((client, label, x.data))
+
+    def keep(self, name: str, x: Shares) -> Steps[None]:
+        """Keep ``x`` shared for a later computation, after everything was verified."""
+        yield from self.agree()
+        self.kept[name] = x
 
     def decoded(self, heard: list[Heard], degree: int) -> tuple[list[int], tuple[int, ...]]:
         """Return opened integers and who sent wrong shares but could be corrected."""

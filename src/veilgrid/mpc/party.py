@@ -19,8 +19,9 @@ from veilgrid.machine import Decide, Effect, Event, NodeId, Received, Send, SetT
 from veilgrid.mpc import _blame
 from veilgrid.mpc._round import EMPTY, Heard, Round, Steps
 from veilgrid.mpc._setup import set_up
+from veilgrid.mpc.client import Mailbox, seal_output
 from veilgrid.mpc.engine import CheckFailed, Engine
-from veilgrid.mpc.field import octets_of, words_of
+from veilgrid.mpc.field import PRIME_FIELD, Words, octets_of, words_of
 from veilgrid.mpc.message import (
     DOMAIN,
     Aborted,
@@ -31,6 +32,7 @@ from veilgrid.mpc.message import (
     Relay,
     Said,
     Signs,
+    Submission,
     Testimony,
     is_signed,
     party_names,
@@ -45,6 +47,7 @@ Program = Callable[[Engine], Steps[Any]]
 
 START: Final = "start"
 _ROUND: Final = "round"
+_INTAKE: Final = "intake"
 _BLAME: Final = "blame"
 
 
@@ -88,6 +91,7 @@ class State:
     findings: dict[int, dict[int, Finding]] = field(default_factory=dict)
     doubles: set[int] = field(default_factory=set)
     is_judging: bool = False
+    is_started: bool = False
     is_over: bool = False
 
 
@@ -104,6 +108,8 @@ class Party:
         What to compute: a function of the engine.
     signer, verify_keys
         Own signature key, and everybody's public one.
+    mailbox, intake_ns
+        Where clients' messages go, and how long to wait for the last of them.
     session
         Differs between computations; what was said in another is ignored.
     patience_ns, patience_count
@@ -120,6 +126,8 @@ class Party:
         signer: Signs,
         verify_keys: Mapping[NodeId, bytes],
         randomness: Randomness,
+        mailbox: Mailbox | None = None,
+        intake_ns: int = 0,
         session: bytes = b"session",
         patience_ns: int = 10_000_000_000,
         patience_count: int = 3,
@@ -130,6 +138,7 @@ class Party:
         self._numbers = {name: index + 1 for index, name in enumerate(parties)}
         self.program, self._signer, self._keys = program, signer, dict(verify_keys)
         self._randomness, self.session = randomness, session
+        self._mailbox, self._intake_ns = mailbox, intake_ns
         self._patience_ns, self._patience_count = patience_ns, patience_count
         self.state = State(head=hashlib.sha256(b"veilgrid mpc transcript" + session).digest())
 
@@ -138,9 +147,10 @@ class Party:
     def handle(self, event: Event) -> list[Effect]:
         """Advance by one event. All branching on event kind happens here."""
         match event:
-            case TimerFired(name) if name == START and self.state.steps is None:
-                self.state.steps = self._whole()
-                return [*self._advance(None), *self._listen()]
+            case TimerFired(name) if name in (START, _INTAKE) and self.state.steps is None:
+                return self._on_start(is_closing=name == _INTAKE)
+            case Received(_, Submission() as submission):
+                return self._on_submission(submission)
             case TimerFired(name) if name == f"{_ROUND} {self.state.round}":
                 return self._on_patience()
             case TimerFired(name) if name == _BLAME:
@@ -160,6 +170,24 @@ class Party:
             case _:
                 return []
 
+    def _on_start(self, *, is_closing: bool) -> list[Effect]:
+        """Begin, at once or when all clients' messages are here or the time for them is over."""
+        mailbox, state = self._mailbox, self.state
+        state.is_started = True
+        is_waiting = mailbox is not None and len(mailbox.received) < len(mailbox.clients)
+        if is_waiting and not is_closing and self._intake_ns > 0:
+            return [SetTimer(_INTAKE, self._intake_ns)]
+        state.steps = self._whole()
+        return [*self._advance(None), *self._listen()]
+
+    def _on_submission(self, submission: Submission) -> list[Effect]:
+        mailbox, state = self._mailbox, self.state
+        if mailbox is None or state.steps is not None:
+            return []
+        mailbox.accept(submission)
+        is_full = len(mailbox.received) == len(mailbox.clients)
+        return self._on_start(is_closing=True) if is_full and state.is_started else []
+
     def _whole(self) -> Steps[Any]:
         keyring = yield from set_up(
             self.number, self.n, self.degree, self.session, self._randomness
@@ -178,12 +206,26 @@ class Party:
         try:
             spoken = next(steps) if heard is None else steps.send(heard)  # type: ignore[union-attr,arg-type]
         except StopIteration as stop:
-            return self._decide(Finished(stop.value, self.state.round + 1, self.state.octets_sent))
+            return [*self._deliver(), *self._finish(stop.value)]
         except CheckFailed as failed:
             return self._fail(failed.what, failed.cheaters)
         except (InputError, RunAborted) as error:
             return self._decide(Aborted(str(error), [], "refused"))
         return self._speak(spoken)
+
+    def _finish(self, result: Any) -> list[Effect]:
+        return self._decide(Finished(result, self.state.round + 1, self.state.octets_sent))
+
+    def _deliver(self) -> list[Effect]:
+        """Send own shares of results to the clients to whom they open."""
+        engine, mailbox = self.state.engine, self._mailbox
+        if engine is None or mailbox is None:
+            return []
+        return [
+            Send(NodeId(client), seal_output(self.session, label, _octets(data), key))
+            for client, label, data in engine.deliveries
+            if (key := mailbox.clients[client].box_key)
+        ]
 
     def _speak(self, spoken: Round) -> list[Effect]:
         state = self.state
@@ -412,9 +454,7 @@ class Party:
             return []
         if finding.step not in (1, 2):
             return []
-        text = statement(
-            self.session, -finding.step, number, hashlib.sha256(finding.body).digest()
-        )
+        text = statement(self.session, -finding.step, number, hashlib.sha256(finding.body).digest())
         if not self.is_by(number, text, finding.signature):
             return []
         self.state.findings.setdefault(finding.step, {}).setdefault(number, finding)
@@ -479,5 +519,14 @@ class Party:
 
     def are_committed(self, members: Members, seeds: Mapping[str, bytes]) -> bool:
         """Return whether clients committed to these seeds of one set."""
-        own = set(self.keyring.seeds)
-        return set(seeds) == own or not own
+        if self._mailbox is None:
+            return True
+        known = self._mailbox.received
+        return set(seeds) == set(self.keyring.seeds) and all(
+            self._mailbox.is_committed(known[client].submission, members, seed)
+            for client, seed in seeds.items()
+        )
+
+
+def _octets(data: Words) -> bytes:
+    return bytes(octets_of(PRIME_FIELD.flat(PRIME_FIELD.from_words(PRIME_FIELD.flat(data)))))

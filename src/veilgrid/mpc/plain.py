@@ -86,10 +86,10 @@ class Plain:
         return self._vector([draw & 1 for draw in self._draws(count)], 1)
 
     def below_public(self, thresholds: Sequence[int], bits: int, count: int) -> Steps[Shares]:
-        """Draw numbers of ``bits`` bits; return which limits each stays below, by limit."""
+        """Draw numbers of ``bits`` bits; return which limits each stays below, by draw."""
         yield from ()
         draws = [draw >> (128 - bits) for draw in self._draws(count)]
-        return self._vector([int(draw < limit) for limit in thresholds for draw in draws], 1)
+        return self._vector([int(draw < limit) for draw in draws for limit in thresholds], 1)
 
     def _draws(self, count: int) -> list[int]:
         first, self._count = self._count, self._count + count

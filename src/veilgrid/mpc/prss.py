@@ -128,6 +128,10 @@ class Keyring:
         """Return the words that a client chose for one set, which must contain ``me``."""
         return client_stream(self.seeds[client][members], members).words(count)
 
+    def learn(self, client: str, seeds: Mapping[Members, bytes]) -> None:
+        """Remember a client's seeds of the own sets."""
+        self.seeds[client] = {members: seeds[members] for members in self.sets}
+
     def random(self, field: Field, count: int) -> Words:
         """Return shares of ``count`` uniform elements that nobody knows."""
         out = field.zeros(count)

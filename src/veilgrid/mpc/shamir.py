@@ -12,7 +12,7 @@ import numpy as np
 
 from veilgrid.errors import Finding, InputError, invariant
 from veilgrid.mpc._points import lagrange, parity, place
-from veilgrid.mpc.field import PRIME_FIELD, Field, Words, words_of
+from veilgrid.mpc.field import PRIME_FIELD, Field, Words
 from veilgrid.secret import Randomness
 
 PARTY_COUNT_MIN, PARTY_COUNT_MAX = 3, 7
@@ -58,12 +58,6 @@ def check_degree(n: int, degree: int) -> None:
 
 def share(secrets: Words, n: int, degree: int, randomness: Randomness) -> list[Words]:
     """Share each element of a prime-field vector with a fresh polynomial of the given degree.
-
-    Parameters
-    ----------
-    secrets : (element, 2)
-    n : 3..7
-    degree : 1..n-1
 
     Returns
     -------
