@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from veilgrid.admm._neighbour_message import Average, Sum, packed
+from veilgrid.admm._neighbour_message import Average, Overlap, Sum, Weights, packed
 from veilgrid.admm.neighbour import Neighbours, NeighbourSettings, plan_neighbour
 from veilgrid.admm.outcome import RunStatus
 from veilgrid.grid.day import Day
@@ -128,7 +128,7 @@ def test_machines_give_the_same_iterates_as_arrays(voltage_min: float | None, se
     at = arrays.open()
     for _ in range(25):
         done = arrays.step(at)
-        at = done.after
+        at = arrays.advance(at, done)
     queue = Queue(neighbour_sites(day, limits, settings), seed)
     queue.run()
     assert len(queue.decided) == len(day.sites)
@@ -141,7 +141,7 @@ def test_machines_give_the_same_iterates_as_arrays(voltage_min: float | None, se
         if edge >= 0:
             np.testing.assert_allclose(agreed.copies, done.copies[edge, 0], atol=1e-9)
             np.testing.assert_allclose(
-                agreed.multiplier, at.multiplier[edge, 0], atol=1e-9 * float(day.buy.max())
+                agreed.multiplier, done.after.multiplier[edge, 0], atol=1e-9 * float(day.buy.max())
             )
 
 
@@ -180,13 +180,17 @@ def test_foreign_late_and_malformed_messages_are_ignored() -> None:
     count = day.interval_count
     blank = packed(np.zeros((3, count)))
     still = (0.0, 0.0, 0.0, 0.0, 0.0)
+    two = packed(np.zeros((2, count)))
     forged = [
-        Received(NodeId("f"), Sum(1, blank, packed(np.zeros((2, count))), still)),
-        Received(NodeId("d"), Sum(999, blank, packed(np.zeros((2, count))), still)),
-        Received(NodeId("d"), Sum(1, b"short", b"", still)),
+        Received(NodeId("f"), Sum(1, blank, two)),
+        Received(NodeId("d"), Sum(999, blank, two)),
+        Received(NodeId("d"), Sum(1, b"short", b"")),
         Received(NodeId("a"), Average(1, packed(np.full((3, count), np.nan)), blank)),
-        Received(NodeId("a"), Average(7, blank, blank, "converged")),
-        Received(NodeId("a"), Average(1, b"", b"", "nonsense")),
+        Received(NodeId("a"), Average(7, blank, blank)),
+        Received(NodeId("a"), Weights(1, (), "converged")),
+        Received(NodeId("a"), Weights(1, (1.0,), "nonsense")),
+        Received(NodeId("d"), Overlap(1, (float("nan"),), still)),
+        Received(NodeId("b"), Overlap(1, (1.0,), still)),
         Received(NodeId("a"), "not a message of ours"),
         Computed(("solve", 99), None),
     ]

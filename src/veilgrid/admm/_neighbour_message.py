@@ -21,32 +21,50 @@ class Level(msgspec.Struct, frozen=True, tag=True):
 class Sum(msgspec.Struct, frozen=True, tag=True):
     """Up, each iteration: what the sender's subtree pulls the averages towards.
 
-    ``plan`` is the subtree's net demand as its sites would now have it; ``worst`` holds, over the
-    subtree and of the iteration before, the primal residual of flows and of voltages, the change
-    of the averages of flows and of voltages, and the largest excess over a limit.
+    ``plan`` is the subtree's net demand as its sites would now have it.
     """
 
     iteration: int
     pull: bytes
     plan: bytes
-    worst: tuple[float, float, float, float, float]
 
 
 class Average(msgspec.Struct, frozen=True, tag=True):
     """Down, each iteration: the averages of the edge between sender and receiver.
 
     ``average`` is the deviation from the opening, ``voltage`` the sender's squared voltage if all
-    sites did as they now would. A ``status`` ends the run with the iteration before; the arrays are
-    empty then.
+    sites did as they now would.
     """
 
     iteration: int
     average: bytes
     voltage: bytes
+
+
+class Overlap(msgspec.Struct, frozen=True, tag=True):
+    """Up, each iteration: inner products with past residuals, and what the stop rule looks at.
+
+    ``row`` is summed over the subtree; ``worst`` holds, over the subtree, the primal residual of
+    flows and of voltages, the change of their averages, and the largest excess over a limit.
+    """
+
+    iteration: int
+    row: tuple[float, ...]
+    worst: tuple[float, float, float, float, float]
+
+
+class Weights(msgspec.Struct, frozen=True, tag=True):
+    """Down, each iteration: how to mix past iterates, or how the run ended.
+
+    No weights = take the last step back.
+    """
+
+    iteration: int
+    weights: tuple[float, ...]
     status: str = ""
 
 
-Message = Opening | Level | Sum | Average
+Message = Opening | Level | Sum | Average | Overlap | Weights
 
 
 def packed(values: Floats) -> bytes:
@@ -62,17 +80,26 @@ def unpacked(content: bytes, rows: int, count: int) -> Floats | None:
     return values if bool(np.isfinite(values).all()) else None
 
 
-def traffic(edge_count: int, interval_count: int, iteration_count: int) -> tuple[int, int]:
-    """Count messages and bytes of a run: real messages of these sizes, encoded by msgspec."""
+def traffic(
+    edge_count: int, interval_count: int, iteration_count: int, memory: int
+) -> tuple[int, int]:
+    """Count messages and bytes of a run: messages of these sizes, encoded by msgspec."""
     blank = np.zeros((3, interval_count))
     once: tuple[Message, ...] = (Opening(packed(blank[:2])), Level(packed(blank[0])))
-    worst = (0.0, 0.0, 0.0, 0.0, 0.0)
-    each: tuple[Message, ...] = (
-        Sum(iteration_count, packed(blank), packed(blank[:2]), worst),
-        Average(iteration_count, packed(blank), packed(blank[0])),
-    )
-    size_once = sum(len(msgspec.msgpack.encode(message)) for message in once)
-    size_each = sum(len(msgspec.msgpack.encode(message)) for message in each)
-    # The stop rule is known one pass up and down after the iteration that meets it.
-    passes = iteration_count + 1
-    return edge_count * 2 * (1 + passes), edge_count * (size_once + passes * size_each)
+    still = (0.0, 0.0, 0.0, 0.0, 0.0)
+    messages, size = edge_count * len(once), edge_count * _size(once)
+    for iteration in range(1, iteration_count + 1):
+        row = (0.0,) * min(iteration, memory)
+        each: tuple[Message, ...] = (
+            Sum(iteration, packed(blank), packed(blank[:2])),
+            Average(iteration, packed(blank), packed(blank[0])),
+            Overlap(iteration, row, still),
+            Weights(iteration, row),
+        )
+        messages += edge_count * len(each)
+        size += edge_count * _size(each)
+    return messages, size
+
+
+def _size(messages: tuple[Message, ...]) -> int:
+    return sum(len(msgspec.msgpack.encode(message)) for message in messages)

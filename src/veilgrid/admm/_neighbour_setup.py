@@ -11,9 +11,10 @@ import numpy as np
 
 from veilgrid.admm._neighbour_average import Relay, relays
 from veilgrid.admm._neighbour_local import Junctions
+from veilgrid.admm._neighbour_mix import Past
 from veilgrid.admm._neighbour_site import Scale
 from veilgrid.admm._neighbour_solve import Tariff, Terms
-from veilgrid.admm._neighbour_tree import Edges
+from veilgrid.admm._neighbour_tree import VARIABLES, Edges
 from veilgrid.errors import invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits, flows
@@ -43,6 +44,8 @@ class NeighbourSettings:
         relative to the joint weight of the sites that can move it.
     relaxation : in (0, 2)
         Over-relaxation; 1 = none.
+    memory : >= 1
+        How many past iterates Anderson acceleration mixes; 1 = none.
     local_tolerance : > 0
         Of local programs.
     """
@@ -51,11 +54,12 @@ class NeighbourSettings:
     limit_tolerance: float = 1e-6
     limit_margin: float = 5e-5
     iteration_count_max: int = 1000
-    demand_penalty: float = 3.0
+    demand_penalty: float = 10.0
     limited_penalty: float = 0.3
-    exchange_penalty: float = 0.1
+    exchange_penalty: float = 1.0
     free_penalty: float = 0.01
     relaxation: float = 1.6
+    memory: int = 10
     local_tolerance: float = 1e-8
 
 
@@ -125,6 +129,17 @@ class Agreement:
             self.tariff,
             self.scale,
             self.settings.local_tolerance,
+        )
+
+    def past(self, bus: int) -> Past:
+        """Return an empty memory of one site."""
+        edges, edge = self.edges, int(self.edges.of_bus[bus])
+        return Past(
+            self.penalty[edge] if edge >= 0 else np.ones(VARIABLES),
+            self.penalty[edges.parent == bus],
+            float(self.demand_penalty[bus]),
+            self.scale.price * self.scale.power,
+            self.settings.memory,
         )
 
     def terms_of(self, bus: int) -> Terms:

@@ -16,6 +16,7 @@ import numpy as np
 from veilgrid.admm._neighbour_average import Pull
 from veilgrid.admm._neighbour_local import Answer, Targets
 from veilgrid.admm._neighbour_message import traffic
+from veilgrid.admm._neighbour_mix import Mixer, Point
 from veilgrid.admm._neighbour_setup import Agreement, NeighbourSettings
 from veilgrid.admm._neighbour_solve import Infeasible, LocalProblems
 from veilgrid.admm._neighbour_tree import Edges
@@ -107,6 +108,8 @@ class Neighbours:
         self._below = [np.array(edges, dtype=np.int64) for edges in below]
         self._base = np.zeros(0)
         self._base_demand = np.zeros(0)
+        self._mixer = Mixer(self.agreement.settings.memory)
+        self._pasts = [self.agreement.past(bus) for bus in range(len(day.sites))]
 
     def open(self, start: NeighbourState | None = None) -> Iterate:
         """Let each site answer the tariff, or the last day's prices, and add up the flows."""
@@ -169,6 +172,46 @@ class Neighbours:
             demand_multiplier=choice * (at.demand_multiplier + weight * (wished - demand)),
         )
         return Step(after, setpoints, copies, answer)
+
+    def advance(self, at: Iterate, done: Step) -> Iterate:
+        """Mix the newest iterate with past ones, or take a bad step back; the next to start from.
+
+        Inner products add up the tree in the order in which machines add them.
+        """
+        if self.agreement.settings.memory == 1:
+            return done.after
+        buses = range(len(self._pasts))
+        rows = np.array(
+            [self._pasts[b].push(self._point(at, b), self._point(done.after, b)) for b in buses]
+        )
+        weights = self._mixer.weights(self.edges.up(rows)[self.edges.tree.root])
+        count = len(self._buy)
+        points = [
+            past.mix(weights, count) if len(weights) else past.retreat(count)
+            for past in self._pasts
+        ]
+        multiplier = np.empty_like(at.multiplier)
+        for bus, point in enumerate(points):
+            multiplier[self._below[bus], 1] = point.below_multiplier
+        multiplier[:, 0] = [points[bus].multiplier for bus in self.edges.child]
+        return Iterate(
+            average=np.array([points[bus].average for bus in self.edges.child]),
+            multiplier=multiplier,
+            demand=np.array([point.demand for point in points]),
+            demand_multiplier=np.array([point.demand_multiplier for point in points]),
+        )
+
+    def _point(self, at: Iterate, bus: int) -> Point:
+        edge, below = self.edges.of_bus[bus], self._below[bus]
+        blank = np.zeros_like(at.average[0])
+        return Point(
+            average=at.average[edge] if edge >= 0 else blank,
+            multiplier=at.multiplier[edge, 0] if edge >= 0 else blank,
+            below=at.average[below],
+            below_multiplier=at.multiplier[below, 1],
+            demand=at.demand[bus],
+            demand_multiplier=at.demand_multiplier[bus],
+        )
 
     def averages(self, at: Iterate, copies: Floats, wished: Floats) -> tuple[Floats, Floats]:
         """Consistent flows and demands nearest to all copies: one pass up the tree, one down.
@@ -310,14 +353,16 @@ def _iterate(
         history.append(Progress(len(history) + 1, float(apart.max()), dual, cost))
         if progress is not None:
             progress(history[-1])
-        at = done.after
         is_still = bool((np.maximum(apart, moved.max(axis=(0, 2))) <= allowed).all())
         if is_still and _worst(limits, plan) <= settings.limit_tolerance:
             status = RunStatus.CONVERGED
         if status is RunStatus.CONVERGED or len(history) >= settings.iteration_count_max:
             break
+        at = neighbours.advance(at, done)
     state = neighbours.settle(done)
-    messages, size = traffic(len(neighbours.edges), day.interval_count, len(history))
+    messages, size = traffic(
+        len(neighbours.edges), day.interval_count, len(history), settings.memory
+    )
     return Coordination(
         status=status,
         setpoints=done.setpoints,
@@ -368,7 +413,7 @@ def _ended(
     """Outcome of a run that ended before its first iteration was complete."""
     setpoints = day.load_only
     price = np.tile(day.buy, (len(day.sites), 1))
-    messages, size = traffic(len(neighbours.edges), day.interval_count, 0)
+    messages, size = traffic(len(neighbours.edges), day.interval_count, 0, 1)
     return Coordination(
         status=status,
         setpoints=setpoints,

@@ -1,11 +1,10 @@
 """A site that plans with its neighbours: scheme ``neighbour`` as a machine.
 
 Once, net demands go up the tree and voltages come down. Then, each iteration: solve the own local
-problem, wait for the children, pass the pull of the own subtree up; the substation turns round,
-averages come down. The stop rule is evaluated by the substation on maxima that travel up with the
-next pull, so a run ends one pass after the iteration that met it, and the set-points are those of
-that iteration. A site hears from its parent and its children only, and a silent neighbour stops
-all: the refusing site of the threat model [docs/protocol/neighbour.md 6].
+problem, wait for the children, pass the pull of the own subtree up; the substation turns round and
+averages come down; inner products and maxima go up, and the substation sends down how to mix past
+iterates, or that the run is over. A site hears from its parent and its children only, and a silent
+neighbour stops all: the refusing site of the threat model [docs/protocol/neighbour.md 6].
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +14,17 @@ import numpy as np
 
 from veilgrid.admm._neighbour_average import Pull, Relay
 from veilgrid.admm._neighbour_local import Answer, Targets, polygon
-from veilgrid.admm._neighbour_message import Average, Level, Opening, Sum, packed, unpacked
+from veilgrid.admm._neighbour_message import (
+    Average,
+    Level,
+    Opening,
+    Overlap,
+    Sum,
+    Weights,
+    packed,
+    unpacked,
+)
+from veilgrid.admm._neighbour_mix import Mixer, Past, Point
 from veilgrid.admm._neighbour_setup import Agreement
 from veilgrid.admm._neighbour_solve import Infeasible, LocalProblems, Terms
 from veilgrid.admm.neighbour import NeighbourSettings
@@ -87,7 +96,8 @@ class _State:
     iteration: int = 0
     is_over: bool = False
     opened: dict[NodeId, Floats] = field(default_factory=dict)
-    sums: dict[NodeId, tuple[Floats, Floats, Worst]] = field(default_factory=dict)
+    sums: dict[NodeId, tuple[Floats, Floats]] = field(default_factory=dict)
+    overlaps: dict[NodeId, Overlap] = field(default_factory=dict)
     level: Floats | None = None
     answer: Answer | None = None
     base: Floats = field(default_factory=lambda: np.zeros(0))
@@ -103,9 +113,11 @@ class _State:
     inner: Floats = field(default_factory=lambda: np.zeros(0))
     plan: Floats = field(default_factory=lambda: np.zeros(0))
     worst: Worst = STILL
+    row: Floats = field(default_factory=lambda: np.zeros(0))
+    after: Point | None = None
     proposal: Proposal | None = None
-    done: Proposal | None = None
     has_passed: bool = False
+    has_reported: bool = False
 
 
 def open_site(problems: LocalProblems, price: Floats) -> tuple[Floats, Floats] | None:
@@ -135,10 +147,12 @@ class NeighbourSite:
         self,
         problems: LocalProblems,
         terms: SiteTerms,
+        past: Past,
         parent: NodeId | None,
         children: tuple[NodeId, ...],
     ) -> None:
-        self._problems, self._terms = problems, terms
+        self._problems, self._terms, self._past = problems, terms, past
+        self._mixer = Mixer(terms.settings.memory)
         self._parent, self._children = parent, children
         self._count = len(terms.local.tariff.buy)
         self._state = _State()
@@ -171,6 +185,10 @@ class NeighbourSite:
                 return self._on_sum(sender, message)
             case Received(sender, Average() as message) if sender == self._parent:
                 return self._on_average(message)
+            case Received(sender, Overlap() as message) if sender in self._children:
+                return self._on_overlap(sender, message)
+            case Received(sender, Weights() as message) if sender == self._parent:
+                return self._on_weights(message)
             case _:
                 return []  # Late, foreign or malformed: normal between strangers.
 
@@ -230,7 +248,9 @@ class NeighbourSite:
         state, terms = self._state, self._terms
         state.iteration += 1
         state.sums.clear()
-        state.relaxed, state.has_passed = None, False
+        state.overlaps.clear()
+        state.relaxed, state.after = None, None
+        state.has_passed, state.has_reported = False, False
         own = state.average - state.multiplier / terms.penalty[:, np.newaxis]
         if self._parent is None:
             own = np.zeros_like(own)
@@ -275,9 +295,9 @@ class NeighbourSite:
         state = self._state
         pull, plan = unpacked(message.pull, 3, self._count), unpacked(message.plan, 2, self._count)
         is_now = message.iteration == state.iteration and sender not in state.sums
-        if pull is None or plan is None or not is_now or any(np.isnan(message.worst)):
+        if pull is None or plan is None or not is_now:
             return []
-        state.sums[sender] = (pull, plan, message.worst)
+        state.sums[sender] = (pull, plan)
         return self._pass_sum()
 
     def _pass_sum(self) -> list[Effect]:
@@ -300,37 +320,17 @@ class NeighbourSite:
         for part in arrived:
             plan += part[1]
         state.plan = plan
-        each = [state.worst, *(part[2] for part in arrived)]
-        columns = [max(values) for values in zip(*each, strict=True)]
-        worst = (columns[0], columns[1], columns[2], columns[3], columns[4])
         state.has_passed = True
         if self._parent is not None:
-            message = Sum(state.iteration, packed(total), packed(plan), worst)
+            message = Sum(state.iteration, packed(total), packed(plan))
             return [Send(self._parent, message)]
         voltage = np.full(self._count, terms.local.tree.slack_voltage_pu**2)
-        status = self._verdict(worst)
-        if status is not None:
-            return self._finish(status)
         return self._averaged(np.zeros((3, self._count)), voltage)
-
-    def _verdict(self, worst: Worst) -> RunStatus | None:
-        """Apply the stop rule to the iteration before; ``None`` = go on."""
-        settings, (flow, _, voltage) = self._terms.settings, self._terms.tolerances
-        done = self._state.iteration - 1
-        if done < 1:
-            return None
-        is_still = max(worst[0], worst[2]) <= flow and max(worst[1], worst[3]) <= voltage
-        if is_still and worst[4] <= settings.limit_tolerance:
-            return RunStatus.CONVERGED
-        return RunStatus.ITERATION_LIMIT if done >= settings.iteration_count_max else None
 
     def _on_average(self, message: Average) -> list[Effect]:
         state = self._state
-        if message.iteration != state.iteration or not state.has_passed:
+        if message.iteration != state.iteration or not state.has_passed or state.after is not None:
             return []
-        if message.status:
-            known = message.status in (RunStatus.CONVERGED, RunStatus.ITERATION_LIMIT)
-            return self._finish(RunStatus(message.status)) if known else []
         average = unpacked(message.average, 3, self._count)
         upper = unpacked(message.voltage, 1, self._count)
         if average is None or upper is None:
@@ -347,21 +347,104 @@ class NeighbourSite:
         average, average_below = state.base + deviation, state.base_below + split.below
         demand = state.base_demand + split.demand
         weight = terms.local.demand_penalty[0]
-        state.multiplier = state.multiplier + terms.penalty[:, np.newaxis] * (own - average)
-        state.multiplier_below = state.multiplier_below + terms.below[:, :, np.newaxis] * (
-            below - average_below
-        )
-        if terms.relay.has_choice:
-            moved = state.demand_multiplier + weight * (wished - demand)
-            state.demand_multiplier = moved
+        wide = terms.penalty[:, np.newaxis]
+        moved = wide * (own - average) if self._parent is not None else np.zeros_like(own)
+        moved_below = terms.below[:, :, np.newaxis] * (below - average_below)
+        moved_demand = weight * (wished - demand) if terms.relay.has_choice else 0.0 * wished
         state.worst = self._measure(average, average_below, voltage)
-        state.average, state.average_below, state.demand = average, average_below, demand
-        state.done = state.proposal
+        state.after = Point(
+            average=average,
+            multiplier=state.multiplier + moved,
+            below=average_below,
+            below_multiplier=state.multiplier_below + moved_below,
+            demand=demand,
+            demand_multiplier=state.demand_multiplier + moved_demand,
+        )
+        before = Point(
+            average=state.average,
+            multiplier=state.multiplier,
+            below=state.average_below,
+            below_multiplier=state.multiplier_below,
+            demand=state.demand,
+            demand_multiplier=state.demand_multiplier,
+        )
+        state.row = self._past.push(before, state.after)
         sent: list[Effect] = [
             Send(child, Average(state.iteration, packed(part), packed(voltage)))
             for child, part in zip(self._children, split.below, strict=True)
         ]
-        return [*sent, *self._next()]
+        return [*sent, *self._pass_overlap()]
+
+    # Mixing and stopping: inner products up, weights down.
+
+    def _on_overlap(self, sender: NodeId, message: Overlap) -> list[Effect]:
+        state = self._state
+        if message.iteration != state.iteration or sender in state.overlaps:
+            return []
+        is_sound = len(message.row) <= self._terms.settings.memory
+        if not is_sound or not np.isfinite(message.row).all() or np.isnan(message.worst).any():
+            return []
+        state.overlaps[sender] = message
+        return self._pass_overlap()
+
+    def _pass_overlap(self) -> list[Effect]:
+        state = self._state
+        if len(state.overlaps) < len(self._children) or state.after is None:
+            return []
+        row = state.row.copy()
+        arrived = [state.overlaps[child] for child in self._children]
+        if any(len(message.row) != len(row) for message in arrived):
+            return []
+        for message in arrived:
+            row += message.row
+        each = [state.worst, *(message.worst for message in arrived)]
+        found = [max(values) for values in zip(*each, strict=True)]
+        worst: Worst = (found[0], found[1], found[2], found[3], found[4])
+        state.has_reported = True
+        if self._parent is not None:
+            return [Send(self._parent, Overlap(state.iteration, tuple(row.tolist()), worst))]
+        status = self._verdict(worst)
+        if status is not None:
+            return self._finish(status)
+        if self._terms.settings.memory == 1:
+            return self._mixed(np.ones(1))
+        return self._mixed(self._mixer.weights(row))
+
+    def _verdict(self, worst: Worst) -> RunStatus | None:
+        """Apply the stop rule; ``None`` = go on."""
+        settings, (flow, _, voltage) = self._terms.settings, self._terms.tolerances
+        is_still = max(worst[0], worst[2]) <= flow and max(worst[1], worst[3]) <= voltage
+        if is_still and worst[4] <= settings.limit_tolerance:
+            return RunStatus.CONVERGED
+        is_late = self._state.iteration >= settings.iteration_count_max
+        return RunStatus.ITERATION_LIMIT if is_late else None
+
+    def _on_weights(self, message: Weights) -> list[Effect]:
+        state = self._state
+        if message.iteration != state.iteration or not state.has_reported:
+            return []
+        if message.status:
+            known = message.status in (RunStatus.CONVERGED, RunStatus.ITERATION_LIMIT)
+            return self._finish(RunStatus(message.status)) if known else []
+        weights = np.array(message.weights)
+        fits = len(weights) == len(self._past) if len(weights) else self._past.can_retreat
+        if not fits or not bool(np.isfinite(weights).all()):
+            return []
+        return self._mixed(weights)
+
+    def _mixed(self, weights: Floats) -> list[Effect]:
+        state = self._state
+        if state.after is None:
+            return []
+        point = state.after
+        if self._terms.settings.memory > 1:
+            count, past = self._count, self._past
+            point = past.mix(weights, count) if len(weights) else past.retreat(count)
+        state.average, state.average_below = point.average, point.below
+        state.multiplier, state.multiplier_below = point.multiplier, point.below_multiplier
+        state.demand, state.demand_multiplier = point.demand, point.demand_multiplier
+        passed = Weights(state.iteration, tuple(weights.tolist()))
+        return [*(Send(child, passed) for child in self._children), *self._next()]
 
     def _measure(self, average: Floats, below: Floats, voltage: Floats) -> Worst:
         """Residuals, change and excess of this site's ends and limits, for the stop rule."""
@@ -399,15 +482,12 @@ class NeighbourSite:
 
     def _finish(self, status: RunStatus) -> list[Effect]:
         state = self._state
+        if state.proposal is None or state.after is None:
+            return []
         state.is_over = True
-        ended: list[Effect] = [
-            Send(child, Average(state.iteration, b"", b"", status)) for child in self._children
-        ]
-        done = state.done
-        if done is None:
-            return [*ended, *self._give_up(RunStatus.ABORTED)]
-        count = state.iteration - 1
-        agreed = Agreed(status, count, done.setpoints, done.copies, state.multiplier)
+        ended = [Send(child, Weights(state.iteration, (), status)) for child in self._children]
+        setpoints, copies, _ = state.proposal
+        agreed = Agreed(status, state.iteration, setpoints, copies, state.after.multiplier)
         return [*ended, Decide(agreed)]
 
     def _give_up(self, status: RunStatus) -> list[Effect]:
@@ -444,6 +524,7 @@ def neighbour_sites(
         machines[name] = NeighbourSite(
             LocalProblems([day.sites[bus]], local),
             terms,
+            agreement.past(bus),
             names[edges.parent[edge]] if edge >= 0 else None,
             tuple(names[child] for child in edges.child[below]),
         )
