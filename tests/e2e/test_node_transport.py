@@ -273,6 +273,7 @@ def test_whoever_cannot_prove_who_he_is_is_refused_on_both_sides(tmp_path: Path)
             Node(A, tmp_path / "2", role="site", peers=[peer(B, port)]),  # other role
             Node(NodeId("0"), tmp_path / "3", peers=[peer(B, port)]),  # not in the directory
             Node(A, tmp_path / "4", peers=[peer(NodeId("bb"), port)]),  # expects somebody else
+            Node(A, tmp_path / "5", peers=[peer(B), peer(NodeId("bb"), port)]),  # exchanged
         ]
         async with nodes(good, *cases):
             for node in cases:
@@ -280,6 +281,7 @@ def test_whoever_cannot_prove_who_he_is_is_refused_on_both_sides(tmp_path: Path)
             assert good.received == []
             assert good.endpoint.missing() == [A, C]
             assert good.endpoint.metrics.handshakes_failed >= 3
+            assert "b answers where bb was expected" in str(await refusal(cases[-1]))
 
     real(main())
 
@@ -345,6 +347,7 @@ def data(sequence: int, message: Any, acknowledged: int = 0) -> bytes:
         ("an unknown kind", hello(b"i" * 16) + b"\x00\x00\x00\x12\x01\x09" + bytes(16)),
         ("a body that is no message", hello(b"i" * 16) + pack_header(wire.DATA, 1, 1) + b"\xc1"),
         ("no hello at all", b"GET / HTTP/1.1\r\n\r\n" + bytes(100)),
+        ("a huge hello is announced", pack_header(wire.HELLO, 10_000)),
         ("a huge hello", pack_header(wire.HELLO, 10_000) + bytes(10_000)),
     ],
 )
@@ -411,8 +414,8 @@ def test_plain_tcp_old_tls_and_no_certificate_get_nowhere(tmp_path: Path) -> Non
     async def main() -> None:
         node = Node(B, tmp_path, peers=[peer(A)])
         port = node.endpoint.listen()
-        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+        old = AUTHORITY.issue(tmp_path, A, "party").client_context()
+        old.minimum_version = ssl.TLSVersion.TLSv1_2
         nameless = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         nameless.check_hostname, nameless.verify_mode = False, ssl.CERT_NONE
         old.maximum_version = ssl.TLSVersion.TLSv1_2

@@ -112,6 +112,32 @@ def test_blocks_cannot_be_dropped_exchanged_or_taken_from_another_journal(
     assert read(path, KEY) == []
 
 
+@pytest.mark.parametrize("key", [None, KEY])
+def test_a_block_of_another_history_of_the_same_journal_does_not_fit(
+    path: Path, key: Secret[bytes] | None
+) -> None:
+    """A torn and rewritten tail leaves two valid blocks for one place; only one has a follower."""
+    written(path, [1], key)
+    begin = path.read_bytes()
+
+    def goes_on(*amounts: int) -> bytes:
+        path.write_bytes(begin)
+        journal = Journal.open(path, CODEC, key)
+        for amount in amounts:
+            journal.append(Add(amount, amount))
+            journal.sync()
+        journal.close()
+        return path.read_bytes()
+
+    one, other = goes_on(1), goes_on(2, 3)
+    path.write_bytes(one + other[len(one) :])
+    try:
+        found = read(path, key)
+    except JournalCorrupt:
+        return
+    assert Add(3, 3) not in found, "what followed another history is not taken up"
+
+
 def test_an_encrypted_journal_shows_nothing_and_opens_with_its_key_only(tmp_path: Path) -> None:
     secret = 0x1122334455667788
     for key in (None, KEY):

@@ -26,6 +26,8 @@ from node_machines import (
 
 from veilgrid.errors import InvariantError
 from veilgrid.machine import (
+    Compute,
+    Computed,
     Decide,
     Effect,
     Event,
@@ -305,6 +307,37 @@ def test_timers_of_a_former_life_and_replaced_timers_do_not_fire() -> None:
     assert world.run(100)
     assert world.now_ns == 3500
     assert world.machine(A).fired == ["b", "a"]
+
+
+def test_what_a_former_life_computed_does_not_come_back() -> None:
+    class Thinker(Talker):
+        def handle(self, event: Event) -> list[Effect]:
+            match event:
+                case TimerFired("start"):
+                    return [Compute("job", abs, (-1,))]
+                case Computed():
+                    return [Decide(1)]
+            return []
+
+    world = World({A: lambda _: Thinker(B, 0)}, 1)
+    world.run(1)
+    world.crash(A)
+    world.restart(A)
+    assert world.run(100)
+    assert world.decided(A) == [1]
+
+
+def test_the_digest_covers_what_was_said_and_not_only_that_it_was() -> None:
+    class Sayer(Talker):
+        def handle(self, event: Event) -> list[Effect]:
+            return [Send(B, Vote(1, self._count))] if event == TimerFired(START) else []
+
+    def digest(value: int) -> str:
+        world = World({A: lambda _: Sayer(B, value), B: lambda _: Talker(A, 0)}, 1)
+        world.run(100)
+        return world.digest
+
+    assert digest(1) == digest(1) != digest(2)
 
 
 def test_skewed_clocks_run_at_their_own_rate() -> None:
