@@ -33,16 +33,18 @@ EXPOSED = {
     ),
     "neighbour": (
         "Neighbours see the coupling variables of their common branch in every iteration: active "
-        "and reactive power, voltage and their prices. A site at the end of a feeder thereby "
-        "shows its net demand. Device data, costs and schedules stay at the site."
+        "and reactive power, voltage and prices, and with them the net demand of all that hangs "
+        "below. A site at the end of a feeder thereby shows its own net demand. Device data, costs "
+        "and set-points stay at the site, but what net demands let a neighbour infer about them "
+        "is not hidden."
     ),
     "neighbour-ledger": (
         "Everybody who reads the ledger sees all coupling variables and subproblems in plain text."
     ),
     "exchange": (
         "The coordinator sees each site's net demand, active and reactive, in every interval and "
-        "iteration. Device data, costs and schedules stay at the site. Nothing is hidden from the "
-        "coordinator by cryptography."
+        "iteration. Device data, costs and set-points stay at the site, but what net demands let "
+        "the coordinator infer about them is not hidden: no cryptography is at work."
     ),
     "masked": (
         "Workers see masked subproblems. Masking is not encryption: a worker can recover "
