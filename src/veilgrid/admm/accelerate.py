@@ -66,3 +66,44 @@ class Anderson:
         residuals = np.array(self._residuals)
         weights = mixing_weights(residuals @ residuals.T, self._regularisation)
         return np.asarray(weights @ np.array(self._images))
+
+
+class GuardedAnderson:
+    """Anderson acceleration every few steps, taken back when it made the residual grow.
+
+    Plain steps in between keep the history from becoming dependent, which stalls the mixing of a
+    map that is only piecewise linear.
+
+    Parameters
+    ----------
+    memory : >= 1
+        Past pairs to mix; 1 = plain iteration.
+    interval : >= 1
+        Steps from one mixing to the next.
+    growth_max : >= 1
+        A residual that grew by more after a mixed step returns to the plain step before it.
+    """
+
+    def __init__(self, memory: int, interval: int = 1, growth_max: float = 1.5) -> None:
+        self._mixer, self._memory = Anderson(memory), memory
+        self._interval, self._growth_max = interval, growth_max
+        self._plain: Floats | None = None
+        self._residual = np.inf
+        self._step = 0
+
+    def mix(self, point: Floats, step: Floats) -> Floats:
+        """Return the next point after the plain step ``point -> point + step``; flat arrays."""
+        if self._memory == 1:
+            return point + step
+        residual = float(np.linalg.norm(step))
+        plain, self._plain = self._plain, None
+        if plain is not None and residual > self._growth_max * self._residual:
+            self._mixer.forget()
+            return plain
+        image = point + step
+        mixed = self._mixer.mix(point, image)
+        self._step += 1
+        if self._step % self._interval:
+            return image
+        self._plain, self._residual = image, residual
+        return mixed

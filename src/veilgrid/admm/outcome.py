@@ -17,6 +17,10 @@ class RunStatus(StrEnum):
     ABORTED = "aborted"
 
 
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """Raised by a progress sink to end a run with what was reached."""
+
+
 class Progress(NamedTuple):
     """One iteration as it is shown live.
 
@@ -42,6 +46,8 @@ class Coordination:
     setpoints : one (variable,) array a site, per-unit
     price_p, price_q : (bus, interval), currency per per-unit held for one interval
         What a site pays for one more unit of net demand.
+    rent : currency
+        What binding network rows collect: strengths times bounds.
     history
         One entry an iteration.
     violations
@@ -53,6 +59,7 @@ class Coordination:
     setpoints: list[Floats] = field(repr=False)
     price_p: Floats = field(repr=False)
     price_q: Floats = field(repr=False)
+    rent: float = 0.0
     history: tuple[Progress, ...] = field(default=(), repr=False)
     message_count: int = 0
     byte_count: int = 0

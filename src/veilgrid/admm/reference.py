@@ -110,7 +110,7 @@ def _coordination(
         setpoints=setpoints,
         price_p=price,
         price_q=np.zeros_like(price) if price_q is None else price_q,
-        history=(Progress(1, 0.0, 0.0, day.cost(setpoints)),),
+        history=(Progress(1, 0.0, 0.0, day.cost(setpoints)),) if setpoints else (),
         violations=violations,
     )
 
@@ -206,7 +206,7 @@ class _Central:
 def central(day: Day, limits: Limits) -> Coordination:
     """Solve the whole day as one quadratic program; network rows join when they are exceeded.
 
-    Infeasible days come back with the least violations of network rows that no plan avoids.
+    An infeasible day comes back without set-points, with the rows that no plan can meet.
     """
     sites = list(day.sites)
     problem = _Central(day, limits, stack(sites), [])
@@ -216,7 +216,8 @@ def central(day: Day, limits: Limits) -> Coordination:
         solution = solve(program)
         setpoints = unstack(sites, solution.x)
         if solution.status is not SolveStatus.OPTIMAL:
-            return _infeasible(day, limits, problem, solution)
+            nowhere = np.zeros((len(sites), count))
+            return _coordination(day, solution, [], nowhere, _least_violation(problem))
         if limits.are_absent or not problem.grow(setpoints):
             break
     first = problem.own.matrix.shape[0]
@@ -232,35 +233,41 @@ def central(day: Day, limits: Limits) -> Coordination:
     return _coordination(day, solution, setpoints, price_p, price_q=price_q)
 
 
-def _infeasible(day: Day, limits: Limits, problem: _Central, solution: Solution) -> Coordination:
-    """Find the least violation of network rows, and end the run with it.
+def least_violation(day: Day, limits: Limits) -> tuple[tuple[int, int, float], ...]:
+    """Find the network rows that no plan can meet, with the least total violation.
+
+    Returns
+    -------
+    tuple of (row, interval, amount)
+        Empty if the day is feasible.
 
     Raises
     ------
     InputError
         The sites' own constraints contradict each other; each such site is a finding.
     """
-    sites = list(day.sites)
+    return _least_violation(_Central(day, limits, stack(list(day.sites)), []))
+
+
+def _least_violation(problem: _Central) -> tuple[tuple[int, int, float], ...]:
+    sites = list(problem.day.sites)
     while True:
         program = problem.problem()
+        first = len(program.lower) - len(problem.rows)
         soft = np.zeros(len(program.lower))
-        soft[len(soft) - len(problem.rows) :] = [
-            1.0 / np.max(np.abs(np.concatenate(limits.row(row.number)[:2]))) for row in problem.rows
-        ]
+        for place, row in enumerate(problem.rows):
+            active, reactive, _ = problem.limits.row(row.number)
+            soft[first + place] = 1.0 / max(np.abs(active).max(), np.abs(reactive).max())
         least = elastic(program, soft)
         if least.is_hard_infeasible:
             raise InputError(site_findings(sites))
-        setpoints = unstack(sites, least.x)
-        if not problem.grow(setpoints):
+        if not problem.grow(unstack(sites, least.x)):
             break
-    amounts = least.violation[len(soft) - len(problem.rows) :]
-    violations = tuple(
+    return tuple(
         (number, interval, float(amount))
-        for (number, interval), amount in zip(problem.rows, amounts, strict=True)
+        for (number, interval), amount in zip(problem.rows, least.violation[first:], strict=True)
         if amount > LIMIT_TOLERANCE
     )
-    price = np.tile(day.buy, (len(sites), 1))
-    return _coordination(day, solution, setpoints, price, violations)
 
 
 def site_findings(sites: list[Site]) -> list[Finding]:

@@ -5,7 +5,7 @@ matrices again and again: it factors once and starts from the last solution.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import clarabel
@@ -79,42 +79,59 @@ def solve(
     return BACKENDS[backend](problem, settings)
 
 
+class _ClarabelForm:
+    """A program in Clarabel's form ``Ax + s = b``; bounds and linear cost may change."""
+
+    def __init__(self, problem: QuadraticProgram) -> None:
+        self.equal = problem.lower == problem.upper
+        self.above = ~self.equal & np.isfinite(problem.upper)
+        self.below = ~self.equal & np.isfinite(problem.lower)
+        rows = problem.matrix.tocsr()
+        self.stacked = sparse.csc_matrix(
+            sparse.vstack([rows[self.equal], rows[self.above], -rows[self.below]])
+        )
+        self.quadratic = sparse.triu(problem.quadratic, format="csc")
+        self.counts = (int(self.equal.sum()), int(self.above.sum()), int(self.below.sum()))
+
+    def solve(self, problem: QuadraticProgram, settings: SolveSettings) -> Solution:
+        """Solve with the problem's linear cost and bounds; the matrices are those prepared."""
+        right = np.concatenate(
+            [problem.upper[self.equal], problem.upper[self.above], -problem.lower[self.below]]
+        )
+        options = clarabel.DefaultSettings()
+        options.verbose = False
+        options.tol_gap_abs = options.tol_gap_rel = options.tol_feas = settings.tolerance
+        options.max_threads = 1
+        if settings.iteration_count_max is not None:
+            options.max_iter = settings.iteration_count_max
+        equalities, above, below = self.counts
+        cones = [clarabel.ZeroConeT(equalities), clarabel.NonnegativeConeT(above + below)]
+        solved = clarabel.DefaultSolver(
+            self.quadratic, problem.linear, self.stacked, right, cones, options
+        ).solve()
+        status = _CLARABEL_STATUS.get(str(solved.status))
+        if status is None:
+            raise SolverFailed("clarabel", str(solved.status))
+        duals = np.asarray(solved.z)
+        multipliers = np.zeros(len(problem.lower))
+        multipliers[self.equal] = duals[:equalities]
+        multipliers[self.above] += duals[equalities : equalities + above]
+        multipliers[self.below] -= duals[equalities + above :]
+        return Solution(
+            status=status,
+            x=np.asarray(solved.x, dtype=np.float64),
+            multipliers=multipliers,
+            backend="clarabel",
+            iteration_count=int(solved.iterations),
+        )
+
+
 def _solve_clarabel(problem: QuadraticProgram, settings: SolveSettings) -> Solution:
-    equal = problem.lower == problem.upper
-    above, below = ~equal & np.isfinite(problem.upper), ~equal & np.isfinite(problem.lower)
-    rows = problem.matrix.tocsr()
-    stacked = sparse.csc_matrix(sparse.vstack([rows[equal], rows[above], -rows[below]]))
-    right = np.concatenate([problem.upper[equal], problem.upper[above], -problem.lower[below]])
-    options = clarabel.DefaultSettings()
-    options.verbose = False
-    options.tol_gap_abs = options.tol_gap_rel = options.tol_feas = settings.tolerance
-    options.max_threads = 1
-    if settings.iteration_count_max is not None:
-        options.max_iter = settings.iteration_count_max
-    inequalities = int(above.sum() + below.sum())
-    cones = [clarabel.ZeroConeT(int(equal.sum())), clarabel.NonnegativeConeT(inequalities)]
-    upper = sparse.triu(problem.quadratic, format="csc")
-    solved = clarabel.DefaultSolver(upper, problem.linear, stacked, right, cones, options).solve()
-    status = _CLARABEL_STATUS.get(str(solved.status))
-    if status is None:
-        raise SolverFailed("clarabel", str(solved.status))
-    duals = np.asarray(solved.z)
-    multipliers = np.zeros(len(problem.lower))
-    first, second = int(equal.sum()), int(equal.sum() + above.sum())
-    multipliers[equal] = duals[:first]
-    multipliers[above] += duals[first:second]
-    multipliers[below] -= duals[second:]
-    return Solution(
-        status=status,
-        x=np.asarray(solved.x, dtype=np.float64),
-        multipliers=multipliers,
-        backend="clarabel",
-        iteration_count=int(solved.iterations),
-    )
+    return _ClarabelForm(problem).solve(problem, settings)
 
 
 def _solve_osqp(problem: QuadraticProgram, settings: SolveSettings) -> Solution:
-    return WarmSolver(problem, settings).solve()
+    return RepeatedSolver(problem, "osqp", settings).solve()
 
 
 BACKENDS: dict[str, Callable[[QuadraticProgram, SolveSettings], Solution]] = {
@@ -123,52 +140,65 @@ BACKENDS: dict[str, Callable[[QuadraticProgram, SolveSettings], Solution]] = {
 }
 
 
-class WarmSolver:
-    """Solve one problem many times with changing linear cost and bounds.
+class RepeatedSolver:
+    """Solve one problem many times with changing linear cost and bounds, matrices prepared once.
 
-    The matrices are factored once; each solve starts from the last solution. If OSQP does not
-    reach the tolerance, the problem is solved by Clarabel, so a result is always accurate.
+    OSQP factors once and starts each solve from the last solution; what it does not bring to the
+    tolerance is solved by Clarabel, so a result is always accurate. Clarabel starts afresh, with
+    its form prepared; it is the faster of the two where storage couples the intervals.
     """
 
     def __init__(
         self,
         problem: QuadraticProgram,
+        backend: str = "osqp",
         settings: SolveSettings = SolveSettings(),
     ) -> None:
+        invariant(backend in BACKENDS, f"back-end is one of {sorted(BACKENDS)}, not {backend!r}")
         self._problem, self._settings = problem, settings
-        self._solver: Any = osqp.OSQP()
-        self._solver.setup(
-            P=sparse.triu(problem.quadratic, format="csc"),
-            q=problem.linear,
-            A=problem.matrix,
-            l=problem.lower,
-            u=problem.upper,
-            verbose=False,
-            eps_abs=settings.tolerance,
-            eps_rel=settings.tolerance,
-            max_iter=settings.iteration_count_max or 20_000,
-            check_termination=10,
-            polishing=False,
-        )
+        self._form: _ClarabelForm | None = None
+        self._splitting: Any = None
+        if backend == "osqp":
+            self._splitting = osqp.OSQP()
+            self._splitting.setup(
+                P=sparse.triu(problem.quadratic, format="csc"),
+                q=problem.linear,
+                A=problem.matrix,
+                l=problem.lower,
+                u=problem.upper,
+                verbose=False,
+                eps_abs=settings.tolerance,
+                eps_rel=settings.tolerance,
+                max_iter=settings.iteration_count_max or 4_000,
+                check_termination=10,
+                polishing=False,
+            )
 
     def solve(
         self, linear: Floats | None = None, lower: Floats | None = None, upper: Floats | None = None
     ) -> Solution:
         """Solve again with what changed; everything else stays as it was."""
-        old = self._problem
-        self._problem = QuadraticProgram(
-            quadratic=old.quadratic,
-            linear=old.linear if linear is None else linear,
-            matrix=old.matrix,
-            lower=old.lower if lower is None else lower,
-            upper=old.upper if upper is None else upper,
+        changes = {"linear": linear, "lower": lower, "upper": upper}
+        self._problem = replace(
+            self._problem, **{name: new for name, new in changes.items() if new is not None}
         )
+        if self._splitting is not None:
+            solution = self._solve_splitting(linear, lower, upper)
+            if solution is not None:
+                return solution
+        if self._form is None:
+            self._form = _ClarabelForm(self._problem)
+        return self._form.solve(self._problem, self._settings)
+
+    def _solve_splitting(
+        self, linear: Floats | None, lower: Floats | None, upper: Floats | None
+    ) -> Solution | None:
         changes = {"q": linear, "l": lower, "u": upper}
-        self._solver.update(**{k: v for k, v in changes.items() if v is not None})
-        solved = self._solver.solve(raise_error=False)
+        self._splitting.update(**{name: new for name, new in changes.items() if new is not None})
+        solved = self._splitting.solve(raise_error=False)
         status = _OSQP_STATUS.get(str(solved.info.status).strip())
         if status is None or status is SolveStatus.ITERATION_LIMIT:
-            return solve(self._problem, "clarabel", self._settings)
+            return None
         return Solution(
             status=status,
             x=np.asarray(solved.x, dtype=np.float64),
@@ -176,3 +206,6 @@ class WarmSolver:
             backend="osqp",
             iteration_count=int(solved.info.iter),
         )
+
+
+WarmSolver = RepeatedSolver

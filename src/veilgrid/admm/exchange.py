@@ -1,0 +1,384 @@
+"""Exchange ADMM: sites answer prices, one network step makes the answers fit together [model 4].
+
+Written as Douglas-Rachford splitting: the state is one array, the *wish* of each flexible site and
+interval (net demand plus price over penalty). The network step turns wishes into targets and
+prices, the sites answer near their targets, and ``wish += relaxation (answer - target)``. Prices
+come out of the network step, so they are always prices that this network can have, and the
+Lagrangian at them bounds the optimum from below (:mod:`veilgrid.admm.certify`).
+
+Sites without any choice are rigid: their penalty is infinite, which takes them out of the
+iteration; their prices still come from the network step.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from veilgrid.admm.accelerate import GuardedAnderson
+from veilgrid.admm.certify import bound_from_prices, turnover
+from veilgrid.admm.network_step import NetworkStep, NetworkTarget
+from veilgrid.admm.outcome import Coordination, Interrupted, Progress, ProgressSink, RunStatus
+from veilgrid.admm.reference import least_violation
+from veilgrid.admm.site_step import SiteAnswer, SiteSteps
+from veilgrid.errors import invariant
+from veilgrid.grid.day import Day
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.network import Floats
+
+SUSPICION = (10, 20, 40, 80)
+"""Iterations at which a row at its ceiling makes the run ask whether the day is feasible."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeSettings:
+    """How the exchange scheme runs. The defaults were measured, see docs/protocol/exchange.md.
+
+    Attributes
+    ----------
+    iteration_count_max : > 0
+    gap_max : > 0
+        The run stops when the certified gap is below it.
+    excess_max : > 0, per-unit
+        ... and no network row is exceeded by more.
+    penalty : > 0
+        In units of the mean tariff over a site's own range of power.
+    relaxation : in [1, 2)
+    evenness : in [0, 1]
+        1 = the same penalty for all sites, 0 = inversely to each site's range of power.
+    memory : >= 1
+        Past iterations that Anderson acceleration mixes; 1 = none.
+    mixing_interval : >= 1
+        Plain iterations from one mixing to the next.
+    strength_max : > 0
+        Ceiling of a row's strength in units of the highest tariff.
+    """
+
+    iteration_count_max: int = 200
+    gap_max: float = 5e-5
+    excess_max: float = 9e-7
+    penalty: float = 1.0
+    relaxation: float = 1.7
+    evenness: float = 0.5
+    memory: int = 20
+    mixing_interval: int = 3
+    strength_max: float = 200.0
+
+
+class Offer(msgspec.Struct, frozen=True, tag=True):
+    """What the coordinator sends to a site: (interval,) arrays of float64."""
+
+    iteration: int
+    price_p: bytes
+    price_q: bytes
+    target_p: bytes
+    target_q: bytes
+
+
+class Answer(msgspec.Struct, frozen=True, tag=True):
+    """What a site sends back: (interval,) arrays of float64."""
+
+    iteration: int
+    demand_p: bytes
+    demand_q: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExchangeState:
+    """Where a run stopped, to start the next day from.
+
+    Attributes
+    ----------
+    target_p, target_q, price_p, price_q : (flexible site, interval)
+    """
+
+    target_p: Floats
+    target_q: Floats
+    price_p: Floats
+    price_q: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Penalties of the flexible sites.
+
+    Attributes
+    ----------
+    active, reactive : (flexible site,), currency per per-unit squared and interval
+        ``reactive`` is zero where reactive power does not matter.
+    """
+
+    active: Floats
+    reactive: Floats
+
+    @classmethod
+    def of(cls, day: Day, limits: Limits, penalty: float, evenness: float) -> "Metric":
+        """Scale penalties by the tariff and by each site's range of power.
+
+        A site with twice the range may move twice as far for the same price; that makes the
+        iteration independent of currency and base.
+        """
+        ranges = np.array(
+            [
+                float(np.max(np.abs(site.inject_p) @ (site.upper - site.lower), initial=0.0))
+                for site in (day.sites[i] for i in day.flexible)
+            ]
+        )
+        price = float(np.mean(np.maximum(np.abs(day.buy), np.abs(day.sell)))) or 1.0
+        widest = float(ranges.max(initial=0.0)) or 1.0
+        own = np.maximum(ranges, 0.05 * widest)
+        middle = float(np.median(own)) if len(own) else 1.0
+        active = penalty * price / (own ** (1.0 - evenness) * middle**evenness)
+        return cls(active=active, reactive=np.zeros_like(active) if limits.are_absent else active)
+
+
+def _spread(values: Floats, members: list[int], count: int) -> Floats:
+    wide = np.zeros((count, *values.shape[1:]))
+    wide[members] = values
+    return wide
+
+
+class Coordinator:
+    """The coordinator's half: keeps the wishes, asks for answers, certifies.
+
+    Pure arrays; :meth:`offer` and :meth:`take` alternate.
+    """
+
+    def __init__(
+        self, day: Day, limits: Limits, metric: Metric, settings: ExchangeSettings
+    ) -> None:
+        self.settings, self.metric = settings, metric
+        self._members, self._count = list(day.flexible), len(day.sites)
+        self._weight = np.sqrt(np.concatenate([metric.active, metric.reactive]))[:, np.newaxis]
+        reactive_give = np.divide(
+            1.0, metric.reactive, out=np.zeros_like(metric.reactive), where=metric.reactive > 0.0
+        )
+        self.network = NetworkStep(
+            limits,
+            day.buy,
+            day.sell,
+            _spread(1.0 / metric.active, self._members, self._count),
+            _spread(reactive_give, self._members, self._count),
+            strength_max=settings.strength_max * float(np.max(np.abs(day.buy))),
+        )
+        self._has_reactive = bool((metric.reactive > 0.0).any())
+        self._mixer = GuardedAnderson(settings.memory, settings.mixing_interval)
+        self._wish_p = np.zeros((self._count, day.interval_count))
+        self._wish_q = np.zeros_like(self._wish_p)
+        self._target: NetworkTarget | None = None
+        self.primal = self.dual = np.inf
+
+    @property
+    def result(self) -> NetworkTarget:
+        """The last network step's result."""
+        invariant(self._target is not None, "an offer was made before its result is asked for")
+        return self._target  # type: ignore[return-value]
+
+    def declare(self, demand_p: Floats, demand_q: Floats) -> None:
+        """Take the net demands (bus, interval) of rigid sites; flexible rows are ignored."""
+        self._wish_p, self._wish_q = demand_p.copy(), demand_q.copy()
+
+    def start(self, state: ExchangeState) -> None:
+        """Begin from targets and prices of the flexible sites."""
+        members, metric = self._members, self.metric
+        self._wish_p[members] = state.target_p + state.price_p / metric.active[:, np.newaxis]
+        if self._has_reactive:
+            self._wish_q[members] = state.target_q + state.price_q / metric.reactive[:, np.newaxis]
+
+    def offer(self) -> ExchangeState:
+        """Do the network step; return targets and prices for the flexible sites."""
+        previous = self._target
+        self._target = found = self.network.project(self._wish_p, self._wish_q)
+        members = self._members
+        if previous is not None:
+            moved = np.concatenate(
+                [
+                    found.target_p[members] - previous.target_p[members],
+                    found.target_q[members] - previous.target_q[members],
+                ]
+            )
+            self.dual = float(np.max(np.abs(self._weight**2 * moved), initial=0.0))
+        return ExchangeState(
+            target_p=found.target_p[members],
+            target_q=found.target_q[members],
+            price_p=found.price_p[members],
+            price_q=found.price_q[members],
+        )
+
+    def take(self, answer: SiteAnswer) -> None:
+        """Move the wishes by what the sites answered to the last offer."""
+        target = self.result
+        members = self._members
+        off_p = answer.demand_p - target.target_p[members]
+        off_q = answer.demand_q - target.target_q[members]
+        if not self._has_reactive:
+            off_q = np.zeros_like(off_q)
+        self.primal = float(np.max(np.abs(np.concatenate([off_p, off_q])), initial=0.0))
+        count = len(members)
+        wish = np.concatenate([self._wish_p[members], self._wish_q[members]])
+        moved = self._weight * np.concatenate([off_p, off_q]) * self.settings.relaxation
+        mixed = self._mixer.mix((self._weight * wish).ravel(), moved.ravel()).reshape(wish.shape)
+        unweighted = np.divide(mixed, self._weight, out=wish.copy(), where=self._weight > 0.0)
+        self._wish_p[members], self._wish_q[members] = unweighted[:count], unweighted[count:]
+
+
+class _Run:
+    """One run of the array form."""
+
+    def __init__(
+        self, day: Day, limits: Limits, settings: ExchangeSettings, pool: ThreadPoolExecutor
+    ) -> None:
+        self.day, self.limits, self.settings = day, limits, settings
+        metric = Metric.of(day, limits, settings.penalty, settings.evenness)
+        self.coordinator = Coordinator(day, limits, metric, settings)
+        sites = [day.sites[i] for i in day.flexible]
+        self.near = SiteSteps(sites, metric.active, metric.reactive, pool)
+        nothing = np.zeros(len(sites))
+        self.cheapest = SiteSteps(sites, nothing, nothing, pool)
+        self.setpoints = list(day.load_only)
+        self.history: list[Progress] = []
+        self.progress: ProgressSink | None = None
+        self._blank = np.zeros((len(sites), day.interval_count))
+        self._residual_tried = np.inf
+
+    def open(self, start: ExchangeState | None) -> ExchangeState:
+        """Ask for the cheapest answers to the tariff, or go on from the last day."""
+        blank = self._blank
+        self.coordinator.declare(*self.day.demands(self.setpoints))
+        if start is not None and start.target_p.shape == blank.shape:
+            self.coordinator.start(start)
+            return self.coordinator.offer()
+        price = blank + self.day.buy
+        answer = self.cheapest.answer(price, blank, blank, blank)
+        self._adopt(answer)
+        self.coordinator.start(
+            ExchangeState(
+                target_p=answer.demand_p,
+                target_q=answer.demand_q,
+                price_p=price,
+                price_q=blank,
+            )
+        )
+        return self.coordinator.offer()
+
+    def iterate(self, offer: ExchangeState) -> ExchangeState:
+        """Let all sites answer an offer; return the next offer."""
+        answer = self.near.answer(offer.price_p, offer.price_q, offer.target_p, offer.target_q)
+        self._adopt(answer)
+        self.coordinator.take(answer)
+        return self.coordinator.offer()
+
+    def _adopt(self, answer: SiteAnswer) -> None:
+        for index, x in zip(self.day.flexible, answer.setpoints, strict=True):
+            self.setpoints[index] = x
+
+    def is_done(self, target: NetworkTarget) -> bool:
+        """Certify the present plan against prices, if it promises to pass."""
+        day, limits, settings = self.day, self.limits, self.settings
+        if not limits.are_absent:
+            excess = float(limits.excess(day.flows(self.setpoints)).max())
+            if excess > settings.excess_max:
+                return False
+        demand_p, demand_q = day.demands(self.setpoints)
+        # What the network's half of the gap is; the sites' half needs their cheapest answers.
+        paid = float((target.price_p * demand_p).sum() + (target.price_q * demand_q).sum())
+        half = day.exchange_cost(demand_p.sum(axis=0)) - paid + float(target.rent.sum())
+        scale = turnover(day, day.cost(self.setpoints))
+        residual = self.coordinator.primal
+        if half > settings.gap_max * scale or residual > 0.7 * self._residual_tried:
+            return False
+        members, blank = list(day.flexible), self._blank
+        answer = self.cheapest.answer(
+            target.price_p[members], target.price_q[members], blank, blank
+        )
+        found = bound_from_prices(day, limits, self.setpoints, answer, target)
+        if found.gap > settings.gap_max:
+            self._residual_tried = residual
+        return found.gap <= settings.gap_max
+
+    def note(self) -> None:
+        """Record and show the present iteration."""
+        coordinator = self.coordinator
+        cost = self.day.cost(self.setpoints)
+        entry = Progress(len(self.history) + 1, coordinator.primal, coordinator.dual, cost)
+        self.history.append(entry)
+        if self.progress is not None:
+            self.progress(entry)
+
+
+def plan_exchange(
+    day: Day,
+    limits: Limits,
+    settings: ExchangeSettings = ExchangeSettings(),
+    start: object = None,
+    progress: ProgressSink | None = None,
+) -> Coordination:
+    """Plan a day by exchange ADMM.
+
+    Parameters
+    ----------
+    day, limits
+        What to plan and within which limits.
+    settings
+        How.
+    start
+        ``warm`` of the last day's outcome; anything else starts from the tariff.
+    progress
+        Called once an iteration; an exception from it ends the run.
+    """
+    with ThreadPoolExecutor() as pool:
+        run = _Run(day, limits, settings, pool)
+        run.progress = progress
+        state = start if isinstance(start, ExchangeState) else None
+        offer = run.open(state)
+        status = RunStatus.ITERATION_LIMIT
+        violations: tuple[tuple[int, int, float], ...] = ()
+        try:
+            for iteration in range(1, settings.iteration_count_max + 1):
+                target = run.coordinator.result
+                if iteration > 1 or state is not None:
+                    offer = run.iterate(offer)
+                run.note()
+                if run.is_done(target):
+                    status = RunStatus.CONVERGED
+                    break
+                is_suspect = iteration in SUSPICION and run.coordinator.network.unmet()
+                if is_suspect or iteration == settings.iteration_count_max:
+                    violations = least_violation(day, limits)
+                    if violations:
+                        status = RunStatus.INFEASIBLE
+                        break
+        except Interrupted:
+            status = RunStatus.ABORTED
+    messages, octets = traffic(day, len(run.history), limits.are_absent)
+    return Coordination(
+        status=status,
+        setpoints=[] if violations else run.setpoints,
+        price_p=target.price_p,
+        price_q=target.price_q,
+        rent=float(target.rent.sum()),
+        history=tuple(run.history),
+        message_count=messages,
+        byte_count=octets,
+        violations=violations,
+        warm=offer,
+    )
+
+
+def traffic(day: Day, iterations: int, are_limits_absent: bool) -> tuple[int, int]:
+    """Count the messages of a run and their octets, as :class:`Offer` and :class:`Answer`.
+
+    Rigid sites send their net demands once; each flexible site gets an offer and sends an answer
+    in each iteration. Reactive parts stay empty where no limit exists.
+    """
+    part = bytes(8 * day.interval_count)
+    reactive = b"" if are_limits_absent else part
+    offer = len(msgspec.msgpack.encode(Offer(iterations, part, reactive, part, reactive)))
+    answer = len(msgspec.msgpack.encode(Answer(iterations, part, reactive)))
+    flexible = len(day.flexible)
+    rigid = len(day.sites) - flexible
+    return (
+        rigid + 2 * flexible * iterations,
+        rigid * answer + flexible * iterations * (offer + answer),
+    )

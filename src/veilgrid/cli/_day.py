@@ -1,0 +1,309 @@
+"""``veilgrid run``, ``compare`` and ``report``: one day, or several, on one network."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from veilgrid.cli._progress import shown
+from veilgrid.cli._summary import Summary, is_wanted, record_of, saving_percent, summary_of
+from veilgrid.errors import Finding, InputError
+from veilgrid.grid.scenario import BUNDLED_DAY, Scenario
+from veilgrid.report.folders import open_scenario
+from veilgrid.report.page import render_compare
+from veilgrid.report.results import write_page, write_report, write_run
+from veilgrid.roles.operator import SCHEMES, DayPlan, plan_day
+
+_DEFAULT_SCHEME = "exchange"
+_COORDINATIONS = ("neighbour", "exchange")
+_SEED_HELP = "Accepted by every verb; planning draws nothing at random."
+
+
+@click.command()
+@click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
+@click.option("--scheme", type=click.Choice(list(SCHEMES)), help="Who decides. Default: exchange.")
+@click.option("--coordination", type=click.Choice(_COORDINATIONS), help="How sites agree.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for results and report.")
+@click.option("--seed", type=int, help=_SEED_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def run(
+    scenarios: tuple[str, ...],
+    scheme: str | None,
+    coordination: str | None,
+    out: Path | None,
+    seed: int | None,  # noqa: ARG001 - part of the contract
+    as_json: bool,
+) -> int:
+    """Plan SCENARIO, a folder or the name of a bundled day; without one, the default day.
+
+    Several SCENARIOs run in order, each started from the last.
+
+    Examples:
+      veilgrid run
+
+      veilgrid run six-bus --scheme central --json
+
+      veilgrid run my-feeder/2026-06-0? --out runs/june
+    """
+    chosen = _scheme(scheme, coordination)
+    opened = _open_all(scenarios or (BUNDLED_DAY,))
+    summaries, plans, warm = [], [], None
+    for scenario in opened:
+        plan, summary = _plan(scenario, chosen, warm)
+        warm = plan.outcome.warm
+        summaries.append(summary)
+        plans.append(plan)
+        where = None
+        if out is not None:
+            target = out if len(opened) == 1 else out / scenario.name
+            where = write_run(target, record_of(plan, scenario, summary))
+        if not as_json:
+            _show(plan, scenario, summary, where)
+        if summary["status"] == "aborted":
+            break
+    if as_json:
+        click.echo(json.dumps(summaries[0] if len(opened) == 1 else _totals(chosen, summaries)))
+    elif len(opened) > 1:
+        _show_totals(_totals(chosen, summaries), opened[0].currency)
+    return 0 if all(is_wanted(plan) for plan in plans) else 1
+
+
+def _scheme(scheme: str | None, coordination: str | None) -> str:
+    if scheme is None:
+        return coordination or _DEFAULT_SCHEME
+    if coordination is not None and coordination != scheme:
+        raise InputError(
+            [
+                Finding(
+                    "--coordination",
+                    f"is {coordination}, but scheme {scheme} has its own",
+                    "leave one of the two out",
+                )
+            ]
+        )
+    return scheme
+
+
+def _open_all(names: tuple[str, ...]) -> list[Scenario]:
+    """Open all scenarios; findings of all broken ones come together."""
+    opened, findings = [], []
+    for name in names:
+        try:
+            opened.append(open_scenario(name))
+        except InputError as error:
+            several = len(names) > 1
+            findings += [
+                Finding(f"{name}: {f.where}" if several else f.where, f.problem, f.advice)
+                for f in error.findings
+            ]
+    if findings:
+        raise InputError(findings)
+    return opened
+
+
+def _plan(scenario: Scenario, scheme: str, warm: object) -> tuple[DayPlan, Summary]:
+    with shown(f"{scenario.name}, {scheme}") as progress:
+        begin = time.perf_counter()
+        plan = plan_day(scenario.day(), scheme, warm, progress)
+        seconds = time.perf_counter() - begin
+    return plan, summary_of(plan, scenario, seconds)
+
+
+def _totals(scheme: str, summaries: list[Summary]) -> Summary:
+    costs = [day["cost"] for day in summaries]
+    alone = sum(day["cost_alone"] for day in summaries)
+    cost = None if None in costs else sum(costs)
+    return {
+        "scheme": scheme,
+        "status": next((d["status"] for d in summaries if d["status"] != "converged"), "converged"),
+        "cost": cost,
+        "cost_alone": alone,
+        "saving_percent": saving_percent(cost, alone),
+        "iterations": sum(day["iterations"] for day in summaries),
+        "seconds": sum(day["seconds"] for day in summaries),
+        "messages": sum(day["messages"] for day in summaries),
+        "bytes": sum(day["bytes"] for day in summaries),
+        "days": summaries,
+    }
+
+
+def _show(plan: DayPlan, scenario: Scenario, summary: Summary, where: Path | None) -> None:
+    """Print what happened, what it cost and what to do next."""
+    console = Console(highlight=False)
+    table = Table(title=f"{scenario.name}: scheme {plan.scheme}", show_header=False, min_width=64)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for label, value in _lines(plan, scenario, summary):
+        table.add_row(label, value)
+    console.print(table)
+    for line in _obstacles(summary):
+        console.print(f"  {line}")
+    if where is not None:
+        console.print(f"report: {where}")
+    elif summary["cost"] is not None:
+        console.print("next: add --out runs/today for tables and a report with pictures")
+
+
+def _lines(plan: DayPlan, scenario: Scenario, summary: Summary) -> list[tuple[str, str]]:
+    money = scenario.currency
+    lines = [("status", summary["status"])]
+    if summary["cost"] is not None:
+        lines.append(("cost of the plan", f"{summary['cost']:,.2f} {money}"))
+    lines.append(("cost if everybody plans alone", f"{summary['cost_alone']:,.2f} {money}"))
+    if summary["saving_percent"] is not None and plan.scheme != "alone":
+        lines.append(("saving", f"{summary['saving_percent']:.2f} %"))
+    lines.append(("iterations, time", f"{summary['iterations']}, {summary['seconds']:.2f} s"))
+    found = summary["certificate"]
+    if found["gap"] is not None:
+        verdict = "accepted" if found["accepted"] else "not accepted"
+        lines.append(
+            ("certificate", f"{verdict}: at most {max(found['gap'], 0.0):.1e} above the optimum")
+        )
+    checked = summary["ac_check"]
+    if checked["vm_min_pu"] is not None:
+        verdict = "passed" if checked["passed"] else "not passed"
+        band = f"{checked['vm_min_pu']:.4f} to {checked['vm_max_pu']:.4f} pu"
+        lines.append(("AC power flow", f"{verdict}, voltages {band}"))
+        if not checked["passed"]:
+            lines += [("", text) for text in checked["findings"][:3]]
+    if summary["replans"]:
+        count = len(summary["replans"])
+        lines.append(
+            (
+                "planned again",
+                f"{count} time{'s' if count > 1 else ''}: the AC power flow refused the first "
+                f"plan; voltage margin now {summary['margin_pu']:.5f} pu",
+            )
+        )
+    settlement = summary["settlement"]
+    if settlement["sites"]:
+        fair = "nobody is" if settlement["individually_rational"] else "somebody is"
+        lines.append(
+            ("settlement", f"payments sum to {settlement['sum']:.2f}; {fair} worse off than alone")
+        )
+    lines.append(("messages", f"{summary['messages']:,} with {summary['bytes']:,} bytes"))
+    lines.append(("who sees what", summary["exposed"]))
+    return lines
+
+
+def _obstacles(summary: Summary, most: int = 6) -> list[str]:
+    """Explain an infeasible day, worst first."""
+    rows: list[dict[str, Any]] = sorted(summary["infeasible"], key=lambda row: -row["short_by"])
+    if not rows:
+        return []
+    lines = [f"{len(rows)} limits cannot be met together; the worst:"]
+    for row in rows[:most]:
+        where = f"bus {row['bus']}, interval {row['interval']}"
+        if row["limit"] == "rating":
+            lines.append(f"{where}: branch rating short by {row['short_by']:.4f} MVA")
+        else:
+            lines.append(
+                f"{where}: {row['limit']} {row['limit_pu']:.4f} pu, at best "
+                f"{row['reached_pu']:.4f} pu is reached"
+            )
+    return [*lines, "relax these limits, or add flexibility below these buses"]
+
+
+def _show_totals(totals: Summary, currency: str) -> None:
+    console = Console(highlight=False)
+    if totals["cost"] is None:
+        console.print(f"{len(totals['days'])} days; not every one has a plan")
+        return
+    saving = totals["saving_percent"]
+    console.print(
+        f"{len(totals['days'])} days: {totals['cost']:,.2f} {currency}"
+        + (f", {saving:.2f} % less than alone" if saving is not None else "")
+        + f", {totals['iterations']} iterations, {totals['seconds']:.1f} s"
+    )
+
+
+@click.command()
+@click.argument("scenario", default=BUNDLED_DAY)
+@click.option("--schemes", default=",".join(SCHEMES), show_default=True, help="Comma-separated.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for results and reports.")
+@click.option("--seed", type=int, help=_SEED_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def compare(
+    scenario: str,
+    schemes: str,
+    out: Path | None,
+    seed: int | None,  # noqa: ARG001 - part of the contract
+    as_json: bool,
+) -> int:
+    """Run several schemes on one SCENARIO and set them side by side."""
+    names = [name.strip() for name in schemes.split(",") if name.strip()]
+    unknown = [name for name in names if name not in SCHEMES]
+    if unknown or not names:
+        raise InputError(
+            [
+                Finding("--schemes", f"{name or 'nothing'} is no scheme", f"use {list(SCHEMES)}")
+                for name in (unknown or [""])
+            ]
+        )
+    opened = open_scenario(scenario)
+    rows: list[Summary] = []
+    wanted = True
+    optimum = None
+    for name in dict.fromkeys([*names, "central"]):
+        plan, summary = _plan(opened, name, None)
+        if name == "central":
+            optimum = summary["cost"]
+        if name in names:
+            rows.append(summary)
+            wanted = wanted and is_wanted(plan)
+            if out is not None:
+                write_run(out / name, record_of(plan, opened, summary))
+    for row in rows:
+        is_known = row["cost"] is not None and optimum not in (None, 0.0)
+        row["gap_percent"] = (
+            100.0 * (row["cost"] - optimum) / abs(optimum or 1.0) if is_known else None
+        )
+    comparison = {"scenario": opened.name, "currency": opened.currency, "schemes": rows}
+    if out is not None:
+        write_page(out / "compare.html", render_compare(comparison))
+    if as_json:
+        click.echo(json.dumps(comparison))
+    else:
+        _show_comparison(comparison)
+        if out is not None:
+            click.echo(f"report: {out / 'compare.html'}")
+    return 0 if wanted else 1
+
+
+def _show_comparison(comparison: Summary) -> None:
+    table = Table(title=f"{comparison['scenario']}, {comparison['currency']}")
+    for title in ("scheme", "status", "cost", "saving %", "above central %", "iterations", "s"):
+        table.add_column(title, justify="left" if title in ("scheme", "status") else "right")
+    table.add_column("who sees what", overflow="fold")
+
+    def shown_number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    for row in comparison["schemes"]:
+        table.add_row(
+            row["scheme"],
+            row["status"],
+            shown_number(row["cost"], ",.2f"),
+            shown_number(row["saving_percent"], ".2f"),
+            shown_number(row["gap_percent"], ".4f"),
+            str(row["iterations"]),
+            f"{row['seconds']:.2f}",
+            row["exposed"],
+        )
+    Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--seed", type=int, help=_SEED_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def report(run_folder: Path, seed: int | None, as_json: bool) -> int:  # noqa: ARG001 - contract
+    """Render the report of RUN, the --out folder of a run, anew."""
+    path = write_report(run_folder)
+    click.echo(json.dumps({"path": str(path)}) if as_json else f"report: {path}")
+    return 0
