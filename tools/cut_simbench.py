@@ -5,6 +5,7 @@ docs/data.md says what is cut and why; scenarios/NOTICE.md names the licences.
 """
 
 import dataclasses
+import shutil
 import sys
 from datetime import date, timedelta
 from pathlib import Path
@@ -137,11 +138,14 @@ def _rounded_device(device: Device, grid: SimbenchGrid) -> Device:
 
 
 def main(out: Path) -> None:
-    """Write all days into folders below ``out``."""
+    """Write all days into folders below ``out``; folders of the same names are replaced."""
     grid = open_cut()
     for day in days():
         scenario = cut(grid, day)
-        print(save_scenario(scenario, out / scenario.name))
+        old = out / scenario.name
+        if (old / "scenario.toml").is_file():
+            shutil.rmtree(old)
+        print(save_scenario(scenario, old))
 
 
 if __name__ == "__main__":

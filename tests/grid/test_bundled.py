@@ -1,6 +1,7 @@
 """The bundled scenarios: what docs/data.md claims of them, and that they can be made again."""
 
 import importlib.util
+import json
 import sys
 from datetime import date
 from pathlib import Path
@@ -8,7 +9,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from veilgrid.cli import _import
 from veilgrid.errors import ScenarioError
 from veilgrid.grid.acflow import ac_flow, electrical_check
 from veilgrid.grid.device import DEVICE_KINDS
@@ -109,6 +112,21 @@ def test_a_simbench_grid_is_imported_for_any_days_of_its_year(grid: SimbenchGrid
     for wrong, count in (("2015-01-01", 1), ("2016-12-31", 2)):
         with pytest.raises(ScenarioError, match=wrong):
             from_simbench(grid, wrong, day_count=count)
+
+
+@pytest.mark.slow
+def test_the_verb_imports_a_simbench_day(grid: SimbenchGrid, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(_import, "open_simbench", lambda _code: grid)  # Already read once.
+    out = tmp_path / "day"
+    arguments = ["simbench", grid.code, "--day", "2016-06-15", "--out", str(out), "--json"]
+    result = CliRunner().invoke(_import.import_, arguments)
+    assert result.exit_code == 0, result.output
+    assert set(json.loads(result.stdout)) == {"scenario", "findings"}
+    assert Scenario.read(out).name == "1-MV-rural--2-sw-2016-06-15"
+    late = CliRunner().invoke(_import.import_, ["simbench", grid.code, "--day", "15.06.2016"])
+    assert late.exit_code == 2
+    assert "2016-01-01 … 2016-12-31" in late.stderr
+    assert list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.slow

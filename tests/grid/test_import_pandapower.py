@@ -131,6 +131,21 @@ def test_a_low_side_tap_and_a_transformer_further_down_keep_the_power_flow() -> 
     assert any("voltages of bus" in remark.problem for remark in scenario.remarks)
 
 
+def test_a_transformer_that_is_fed_from_its_low_side_keeps_the_power_flow() -> None:
+    net = pp.create_empty_network(f_hz=50.0)
+    bus = [pp.create_bus(net, 20.0, name=f"bus {k}") for k in range(3)]
+    high = pp.create_bus(net, 110.0, name="high")
+    pp.create_ext_grid(net, bus[0], vm_pu=1.01)
+    _line(net, bus[0], bus[1])
+    _line(net, bus[1], bus[2])
+    _trafo(net, high, bus[1])
+    pp.create_load(net, high, p_mw=4.0, q_mvar=1.0)
+    pp.create_load(net, bus[2], p_mw=1.0, q_mvar=0.2)
+    found, expected = _magnitudes(from_pandapower(net, CHOICES)), _solved(net)
+    for index, name in net.bus.name.items():
+        assert found[name] == pytest.approx(expected[index], abs=1e-9)
+
+
 def test_a_meshed_net_names_the_line_and_the_loop() -> None:
     net = _net()
     net.switch.loc[net.switch.et == "l", "closed"] = True

@@ -70,3 +70,15 @@ def test_a_branch_feeds_exactly_the_buses_whose_path_uses_it(network: Network) -
             at = int(tree.parent[at])
         assert set(tree.subtree[:, [bus]].nonzero()[0]) == path
         assert set(tree.path[[bus]].nonzero()[1]) == path
+
+
+@given(network=networks(has_limits=True))
+def test_the_tree_holds_the_branches_per_unit(network: Network) -> None:
+    tree, at = network.tree, {bus.name: index for index, bus in enumerate(network.buses)}
+    for branch in network.branches:
+        child = at[branch.child]
+        assert tree.parent[child] == at[branch.parent]
+        assert tree.rating_pu[child] * network.base_mva == pytest.approx(branch.rating_mva)
+        assert tree.resistance_pu[child] == branch.resistance_pu
+        assert tree.reactance_pu[child] == branch.reactance_pu
+        assert tree.charging_pu[child] == branch.charging_pu
