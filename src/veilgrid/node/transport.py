@@ -224,6 +224,8 @@ class Endpoint:
         listener.setblocking(False)
         self._listener = listener
         self.port = int(listener.getsockname()[1])
+        for node in [node for node in self._diallers if not self._dials(self._peers[node])]:
+            self._diallers.pop(node).task.cancel()  # If both dialled, they would displace links.
         self._open()
         return self.port
 
