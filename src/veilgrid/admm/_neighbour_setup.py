@@ -29,8 +29,8 @@ class NeighbourSettings:
     ----------
     tolerance : > 0
         Largest primal residual and largest change of an average at the end: of flows relative to
-        the largest load of a site or 1 per-unit, whichever is less; of squared voltages relative
-        to the largest drop of the loads alone or 1, whichever is less.
+        the largest load or range of a site or 1 per-unit, whichever is less; of squared voltages
+        relative to the largest drop of the loads alone or 1, whichever is less.
     limit_tolerance : > 0, per-unit
         By how much the balanced plan may exceed a limit at the end.
     limit_margin : >= 0
@@ -54,7 +54,7 @@ class NeighbourSettings:
     limit_tolerance: float = 1e-6
     limit_margin: float = 5e-5
     iteration_count_max: int = 1000
-    demand_penalty: float = 10.0
+    demand_penalty: float = 5.0
     limited_penalty: float = 0.3
     exchange_penalty: float = 1.0
     free_penalty: float = 0.01
@@ -152,14 +152,15 @@ class Agreement:
 
 
 def scale_of(day: Day, edges: Edges) -> Scale:
-    """Find the natural units of a day from its loads and its tariff."""
+    """Find the natural units of a day: the largest load or range of a site, and the tariff."""
     loads = [np.abs(load).max() for site in day.sites for load in (site.load_p, site.load_q)]
-    gives = [
-        np.abs(site.inject_p @ site.upper).max()
+    widths = [
+        (site, site.upper - site.lower)
         for site in day.sites
-        if site.is_flexible and bool(np.isfinite(site.upper).all())
+        if site.is_flexible and bool(np.isfinite(site.upper - site.lower).all())
     ]
-    power = float(max(loads)) or float(max(gives, default=0.0)) or 1.0
+    gives = [float((abs(site.inject_p) @ width).max()) for site, width in widths]
+    power = max(float(max(loads)), max(gives, default=0.0)) or 1.0
     price = float(np.median(np.abs(day.buy))) or float(np.abs(day.buy).max()) or 1.0
     state = flows(edges.tree, *day.demands(day.load_only))
     drop = float(np.abs(state.voltage_squared - edges.tree.slack_voltage_pu**2).max())
@@ -202,8 +203,8 @@ def penalties(
     least = float(flow[flow > 0.0].min(initial=np.inf))
     flow = np.maximum(flow, least if np.isfinite(least) else 1.0)
     most = float(voltage.max(initial=0.0))
-    # A voltage that hardly moves gets the weight of one that moves a hundredth as far as the most.
-    voltage = np.maximum(voltage, 1e-4 * most if most > 0.0 else 1.0)
+    # A voltage that hardly moves gets the weight of one that moves a tenth as far as the most.
+    voltage = np.maximum(voltage, 1e-2 * most if most > 0.0 else 1.0)
     level = settings.limited_penalty if has_voltage else settings.free_penalty
     found = np.stack([weight / flow, weight / flow, level / voltage], axis=1)
     invariant(bool((found > 0.0).all() and np.isfinite(found).all()), "penalties are positive")

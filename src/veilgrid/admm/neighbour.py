@@ -112,13 +112,15 @@ class Neighbours:
         self._pasts = [self.agreement.past(bus) for bus in range(len(day.sites))]
 
     def open(self, start: NeighbourState | None = None) -> Iterate:
-        """Let each site answer the tariff, or the last day's prices, and add up the flows."""
+        """Let each site answer the tariff, and add up the flows; multipliers of the last day help.
+
+        Sites do not answer the last day's prices: those that such a price leaves indifferent would
+        jump from bound to bound.
+        """
         agreement, count = self.agreement, len(self._buy)
         price = np.zeros((len(self.edges.tree), 2, count))
         multiplier = np.zeros((len(self.edges), 2, 3, count))
         if start is not None and start.multiplier.shape == multiplier[:, 0].shape:
-            price += start.price
-            price[:, 0] -= start.buy
             multiplier[:, 0] = start.multiplier
             multiplier[:, 0, 0] -= start.buy
         price[:, 0] += self._buy
@@ -320,7 +322,7 @@ def plan_neighbour(
         try:
             at = neighbours.open(start)
         except Infeasible:
-            raise InputError(site_findings(list(day.sites))) from None
+            raise InputError(site_findings([day.sites[bus] for bus in day.flexible])) from None
         forced = _forced(neighbours, limits, at)
         try:
             return _iterate(neighbours, day, limits, at, forced, progress)

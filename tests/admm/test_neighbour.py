@@ -1,0 +1,347 @@
+"""Neighbours reach the optimum of the whole, keep the limits, and do not mind names or units."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import optimize
+
+from strategies import scenarios
+from veilgrid.admm._neighbour_local import polygon, polygon_minimum
+from veilgrid.admm._neighbour_message import unpacked
+from veilgrid.admm.neighbour import Neighbours, NeighbourSettings, plan_neighbour
+from veilgrid.admm.outcome import Progress, RunStatus
+from veilgrid.admm.reference import central
+from veilgrid.errors import InputError
+from veilgrid.grid.device import Battery
+from veilgrid.grid.lindistflow import Limits, flows
+from veilgrid.grid.network import BusId
+from veilgrid.grid.scenario import Scenario
+
+YINGKOU = Path(__file__).parents[3] / "shared" / "scenarios"
+OPTIMA = {"06": 39593.86, "07": 44202.52, "08": 44781.68, "09": 39014.01}
+
+
+def yingkou(day: str) -> Scenario:
+    folder = YINGKOU / f"yingkou-2023-11-{day}"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: its publisher gave no licence to ship it")
+    return Scenario.read(folder)
+
+
+def bundled(name: str) -> Scenario:
+    return Scenario.read(Path(__file__).parents[2] / "scenarios" / name)
+
+
+def sunny(scenario: Scenario, factor: float) -> Scenario:
+    """More sun: the feeder exports, prices lie between the two tariffs."""
+    devices = tuple(
+        replace(device, available_mw=device.available_mw * factor)
+        if hasattr(device, "available_mw")
+        else device
+        for device in scenario.devices
+    )
+    return replace(scenario, devices=devices)
+
+
+def tightened(scenario: Scenario, impedance: float, low: float, high: float) -> Scenario:
+    branches = tuple(
+        replace(
+            branch,
+            resistance_pu=branch.resistance_pu * impedance,
+            reactance_pu=branch.reactance_pu * impedance,
+        )
+        for branch in scenario.network.branches
+    )
+    network = replace(scenario.network, branches=branches, voltage_min_pu=low, voltage_max_pu=high)
+    return replace(scenario, network=network)
+
+
+def gap(scenario: Scenario, **chosen: float) -> tuple[float, int]:
+    """Relative cost above the optimum, and iterations; the plan must keep all limits."""
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    best = central(day, limits)
+    outcome = plan_neighbour(day, limits, NeighbourSettings(**chosen))
+    assert outcome.status is RunStatus.CONVERGED
+    assert limits.excess(day.flows(outcome.setpoints)).max() <= 1e-6
+    optimum = day.cost(best.setpoints)
+    unit = max(abs(optimum), float(np.abs(day.buy).max()))
+    return (day.cost(outcome.setpoints) - optimum) / unit, outcome.iteration_count
+
+
+@pytest.mark.parametrize("day", sorted(OPTIMA))
+def test_published_days_are_planned_at_the_optimum(day: str) -> None:
+    scenario = yingkou(day)
+    model, limits = scenario.day(), Limits.of(scenario.network)
+    outcome = plan_neighbour(model, limits)
+    assert outcome.status is RunStatus.CONVERGED
+    assert outcome.iteration_count <= 250
+    assert outcome.history[-1].primal <= 1e-3
+    assert model.cost(outcome.setpoints) == pytest.approx(OPTIMA[day], rel=2e-6)
+    np.testing.assert_allclose(outcome.price_p, np.tile(model.buy, (60, 1)), atol=0.05)
+
+
+def test_binding_voltage_limits_are_met_at_the_optimum() -> None:
+    scenario = tightened(yingkou("09"), 3.0, 0.94, 1.05)
+    above, iterations = gap(scenario)
+    assert abs(above) <= 2e-5
+    assert iterations <= 60
+
+
+def test_binding_ratings_are_met_at_the_optimum() -> None:
+    scenario = yingkou("09")
+    branches = tuple(
+        replace(branch, rating_mva=3.3 if branch.parent in ("0", "4") else np.inf)
+        for branch in scenario.network.branches
+    )
+    scenario = replace(scenario, network=replace(scenario.network, branches=branches))
+    above, iterations = gap(scenario)
+    assert abs(above) <= 2e-5
+    assert iterations <= 80
+
+
+def test_export_and_curtailment_are_found() -> None:
+    above, iterations = gap(sunny(yingkou("09"), 5.0))
+    assert abs(above) <= 2e-5
+    assert iterations <= 60
+
+
+@pytest.mark.parametrize(("factor", "base"), [(7.3, 1.0), (1.0, 10.0)])
+def test_units_do_not_change_the_way(factor: float, base: float) -> None:
+    """Penalties and tolerances follow the day's own price and power."""
+    plain = tightened(yingkou("09"), 3.0, 0.94, 1.05)
+    ratio = base / plain.network.base_mva
+    branches = tuple(
+        replace(
+            branch,
+            resistance_pu=branch.resistance_pu * ratio,
+            reactance_pu=branch.reactance_pu * ratio,
+            charging_pu=branch.charging_pu / ratio,
+        )
+        for branch in plain.network.branches
+    )
+    devices = tuple(
+        replace(
+            device,
+            cost_linear=device.cost_linear * factor,
+            cost_quadratic=device.cost_quadratic * factor,
+        )
+        if hasattr(device, "cost_linear")
+        else device
+        for device in plain.devices
+    )
+    other = replace(
+        plain,
+        network=replace(plain.network, branches=branches, base_mva=base),
+        devices=devices,
+        buy=plain.buy * factor,
+        sell=plain.sell * factor,
+    )
+    one, two = (plan_neighbour(s.day(), Limits.of(s.network)) for s in (plain, other))
+    assert one.status is two.status is RunStatus.CONVERGED
+    assert abs(one.iteration_count - two.iteration_count) <= 5
+    assert two.history[-1].cost == pytest.approx(factor * one.history[-1].cost, rel=1e-4)
+
+
+def test_order_of_buses_does_not_matter() -> None:
+    scenario = bundled("six-bus")
+    count = len(scenario.network.buses)
+    order = np.random.default_rng(3).permutation(count)
+    shuffled = replace(
+        scenario,
+        network=replace(
+            scenario.network,
+            buses=tuple(scenario.network.buses[k] for k in order),
+            branches=scenario.network.branches[::-1],
+        ),
+        load_p_mw=scenario.load_p_mw[order],
+        load_q_mvar=scenario.load_q_mvar[order],
+    )
+    one, two = (plan_neighbour(s.day(), Limits.of(s.network)) for s in (scenario, shuffled))
+    assert one.status is two.status is RunStatus.CONVERGED
+    assert two.history[-1].cost == pytest.approx(one.history[-1].cost, rel=1e-4)
+
+
+def plain_neighbours(scenario: Scenario) -> Neighbours:
+    return Neighbours(scenario.day(), Limits.of(scenario.network))
+
+
+def test_averages_are_consistent_and_nearest() -> None:
+    """The pass up and down gives the flows that no other consistent flows beat."""
+    scenario = tightened(bundled("six-bus"), 1.0, 0.94, 1.06)
+    neighbours = plain_neighbours(scenario)
+    at = neighbours.open()
+    agreement, tree = neighbours.agreement, neighbours.edges.tree
+    rng = np.random.default_rng(1)
+    copies = rng.normal(size=(len(neighbours.edges), 2, *at.average.shape[1:]))
+    wished = rng.normal(size=at.demand.shape)
+    average, demand = neighbours.averages(at, copies, wished)
+    charged = demand[:, 1] + neighbours.edges.charging[:, np.newaxis]
+    state = flows(tree, demand[:, 0], charged)
+    child, parent = neighbours.edges.child, neighbours.edges.parent
+    np.testing.assert_allclose(average[:, 0], state.active[child], atol=1e-9)
+    np.testing.assert_allclose(average[:, 1], state.reactive[child], atol=1e-9)
+    np.testing.assert_allclose(average[:, 2], state.voltage_squared[parent], atol=1e-9)
+    fixed = agreement.choice == 0.0
+    np.testing.assert_array_equal(demand[fixed], at.demand[fixed])
+
+    penalty = agreement.penalty[:, np.newaxis, :, np.newaxis]
+    pull = (penalty * (copies - average[:, np.newaxis]) + at.multiplier).sum(axis=1)
+    weight = agreement.demand_penalty[:, np.newaxis, np.newaxis]
+    pull_demand = weight * (wished - demand) + at.demand_multiplier
+    for bus in np.flatnonzero(agreement.choice):
+        for flow in range(2):
+            unit = np.zeros((2, len(tree), 1))
+            unit[flow, bus] = 1.0
+            moved = flows(tree, unit[0], unit[1])
+            rest = flows(tree, 0.0 * unit[0], 0.0 * unit[1])
+            work = (
+                pull[:, 0] * (moved.active - rest.active)[child]
+                + pull[:, 1] * (moved.reactive - rest.reactive)[child]
+                + pull[:, 2] * (moved.voltage_squared - rest.voltage_squared)[parent]
+            ).sum(axis=0) + pull_demand[bus, flow]
+            scale = float(np.abs(pull).max()) + float(np.abs(pull_demand).max())
+            np.testing.assert_allclose(work, 0.0, atol=1e-9 * scale)
+
+
+def test_the_optimum_is_a_fixed_point() -> None:
+    scenario = yingkou("09")
+    neighbours = plain_neighbours(scenario)
+    at = neighbours.open()
+    done = neighbours.step(at)
+    np.testing.assert_allclose(done.copies[:, 0], done.copies[:, 1], atol=1e-5)
+    np.testing.assert_allclose(done.after.average, at.average, atol=1e-5)
+
+
+def test_settled_multipliers_pay_each_other_and_price_each_site() -> None:
+    """With one multiplier an edge, what one end pays the other gets; prices are the oracle's."""
+    scenario = tightened(yingkou("09"), 3.0, 0.94, 1.05)
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    outcome = plan_neighbour(day, limits, NeighbourSettings(iteration_count_max=100))
+    best = central(day, limits)
+    np.testing.assert_allclose(outcome.price_p, best.price_p, atol=0.01 * float(day.buy.max()))
+    np.testing.assert_allclose(outcome.price_q, best.price_q, atol=0.01 * float(day.buy.max()))
+    state = outcome.warm
+    # Where no limit acts on the flow itself, the parent's nodal price is the flow's multiplier.
+    for row, parent in enumerate(state.parent):
+        np.testing.assert_allclose(
+            state.multiplier[row, :2], state.price[parent], atol=0.02 * float(day.buy.max())
+        )
+
+
+def test_start_from_the_last_day_does_no_harm() -> None:
+    scenario = tightened(yingkou("09"), 3.0, 0.94, 1.05)
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    first = plan_neighbour(day, limits)
+    second = plan_neighbour(day, limits, start=first.warm)
+    assert second.status is RunStatus.CONVERGED
+    assert second.iteration_count <= first.iteration_count + 5
+
+
+@given(scenario=scenarios(has_limits=True))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_networks_are_planned_at_the_optimum(scenario: Scenario) -> None:
+    """Every kind of device, limits, charging, any base: cost of the central optimum."""
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    best = central(day, limits)
+    if best.status is not RunStatus.CONVERGED:
+        return
+    outcome = plan_neighbour(day, limits, NeighbourSettings(tolerance=1e-4))
+    assert outcome.status is RunStatus.CONVERGED
+    optimum = day.cost(best.setpoints)
+    size = float(np.abs(day.buy).sum() * max(s.load_p.max() for s in day.sites))
+    assert abs(day.cost(outcome.setpoints) - optimum) <= 1e-3 * max(abs(optimum), size, 1e-6)
+    if not limits.are_absent:
+        assert limits.excess(day.flows(outcome.setpoints)).max() <= 1e-6
+
+
+def test_a_load_behind_too_small_a_branch_is_infeasible() -> None:
+    scenario = bundled("six-bus")
+    names = [bus.name for bus in scenario.network.buses]
+    bus = names.index(BusId("depot"))
+    branches = tuple(
+        replace(branch, rating_mva=1e-3) if branch.child == "depot" else branch
+        for branch in scenario.network.branches
+    )
+    load = scenario.load_p_mw.copy()
+    load[bus] = 0.1
+    scenario = replace(
+        scenario,
+        devices=tuple(device for device in scenario.devices if device.bus != "depot"),
+        network=replace(scenario.network, branches=branches),
+        load_p_mw=load,
+    )
+    limits = Limits.of(scenario.network)
+    outcome = plan_neighbour(scenario.day(), limits)
+    assert outcome.status is RunStatus.INFEASIBLE
+    assert {limits.describe(row) for row, _, _ in outcome.violations} == {("rating", bus)}
+
+
+def test_a_day_without_a_plan_ends_at_the_limit_and_says_so() -> None:
+    scenario = tightened(yingkou("09"), 3.0, 0.96, 1.05)
+    outcome = plan_neighbour(
+        scenario.day(), Limits.of(scenario.network), NeighbourSettings(iteration_count_max=30)
+    )
+    assert outcome.status is RunStatus.ITERATION_LIMIT
+    assert outcome.iteration_count == 30
+
+
+def test_a_site_that_contradicts_itself_is_named() -> None:
+    scenario = bundled("six-bus")
+    bus = scenario.network.buses[1].name
+    broken = Battery(
+        name="broken",
+        bus=bus,
+        charge_max_mw=0.01,
+        discharge_max_mw=0.01,
+        energy_max_mwh=10.0,
+        energy_final_min_mwh=9.0,
+    )
+    scenario = replace(scenario, devices=(*scenario.devices, broken))
+    with pytest.raises(InputError, match="broken"):
+        plan_neighbour(scenario.day(), Limits.of(scenario.network))
+
+
+def test_progress_is_told_each_iteration() -> None:
+    scenario = bundled("six-bus")
+    seen: list[Progress] = []
+    outcome = plan_neighbour(scenario.day(), Limits.of(scenario.network), progress=seen.append)
+    assert tuple(seen) == outcome.history
+    assert [entry.iteration for entry in seen] == list(range(1, len(seen) + 1))
+    assert outcome.message_count == 2 * 5 + 4 * 5 * len(seen)
+    assert outcome.byte_count > 0
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    reach=st.floats(0.1, 2.0),
+)
+@settings(max_examples=30, deadline=None)
+def test_polygon_minimum_is_the_minimum(seed: int, reach: float) -> None:
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(2, 2))
+    hessian = root @ root.T + 0.1 * np.eye(2)
+    linear = 3.0 * rng.normal(size=2)
+    found = polygon_minimum(hessian[np.newaxis], linear[:, np.newaxis], reach)[:, 0]
+    sides = polygon()
+    assert (sides @ found).max() <= reach + 1e-9
+
+    def value(y: np.ndarray) -> float:
+        return float(0.5 * y @ hessian @ y - linear @ y)
+
+    oracle = optimize.minimize(
+        value,
+        np.zeros(2),
+        jac=lambda y: hessian @ y - linear,
+        constraints={"type": "ineq", "fun": lambda y: reach - sides @ y, "jac": lambda _: -sides},
+        method="SLSQP",
+    )
+    assert value(found) <= oracle.fun + 1e-6 * max(1.0, abs(oracle.fun))
+
+
+@pytest.mark.parametrize("content", [b"", b"1234567", bytes(8 * 5), np.full(6, np.nan).tobytes()])
+def test_arrays_of_the_wrong_size_or_value_are_refused(content: bytes) -> None:
+    assert unpacked(content, 2, 3) is None
