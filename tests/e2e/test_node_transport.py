@@ -498,14 +498,19 @@ def test_a_fast_peer_is_slowed_down_and_loses_nothing(tmp_path: Path) -> None:
     real(main())
 
 
-def test_a_flood_of_connections_is_closed_before_the_handshake(tmp_path: Path) -> None:
+def test_a_flood_of_connections_is_closed_before_the_handshake_and_then_forgiven(
+    tmp_path: Path,
+) -> None:
     async def main() -> None:
-        limits = Limits(accept_per_s=1.0, accept_burst=5)
+        limits = Limits(accept_per_s=20.0, accept_burst=5)
         node = Node(B, tmp_path, limits=limits, peers=[peer(A)])
         port = node.endpoint.listen()
-        async with nodes(node):
-            sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
-            await until(lambda: node.endpoint.metrics.refused >= 44)
+        late = Node(A, tmp_path)
+        async with nodes(node, late):
+            sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+            await until(lambda: node.endpoint.metrics.refused >= 80)
+            late.endpoint.update_peers([peer(B, port)])
+            await late.endpoint.connected(10)
             for one in sockets:
                 one.close()
 

@@ -103,6 +103,17 @@ def test_a_name_that_could_be_misread_is_not_certified(
 
 
 def test_a_certificate_without_a_node_identifies_nobody() -> None:
-    for certificate in (None, {}, {"subjectAltName": (("DNS", "veilgrid://party/p1"),)}):
+    good, key = "veilgrid://party/p1", "veilgrid-key:" + 64 * "0"
+    assert identity_of({"subjectAltName": (("URI", good), ("URI", key))}).node == "p1"
+    wrong = [
+        (("DNS", good),),
+        (("URI", good), ("URI", "veilgrid://party/p2")),
+        (("URI", "veilgrid://party"),),
+        (("URI", "veilgrid://party/p1/p2"),),
+        (("URI", good), ("URI", "veilgrid-key:00")),
+        (("URI", good), ("URI", "veilgrid-key:" + 64 * "x")),
+        (("URI", good), ("URI", key), ("URI", key)),
+    ]
+    for certificate in (None, {}, *({"subjectAltName": names} for names in wrong)):
         with pytest.raises(HandshakeFailed, match="names no node"):
             identity_of(certificate)

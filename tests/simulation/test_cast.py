@@ -25,6 +25,8 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
+from veilgrid.node.local import run_machines
+from veilgrid.node.wire import Codec
 from veilgrid.sim import (
     Agreement,
     Replaying,
@@ -146,6 +148,16 @@ def test_a_quorum_that_is_too_small_survives_honest_weather_and_falls_to_the_lia
     assert found["honest"] == 0
     assert found["two-faced"] > 5
     assert found["twins"] > 5
+
+
+@pytest.mark.parametrize("adversary", CAST)
+def test_the_cast_runs_in_the_node_driver_as_well(adversary: str) -> None:
+    machines: dict[NodeId, Machine] = {node: honest(node) for node in HONEST}
+    machines[LIAR] = CAST[adversary](random.Random(5), 3)
+    codecs = dict.fromkeys(NODES, Codec(MESSAGES))
+    results = run_machines(machines, codecs=codecs, step_max=10_000)
+    outcomes = [result.outcomes for result in results if result.node != LIAR]
+    assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
 class Chatty:

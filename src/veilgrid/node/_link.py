@@ -55,6 +55,14 @@ class Bucket:
         self._then = now
         return max(0.0, -self._level / self._rate)
 
+    def admits(self, now: float) -> bool:
+        """Take one token if there is one; asking in vain costs nothing."""
+        self.take(0, now)
+        if self._level < 1:
+            return False
+        self._level -= 1
+        return True
+
     def is_full(self, now: float) -> bool:
         return self._level + (now - self._then) * self._rate >= self._burst
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
 _URI: Final = "veilgrid://"
 _KEY_URI: Final = "veilgrid-key:"
 VALID_DAYS: Final = 30
@@ -95,17 +96,16 @@ def identity_of(certificate: Mapping[str, Any] | None) -> Identity:
     HandshakeFailed
         The certificate names no node of veilgrid.
     """
-    node = role = ""
-    verify_key = b""
-    for kind, value in (certificate or {}).get("subjectAltName", ()):
-        if kind == "URI" and value.startswith(_URI):
-            role, _, node = value.removeprefix(_URI).partition("/")
-        elif kind == "URI" and value.startswith(_KEY_URI):
-            verify_key = bytes.fromhex(value.removeprefix(_KEY_URI))
-    if not _NAME.fullmatch(node) or not _NAME.fullmatch(role):
+    uris = [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "URI"]
+    names = [uri.removeprefix(_URI) for uri in uris if uri.startswith(_URI)]
+    keys = [uri.removeprefix(_KEY_URI) for uri in uris if uri.startswith(_KEY_URI)]
+    role, _, node = names[0].partition("/") if len(names) == 1 else ("", "", "")
+    is_keyed = not keys or (len(keys) == 1 and _KEY.fullmatch(keys[0]) is not None)
+    if not _NAME.fullmatch(node) or not _NAME.fullmatch(role) or not is_keyed:
         raise HandshakeFailed(
             "the peer's certificate names no node; was it made by `veilgrid key`?"
         )
+    verify_key = bytes.fromhex(keys[0]) if keys else b""
     return Identity(NodeId(node), role, verify_key)
 
 

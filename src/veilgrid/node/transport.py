@@ -19,7 +19,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -38,6 +38,7 @@ from veilgrid.node.certificate import Credentials, Identity, identity_of
 
 _log = logging.getLogger("veilgrid.node.transport")
 _jitter = random.SystemRandom()
+_ADDRESSES_MAX: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,24 +401,28 @@ class Endpoint:
                 sock, address = self._listener.accept()  # type: ignore[union-attr]
             except OSError:
                 return
-            now = self.now()
-            bucket = self._accept_buckets.get(address[0])
-            if bucket is None:
-                if len(self._accept_buckets) >= 4096:
-                    self._accept_buckets = {
-                        host: kept
-                        for host, kept in self._accept_buckets.items()
-                        if not kept.is_full(now)
-                    }
-                bucket = Bucket(self.limits.accept_per_s, self.limits.accept_burst, now)
-                self._accept_buckets[address[0]] = bucket
-            if bucket.take(1, now) > 0 or len(self._handshakes) >= self.limits.handshakes_max:
+            if (
+                not self._may_come(address[0])
+                or len(self._handshakes) >= self.limits.handshakes_max
+            ):
                 self.metrics.refused += 1
                 sock.close()
                 continue
             task = self.loop.create_task(self._welcome(sock))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
+
+    def _may_come(self, address: str) -> bool:
+        """Return whether ``address`` may connect once more now."""
+        now, buckets = self.now(), self._accept_buckets
+        if address not in buckets:
+            if len(buckets) >= _ADDRESSES_MAX:
+                kept = {host: one for host, one in buckets.items() if not one.is_full(now)}
+                self._accept_buckets = buckets = kept
+            if len(buckets) >= _ADDRESSES_MAX:
+                return False
+            buckets[address] = Bucket(self.limits.accept_per_s, self.limits.accept_burst, now)
+        return buckets[address].admits(now)
 
     async def _welcome(self, sock: socket.socket) -> None:
         try:
