@@ -24,7 +24,7 @@ from veilgrid.admm.reference import least_violation
 from veilgrid.admm.site_step import SiteAnswer, SiteSteps
 from veilgrid.errors import invariant
 from veilgrid.grid.day import Day
-from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.lindistflow import Limits, flows
 from veilgrid.grid.network import Floats
 
 SUSPICION = (10, 20, 40, 80)
@@ -77,11 +77,37 @@ class Offer(msgspec.Struct, frozen=True, tag=True):
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
-    """What a site sends back: (interval,) arrays of float64."""
+    """What a site sends back: (interval,) arrays of float64, and what its own devices cost."""
 
     iteration: int
     demand_p: bytes
     demand_q: bytes
+    cost: float
+
+
+class Check(msgspec.Struct, frozen=True, tag=True):
+    """Asks a site how far its last answer is from its cheapest one at these prices alone."""
+
+    iteration: int
+    price_p: bytes
+    price_q: bytes
+
+
+class Regret(msgspec.Struct, frozen=True, tag=True):
+    """What a site would save by its cheapest answer, currency, >= 0; sums to the sites' gap."""
+
+    iteration: int
+    amount: float
+
+
+class Close(msgspec.Struct, frozen=True, tag=True):
+    """Ends a run: the last answers are the plan."""
+
+    iteration: int
+    status: str
+
+
+Message = Offer | Answer | Check | Regret | Close
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,13 +249,81 @@ class Coordinator:
         self._wish_p[members], self._wish_q[members] = unweighted[:count], unweighted[count:]
 
 
+@dataclass(kw_only=True)
+class StopRule:
+    """When a run may stop: no row exceeded, and the certified gap small enough.
+
+    Attributes
+    ----------
+    turnover_min : currency
+        Gaps are relative to the plan's cost, but at least to this.
+    residual_tried
+        Primal residual at the last certificate that failed.
+    """
+
+    limits: Limits
+    buy: Floats
+    sell: Floats
+    settings: ExchangeSettings
+    turnover_min: float
+    residual_tried: float = np.inf
+
+    @classmethod
+    def of(cls, day: Day, limits: Limits, settings: ExchangeSettings) -> "StopRule":
+        """Take the public constants of a day."""
+        return cls(
+            limits=limits,
+            buy=day.buy,
+            sell=day.sell,
+            settings=settings,
+            turnover_min=turnover(day, 0.0),
+        )
+
+    def exchange_cost(self, demand_p: Floats) -> float:
+        """Cost of the substation's exchange that net demands (bus, interval) make, currency."""
+        exchange = demand_p.sum(axis=0)
+        return float(np.maximum(self.buy * exchange, self.sell * exchange).sum())
+
+    def network_gap(self, target: NetworkTarget, demand_p: Floats, demand_q: Floats) -> float:
+        """Return the network's part of the gap, currency; the rest are the sites' regrets."""
+        paid = float((target.price_p * demand_p).sum() + (target.price_q * demand_q).sum())
+        return self.exchange_cost(demand_p) - paid + float(target.rent.sum())
+
+    def scale(self, demand_p: Floats, own_cost: float) -> float:
+        """Return what gaps are measured against, currency."""
+        return max(abs(own_cost + self.exchange_cost(demand_p)), self.turnover_min)
+
+    def is_promising(
+        self,
+        target: NetworkTarget,
+        demand_p: Floats,
+        demand_q: Floats,
+        own_cost: float,
+        residual: float,
+    ) -> bool:
+        """Whether the sites' cheapest answers are worth asking for."""
+        if not self.limits.are_absent:
+            excess = self.limits.excess(flows(self.limits.tree, demand_p, demand_q))
+            if float(excess.max()) > self.settings.excess_max:
+                return False
+        allowed = self.settings.gap_max * self.scale(demand_p, own_cost)
+        is_small = self.network_gap(target, demand_p, demand_q) <= allowed
+        return is_small and not residual > 0.7 * self.residual_tried
+
+    def is_met(self, gap: float, residual: float) -> bool:
+        """Whether a certified gap ends the run; remembers the residual where it did not."""
+        if gap > self.settings.gap_max:
+            self.residual_tried = residual
+        return gap <= self.settings.gap_max
+
+
 class _Run:
     """One run of the array form."""
 
     def __init__(
         self, day: Day, limits: Limits, settings: ExchangeSettings, pool: ThreadPoolExecutor
     ) -> None:
-        self.day, self.limits, self.settings = day, limits, settings
+        self.day, self.limits = day, limits
         metric = Metric.of(day, limits, settings.penalty, settings.evenness)
         self.coordinator = Coordinator(day, limits, metric, settings)
         sites = [day.sites[i] for i in day.flexible]
@@ -240,7 +334,8 @@ class _Run:
         self.history: list[Progress] = []
         self.progress: ProgressSink | None = None
         self._blank = np.zeros((len(sites), day.interval_count))
-        self._residual_tried = np.inf
+        self.rule = StopRule.of(day, limits, settings)
+        self.checked: list[int] = []
 
     def open(self, start: ExchangeState | None) -> ExchangeState:
         """Ask for the cheapest answers to the tariff, or go on from the last day."""
@@ -275,27 +370,19 @@ class _Run:
 
     def is_done(self, target: NetworkTarget) -> bool:
         """Certify the present plan against prices, if it promises to pass."""
-        day, limits, settings = self.day, self.limits, self.settings
-        if not limits.are_absent:
-            excess = float(limits.excess(day.flows(self.setpoints)).max())
-            if excess > settings.excess_max:
-                return False
+        day = self.day
         demand_p, demand_q = day.demands(self.setpoints)
-        # What the network's half of the gap is; the sites' half needs their cheapest answers.
-        paid = float((target.price_p * demand_p).sum() + (target.price_q * demand_q).sum())
-        half = day.exchange_cost(demand_p.sum(axis=0)) - paid + float(target.rent.sum())
-        scale = turnover(day, day.cost(self.setpoints))
+        own = sum(site.cost(x) for site, x in zip(day.sites, self.setpoints, strict=True))
         residual = self.coordinator.primal
-        if half > settings.gap_max * scale or residual > 0.7 * self._residual_tried:
+        if not self.rule.is_promising(target, demand_p, demand_q, own, residual):
             return False
+        self.checked.append(len(self.history))
         members, blank = list(day.flexible), self._blank
         answer = self.cheapest.answer(
             target.price_p[members], target.price_q[members], blank, blank
         )
-        found = bound_from_prices(day, limits, self.setpoints, answer, target)
-        if found.gap > settings.gap_max:
-            self._residual_tried = residual
-        return found.gap <= settings.gap_max
+        found = bound_from_prices(day, self.limits, self.setpoints, answer, target)
+        return self.rule.is_met(found.gap, residual)
 
     def note(self) -> None:
         """Record and show the present iteration."""
@@ -351,7 +438,14 @@ def plan_exchange(
                         break
         except Interrupted:
             status = RunStatus.ABORTED
-    messages, octets = traffic(day, len(run.history), limits.are_absent)
+    messages, octets = traffic(
+        day,
+        status,
+        len(run.history),
+        run.checked,
+        is_warm=state is not None,
+        are_limits_absent=limits.are_absent,
+    )
     return Coordination(
         status=status,
         setpoints=[] if violations else run.setpoints,
@@ -366,19 +460,41 @@ def plan_exchange(
     )
 
 
-def traffic(day: Day, iterations: int, are_limits_absent: bool) -> tuple[int, int]:
-    """Count the messages of a run and their octets, as :class:`Offer` and :class:`Answer`.
+def traffic(
+    day: Day,
+    status: RunStatus,
+    iterations: int,
+    checked: list[int],
+    *,
+    is_warm: bool,
+    are_limits_absent: bool,
+) -> tuple[int, int]:
+    """Count the messages of a run between machines and their octets [exchange 9].
 
-    Rigid sites send their net demands once; each flexible site gets an offer and sends an answer
-    in each iteration. Reactive parts stay empty where no limit exists.
+    Parameters
+    ----------
+    day
+        What was planned.
+    status
+        How it ended.
+    iterations, checked
+        How many there were, and those whose plan was certified.
+    is_warm, are_limits_absent
+        A cold run's first answers are to the tariff and need no offer. Reactive parts stay empty
+        where no limit exists.
     """
     part = bytes(8 * day.interval_count)
-    reactive = b"" if are_limits_absent else part
-    offer = len(msgspec.msgpack.encode(Offer(iterations, part, reactive, part, reactive)))
-    answer = len(msgspec.msgpack.encode(Answer(iterations, part, reactive)))
-    flexible = len(day.flexible)
-    rigid = len(day.sites) - flexible
+    other = b"" if are_limits_absent else part
+    flexible, count = len(day.flexible), len(day.sites)
+    sent: list[tuple[int, Message]] = [(count - flexible, Answer(0, part, other, 0.0))]
+    for iteration in range(1, iterations + 1):
+        if iteration > 1 or is_warm:
+            sent.append((flexible, Offer(iteration, part, other, part, other)))
+        sent.append((flexible, Answer(iteration, part, other, 0.0)))
+    for iteration in checked:
+        sent += [(flexible, Check(iteration, part, other)), (flexible, Regret(iteration, 0.0))]
+    sent.append((count, Close(iterations, status)))
     return (
-        rigid + 2 * flexible * iterations,
-        rigid * answer + flexible * iterations * (offer + answer),
+        sum(number for number, _ in sent),
+        sum(number * len(msgspec.msgpack.encode(message)) for number, message in sent),
     )
