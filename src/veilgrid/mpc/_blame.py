@@ -269,23 +269,46 @@ def _disputed(party: "Party") -> list[int]:
 
 def conclude(party: "Party") -> set[int]:
     """Return who is proved to have deviated."""
-    if len(party.state.findings.get(1, {})) < party.n:
-        silent = set(range(1, party.n + 1)) - set(party.state.findings.get(1, {}))
-        return silent if party.state.findings.get(1) else set()
+    is_alarmed = party.state.failure is not None and party.state.failure[0] == ALARMED
+    findings = party.state.findings.get(1, {})
+    named: set[int] = set()
     record = _record(party)
-    if record is None:
-        return set()
-    named = _liars(party, record)
-    if named:
-        return named
+    if findings and record is not None:
+        named = _liars(party, record) or _deviating(party, record)
+    if is_alarmed and not named:
+        return _alarmists(party)
+    return named
+
+
+def _deviating(party: "Party", record: Record) -> set[int]:
+    """Return whose messages differ from what the undisputed summands give."""
     true = {group: next(iter(claims.values())) for group, claims in _claims(party).items()}
     public = replay(party.program, Opened(party.n, party.degree), record)
     true[PUBLIC] = _relevant(party, 0, public)
-    named = _wrong_shares(party, true)
-    if not named:
-        named = _wrong_products(party, record, true)
-    if not named and party.state.failure is not None and party.state.failure[0] == ALARMED:
-        return set(party.state.alarms)
+    return _wrong_shares(party, true) or _wrong_products(party, record, true)
+
+
+def _alarmists(party: "Party") -> set[int]:
+    """Return who raised an alarm without a cause, or who gave cause in private.
+
+    All heard the same and nothing is wrong with it. In the first round, whose private words are
+    keys, the cause cannot be shown, so nobody is named.
+    """
+    named = set()
+    for number, alarm_round in party.state.alarms.items():
+        testimony = party.state.testimonies.get(number)
+        if alarm_round < 1 or testimony is None:
+            continue
+        senders = set()
+        for round_number, sender, private, signature in testimony.private:
+            digest = hashlib.sha256(private).digest()
+            text = private_statement(party.session, round_number, sender, number, digest)
+            is_known = 0 < round_number < len(party.state.spoken) and 1 <= sender <= party.n
+            if is_known and sender != number and party.is_by(sender, text, signature):
+                expected = 8 * party.state.spoken[round_number].private_length
+                if len(private) != expected:
+                    senders.add(sender)
+        named |= senders or {number}
     return named
 
 

@@ -35,10 +35,14 @@ class Said(msgspec.Struct, frozen=True, tag=True):
 
 
 class Alarm(msgspec.Struct, frozen=True, tag=True):
-    """The sender's check of a round failed: everyone turns to finding out why."""
+    """A check of ``raiser`` failed in a round: everyone turns to finding out why.
+
+    Who joins in passes it on, so that nobody waits for those who stopped.
+    """
 
     session: bytes
     round: int
+    raiser: int
     signature: bytes
 
 

@@ -87,6 +87,7 @@ class State:
     patience_left: int = 0
     failure: tuple[str, tuple[int, ...]] | None = None
     alarms: dict[int, int] = field(default_factory=dict)
+    alarm_messages: list[Alarm] = field(default_factory=list)
     testimonies: dict[int, Testimony] = field(default_factory=dict)
     findings: dict[int, dict[int, Finding]] = field(default_factory=dict)
     doubles: set[int] = field(default_factory=set)
@@ -162,7 +163,7 @@ class Party:
             case Received(sender, Ask() as ask) if sender in self._numbers:
                 return self._on_ask(sender, ask)
             case Received(sender, Alarm() as alarm) if sender in self._numbers:
-                return self._on_alarm(self._numbers[sender], alarm)
+                return self._on_alarm(sender, alarm)
             case Received(sender, Testimony() as testimony) if sender in self._numbers:
                 return self._on_testimony(self._numbers[sender], testimony)
             case Received(sender, Finding() as finding) if sender in self._numbers:
@@ -409,29 +410,31 @@ class Party:
             return []
         state.failure = state.failure or (what, cheaters)
         state.is_judging = True
-        text = statement(self.session, state.round, self.number, b"alarm")
-        alarm = Alarm(self.session, state.round, self._sign(text))
+        if state.failure[0] != _blame.ALARMED:
+            text = statement(self.session, state.round, self.number, b"alarm")
+            alarm = Alarm(self.session, state.round, self.number, self._sign(text))
+            state.alarm_messages = [alarm, *state.alarm_messages]
         testimony = _blame.testify(self)
         state.testimonies[self.number] = testimony
         others = [peer for peer in self.parties if peer != self.me]
         return [
-            *(Send(peer, alarm) for peer in others),
+            *(Send(peer, alarm) for alarm in state.alarm_messages for peer in others),
             *(Send(peer, testimony) for peer in others),
             SetTimer(_BLAME, self._patience_ns),
             *self._judge(is_last=False),
         ]
 
-    def _on_alarm(self, number: int, alarm: Alarm) -> list[Effect]:
-        state = self.state
-        text = statement(self.session, alarm.round, number, b"alarm")
-        if alarm.session != self.session or not self.is_by(number, text, alarm.signature):
+    def _on_alarm(self, sender: NodeId, alarm: Alarm) -> list[Effect]:
+        state, number = self.state, alarm.raiser
+        if alarm.session != self.session or not 1 <= number <= self.n or number in state.alarms:
             return []
-        if number in state.alarms:
+        text = statement(self.session, alarm.round, number, b"alarm")
+        if number == self.number or not self.is_by(number, text, alarm.signature):
             return []
         state.alarms[number] = alarm.round
+        state.alarm_messages.append(alarm)
         if state.is_over:
-            testimony = _blame.testify(self)
-            return [Send(self.parties[number - 1], testimony)]
+            return [Send(sender, _blame.testify(self))]
         return self._judge_alarms()
 
     def _judge_alarms(self) -> list[Effect]:
@@ -472,12 +475,17 @@ class Party:
         state = self.state
         invariant(state.failure is not None, "there is something to judge")
         what, cheaters = state.failure or ("", ())
-        named = {*cheaters, *state.doubles, *_blame.contradictions(self, state.testimonies)}
+        # Who says two things makes honest parties look wrong to each other: that comes first.
+        named = {*state.doubles, *_blame.contradictions(self, state.testimonies)}
+        is_heard = len(state.testimonies) == self.n
+        if not named and (is_heard or is_last):
+            named = set(cheaters)
         named.discard(self.number)
         if named:
             return self._accuse(what, named)
-        if len(state.testimonies) < self.n:
-            return self._accuse(what, set()) if is_last else []
+        if not is_heard:
+            absent = set(range(1, self.n + 1)) - set(state.testimonies)
+            return self._accuse(what, absent, "silent") if is_last else []
         effects: list[Effect] = []
         for step, work in ((1, _blame.recompute), (2, _blame.disclose)):
             findings = state.findings.setdefault(step, {})
@@ -486,8 +494,11 @@ class Party:
                 if body is None:
                     break
                 effects += self._find(step, body)
-            if len(findings) < self.n and not is_last:
+            absent = set(range(1, self.n + 1)) - set(findings)
+            if absent and not is_last:
                 return effects
+            if absent:
+                return [*effects, *self._accuse(what, absent, "silent")]
         return [*effects, *self._accuse(what, _blame.conclude(self) - {self.number})]
 
     def _find(self, step: int, body: bytes) -> list[Effect]:
@@ -501,9 +512,9 @@ class Party:
             SetTimer(_BLAME, self._patience_ns),
         ]
 
-    def _accuse(self, what: str, numbers: set[int]) -> list[Effect]:
+    def _accuse(self, what: str, numbers: set[int], kind: str = "cheated") -> list[Effect]:
         names = party_names(self.parties, tuple(sorted(numbers)))
-        return self._decide(Aborted(what, names, "cheated"))
+        return self._decide(Aborted(what, names, kind))
 
     def _decide(self, outcome: Finished | Aborted) -> list[Effect]:
         invariant(not self.state.is_over, "a party decides once")
