@@ -65,6 +65,29 @@ class Liar:
         return bytes(out)
 
 
+class Denying:
+    """A liar that lies again when everybody tells what it computed: a dispute over a key."""
+
+    def __init__(self, machine: Machine, party: Party) -> None:
+        self._machine, self._party = machine, party
+
+    def handle(self, event: Event) -> list[Effect]:
+        return [self._denied(effect) for effect in self._machine.handle(event)]
+
+    def _denied(self, effect: Effect) -> Effect:
+        if not isinstance(effect, Send) or not isinstance(effect.message, message.Finding):
+            return effect
+        found, party = effect.message, self._party
+        if found.step != 1:
+            return effect
+        body = bytearray(found.body)
+        body[-3] ^= 1
+        digest = hashlib.sha256(bytes(body)).digest()
+        text = statement(party.session, -1, party.number, digest)
+        changed = msgspec.structs.replace(found, body=bytes(body), signature=party._sign(text))
+        return Send(effect.to, changed)
+
+
 def round_count(n: int, degree: int) -> int:
     outcome = run(parties_of(n, degree, program))[NodeId("p1")]
     assert isinstance(outcome, Finished)
@@ -125,6 +148,21 @@ def test_lies_to_kings_are_named_too(two_faced: bool, monkeypatch: pytest.Monkey
             3, 1, liar, lambda party, at=number: Liar(party, at, at, two_faced=two_faced)
         )
         check_named(found, liar, all_of_them=not (two_faced and number == last - 1))
+
+
+@pytest.mark.parametrize(("n", "degree"), [(3, 1), (5, 2)])
+def test_who_denies_a_lie_is_named_by_the_disclosed_key(n: int, degree: int) -> None:
+    rng = random.Random(n)
+    last = round_count(n, degree)
+    for number in sorted(rng.sample(range(3, last), 4)):
+        liar = rng.choice(names_of(n))
+        found = verdicts(
+            n,
+            degree,
+            liar,
+            lambda party, at=number: Denying(Liar(party, at, at, two_faced=False), party),
+        )
+        check_named(found, liar, all_of_them=True)
 
 
 def test_two_liars_of_seven_are_named() -> None:
