@@ -241,6 +241,14 @@ def test_a_process_that_is_asked_to_terminate_ends_in_good_order(tmp_path: Path)
     assert results[0].octets_sent > 0
 
 
+def test_a_kernel_that_runs_on_does_not_keep_its_process_alive() -> None:
+    began = time.monotonic()
+    [result] = run_processes([spec("p0", "stubborn")], import_paths=[MACHINES])
+    assert result.outcomes == [0]
+    assert time.monotonic() - began < 50
+    assert result.peak_memory_octets > 10 << 20
+
+
 def test_what_the_supervisor_says_is_checked_like_any_message() -> None:
     with Deployment([spec("p0", "listener")], import_paths=[MACHINES]) as deployment:
         deployment.start()

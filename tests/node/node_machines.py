@@ -1,5 +1,6 @@
 """Small but real machines that the tests of both drivers run."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -342,3 +343,21 @@ class Clumsy:
 
 def clumsy(arguments: Reading) -> Clumsy:
     return Clumsy(arguments.reading)
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+class Stubborn:
+    """Compute for a minute, decide at once."""
+
+    def handle(self, event: Event) -> list[Effect]:
+        if event == TimerFired("start"):
+            return [Compute("nap", nap, (60.0,)), Decide(0)]
+        return []
+
+
+def stubborn() -> Stubborn:
+    return Stubborn()

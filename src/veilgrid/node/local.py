@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 SUPERVISOR: Final = NodeId("supervisor")
 """Sender of what :meth:`Deployment.post` hands to a machine."""
 
+_END_TIMEOUT_S: Final = 5.0
 _STDERR_LENGTH_MAX: Final = 1 << 16
 
 
@@ -121,7 +122,7 @@ class ProcessResult:
     octets_sent, octets_received
         On its sockets: frames with headers, without TLS and TCP overhead.
     peak_memory_octets
-        Largest resident size.
+        Largest resident size; of a process that was killed, at least the supervisor's own.
     processor_seconds
         User and system time of all its threads.
     """
@@ -155,6 +156,7 @@ class _Child:
     seconds: float = 0.0
     finished: Finished | None = None
     processor_seconds: float = 0.0
+    peak_memory_octets: int = 0
 
 
 class Deployment:
@@ -457,14 +459,22 @@ class Deployment:
     def _reap(self, child: _Child) -> None:
         self._selector.unregister(child.control)
         child.control.close()
-        _, status, usage = os.wait4(child.process.pid, 0)
+        pid, deadline = child.process.pid, time.monotonic() + _END_TIMEOUT_S
+        ended, status, usage = os.wait4(pid, os.WNOHANG)
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.002)
+            ended, status, usage = os.wait4(pid, os.WNOHANG)
+        if not ended:  # A kernel that runs on keeps it from ending.
+            os.kill(pid, signal.SIGKILL)
+            _, status, usage = os.wait4(pid, 0)
+        child.peak_memory_octets = usage.ru_maxrss * 1024
         child.process.returncode = os.waitstatus_to_exitcode(status)
         child.processor_seconds = usage.ru_utime + usage.ru_stime
         child.is_ended = True
 
     def _result(self, child: _Child, outcomes: Any) -> ProcessResult:
         decoder = msgspec.msgpack.Decoder(outcomes)
-        finished = child.finished or Finished(0, 0, 0, 0)
+        finished = child.finished or Finished(0, 0, 0, child.peak_memory_octets)
         return ProcessResult(
             node=child.spec.node,
             outcomes=[decoder.decode(body) for body in child.outcomes],

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import resource
+import signal
 import socket
 import sys
 import time
@@ -54,6 +55,7 @@ Hear = Callable[[], Awaitable[ToProcess]]
 def main() -> None:
     """Run until the supervisor says stop; the exit code says how it went."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, who ends us.
     control = socket.socket(fileno=int(sys.argv[1]))
     sys.exit(run_guarded(_serve(control)))
 
