@@ -101,7 +101,7 @@ class Regret(msgspec.Struct, frozen=True, tag=True):
 
 
 class Close(msgspec.Struct, frozen=True, tag=True):
-    """Ends a run: the last answers are the plan."""
+    """Ends a run. ``iteration`` names the receiver's answer that is in the plan, -1 = none."""
 
     iteration: int
     status: str
@@ -493,7 +493,8 @@ def traffic(
         sent.append((flexible, Answer(iteration, part, other, 0.0)))
     for iteration in checked:
         sent += [(flexible, Check(iteration, part, other)), (flexible, Regret(iteration, 0.0))]
-    sent.append((count, Close(iterations, status)))
+    sent.append((count - flexible, Close(0, status)))
+    sent.append((flexible, Close(iterations, status)))
     return (
         sum(number for number, _ in sent),
         sum(number * len(msgspec.msgpack.encode(message)) for number, message in sent),
