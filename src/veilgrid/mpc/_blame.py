@@ -69,7 +69,7 @@ def testify(party: "Party") -> Testimony:
     for number, heading in enumerate(party.state.rounds):
         for sender in range(1, party.n + 1):
             said = heading.said.get(sender)
-            digests += _NOTHING if said is None else hashlib.sha256(said.shared).digest()
+            digests += heading.digests.get(sender, _NOTHING)
             signatures += bytes(64) if said is None else said.signature
             # The private words of the first round are keys: those stay private.
             if said is not None and said.private and number > 0:

@@ -133,7 +133,7 @@ class Engine:
 
     def inner_unchecked(self, field: Field, a: Words, b: Words, width: int) -> Steps[Words]:
         """Return shares of the inner product of each ``width`` elements."""
-        local = field.zeros(a.shape[0] // width)
+        local = field.empty(a.shape[0] // width)
         shape = (width, 2) if field.words == 2 else (width,)
         for first in range(0, local.shape[0], _STEP):
             part = slice(first, min(first + _STEP, local.shape[0]))
@@ -152,7 +152,7 @@ class Engine:
         """
         invariant(2 * self.degree < self.n, "multiplication needs 2 degree + 1 <= parties")
         weight = self._weights[field.name]
-        mask, said = field.zeros(local.shape[0]), field.zeros(local.shape[0])
+        mask, said = field.empty(local.shape[0]), field.empty(local.shape[0])
         for first in range(0, local.shape[0], _STEP):
             part = slice(first, min(first + _STEP, local.shape[0]))
             size = part.stop - part.start

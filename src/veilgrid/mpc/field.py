@@ -53,6 +53,10 @@ class Field:
         """Return a vector of ``count`` zeros."""
         return np.zeros((count, 2) if self.words == 2 else count, np.uint64)
 
+    def empty(self, count: int) -> Words:
+        """Return a vector of ``count`` elements that are still to be written."""
+        return np.empty((count, 2) if self.words == 2 else count, np.uint64)
+
     def vector(self, values: Iterable[int]) -> Words:
         """Return a vector of the given canonical numbers."""
         numbers = list(values)

@@ -59,11 +59,14 @@ class Heading:
     ----------
     said
         What each party said, own included, by 1-based number.
+    digests
+        Of their shared words.
     heard
         The same as words, once complete.
     """
 
     said: dict[int, Said] = field(default_factory=dict)
+    digests: dict[int, bytes] = field(default_factory=dict)
     heard: list[Heard] | None = None
 
 
@@ -79,7 +82,8 @@ class State:
     current: Round | None = None
     round: int = -1
     rounds: list[Heading] = field(default_factory=list)
-    early: dict[int, dict[int, Said]] = field(default_factory=dict)
+    early: dict[int, Heading] = field(default_factory=dict)
+    last_digest: bytes = b""
     outbox: dict[int, dict[int, Said]] = field(default_factory=dict)
     spoken: list[Round] = field(default_factory=list)
     head: bytes = b""
@@ -234,13 +238,14 @@ class Party:
         state.current = spoken
         state.heads.append(state.head)
         state.spoken.append(spoken)
-        heading = Heading(state.early.pop(state.round, {}))
+        heading = state.early.pop(state.round, Heading())
         state.rounds.append(heading)
         shared = bytes(octets_of(spoken.shared))
         digest = hashlib.sha256(shared).digest()
         signed = self._sign(statement(self.session, state.round, self.number, digest))
         everyone = Said(self.session, state.round, shared, signature=signed)
         heading.said[self.number] = everyone
+        heading.digests[self.number] = digest
         sent: dict[int, Said] = {}
         for number in range(1, self.n + 1):
             if number != self.number:
@@ -271,6 +276,7 @@ class Party:
     def is_genuine(self, author: int, said: Said) -> bool:
         """Return whether ``author`` signed this, for this party where it is private."""
         digest = hashlib.sha256(said.shared).digest()
+        self.state.last_digest = digest
         text = statement(self.session, said.round, author, digest)
         if not self.is_by(author, text, said.signature):
             return False
@@ -286,17 +292,19 @@ class Party:
             return []
         if not 1 <= author <= self.n or not state.round <= said.round <= state.round + 1:
             return []
-        slot = state.early.setdefault(said.round, {})
         if said.round == state.round:
-            slot = state.rounds[said.round].said
-        known = slot.get(author)
+            heading = state.rounds[said.round]
+        else:
+            heading = state.early.setdefault(said.round, Heading())
+        known = heading.said.get(author)
         if known is not None and not (said.private and not known.private):
             if known.shared != said.shared and self.is_genuine(author, said):
                 state.doubles.add(author)
             return []
         if not self.is_genuine(author, said):
             return []
-        slot[author] = said
+        heading.said[author] = said
+        heading.digests[author] = state.last_digest
         return self._listen()
 
     def _listen(self) -> list[Effect]:
@@ -313,7 +321,7 @@ class Party:
             heading.heard = heard
             digest = hashlib.sha256(state.head)
             for number in range(1, self.n + 1):
-                digest.update(hashlib.sha256(heading.said[number].shared).digest())
+                digest.update(heading.digests[number])
             state.head = digest.digest()
             effects += self._advance(heard)
             if not state.is_over:

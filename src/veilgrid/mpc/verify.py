@@ -86,6 +86,8 @@ def _combined(field: Field, claims: Sequence[Claim], stream: Stream) -> Claim:
         spread = np.repeat(weight, a.shape[0] // c.shape[0], axis=0) if len(a) > len(c) else weight
         left.append(field.multiply(spread, a))
         right.append(b)
+    if len(left) == 1:
+        return left[0], right[0], total
     return np.concatenate(left), np.concatenate(right), total
 
 
