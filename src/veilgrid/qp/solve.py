@@ -93,6 +93,15 @@ class _ClarabelForm:
         self.quadratic = sparse.triu(problem.quadratic, format="csc")
         self.counts = (int(self.equal.sum()), int(self.above.sum()), int(self.below.sum()))
 
+    def fits(self, problem: QuadraticProgram) -> bool:
+        """Whether each row's bounds are still of the kind that the form was prepared for."""
+        equal = problem.lower == problem.upper
+        return bool(
+            (equal == self.equal).all()
+            and ((~equal & np.isfinite(problem.upper)) == self.above).all()
+            and ((~equal & np.isfinite(problem.lower)) == self.below).all()
+        )
+
     def solve(self, problem: QuadraticProgram, settings: SolveSettings) -> Solution:
         """Solve with the problem's linear cost and bounds; the matrices are those prepared."""
         right = np.concatenate(
@@ -186,7 +195,7 @@ class RepeatedSolver:
             solution = self._solve_splitting(linear, lower, upper)
             if solution is not None:
                 return solution
-        if self._form is None:
+        if self._form is None or not self._form.fits(self._problem):
             self._form = _ClarabelForm(self._problem)
         return self._form.solve(self._problem, self._settings)
 
