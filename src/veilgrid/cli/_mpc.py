@@ -411,6 +411,18 @@ def bench_mpc(
     return rows
 
 
+def bench_growth(
+    counts: Sequence[int] = (100, 1_000, 10_000, 100_000), committees: Sequence[int] = (3, 5, 7)
+) -> list[dict[str, Any]]:
+    """Return how comparisons grow with their number and with the number of parties."""
+    rows = []
+    for n in committees:
+        for count in counts:
+            ours = _ours(Workload("comparisons", count, (n - 1) // 2), n)
+            rows.append({"parties": n, "count": count, **ours})
+    return rows
+
+
 def _ours(workload: Workload, n: int) -> dict[str, float]:
     """Run a workload with ``n`` processes and check its result."""
     specs = [

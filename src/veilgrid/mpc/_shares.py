@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from veilgrid.errors import Finding, InputError, invariant
 from veilgrid.mpc._prime import apply_matrix, row_sums
-from veilgrid.mpc.field import BOUND_MAX, PRIME_FIELD, Words, encode
+from veilgrid.mpc.field import BOUND_MAX, PRIME_FIELD, Words, encode, encode_words
 
 Constant = Callable[[Words], Words]
 
@@ -123,10 +124,17 @@ class Shares:
             return self._like(PRIME_FIELD.zeros(1), 0)
         return self._like(row_sums(self.data.reshape(-1, width, 2)), bound)
 
-    def weighted_sum(self, weights: Sequence[int]) -> "Shares":
-        """Return the sum of elements times public integers."""
-        bound = check_bound(self.bound * sum(abs(int(w)) for w in weights), "weighted sum")
-        return self._like(PRIME_FIELD.inner(self.data, encode(weights)), bound)
+    def weighted_sum(self, weights: "Sequence[int] | npt.NDArray[np.int64]") -> "Shares":
+        """Return the sum of elements times public integers; an array of them is faster."""
+        if isinstance(weights, np.ndarray):
+            invariant(weights.dtype == np.int64, "weights are 64-bit integers")
+            total = int(np.abs(weights).max(initial=0)) * len(weights)
+            encoded = encode_words(weights)
+        else:
+            total = sum(abs(int(weight)) for weight in weights)
+            encoded = encode(weights)
+        bound = check_bound(self.bound * total, "weighted sum")
+        return self._like(PRIME_FIELD.inner(self.data, encoded), bound)
 
     def claim(self, bound: int) -> "Shares":
         """Return the same, with a bound that the caller vouches for (and says why)."""

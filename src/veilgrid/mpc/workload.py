@@ -91,7 +91,7 @@ def _sort(mpc: Engine, x: Shares, _: Shares) -> Steps[list[str]]:
 
 
 def _weighted_sum(mpc: Engine, x: Shares, _: Shares) -> Steps[list[str]]:
-    weights = [k % 1000 + 1 for k in range(len(x))]
+    weights = np.arange(len(x), dtype=np.int64) % 1000 + 1
     opened = yield from mpc.open(x.weighted_sum(weights))
     return [str(value) for value in opened]
 
