@@ -226,7 +226,7 @@ def box_dual(gram: Floats, push: Floats, low: Floats, high: Floats, start: Float
     scale = 0.0
     for i in range(count):
         scale = max(scale, gram[i, i])
-    ridge = 1e-13 * max(scale, 1e-300)
+    ridge = 1e-13 * (scale if scale > 0.0 else 1.0)
     value = start.copy()
     is_free = np.zeros(count, dtype=np.bool_)
     for i in range(count):

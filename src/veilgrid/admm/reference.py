@@ -274,6 +274,8 @@ def site_findings(sites: list[Site]) -> list[Finding]:
     """Name each site whose own constraints contradict each other, and the rows that do."""
     findings = []
     for site in sites:
+        if not site.row_names:
+            continue  # Bounds alone never contradict each other.
         program = stack([site])
         soft = np.zeros(len(program.lower))
         soft[: site.matrix.shape[0]] = 1.0
