@@ -20,7 +20,7 @@ from veilgrid.admm._neighbour_mix import Mixer, Point
 from veilgrid.admm._neighbour_setup import Agreement, NeighbourSettings
 from veilgrid.admm._neighbour_solve import Infeasible, LocalProblems
 from veilgrid.admm._neighbour_tree import Edges
-from veilgrid.admm.outcome import Coordination, Progress, ProgressSink, RunStatus
+from veilgrid.admm.outcome import Coordination, Interrupted, Progress, ProgressSink, RunStatus
 from veilgrid.admm.reference import central, site_findings
 from veilgrid.errors import InputError, invariant
 from veilgrid.grid.day import Day
@@ -353,8 +353,12 @@ def _iterate(
         cost = sum(site.cost(x) for site, x in zip(day.sites, done.setpoints, strict=True))
         cost += day.exchange_cost(plan.active[neighbours.edges.tree.root])
         history.append(Progress(len(history) + 1, float(apart.max()), dual, cost))
-        if progress is not None:
-            progress(history[-1])
+        try:
+            if progress is not None:
+                progress(history[-1])
+        except Interrupted:
+            status = RunStatus.ABORTED
+            break
         is_still = bool((np.maximum(apart, moved.max(axis=(0, 2))) <= allowed).all())
         if is_still and _worst(limits, plan) <= settings.limit_tolerance:
             status = RunStatus.CONVERGED

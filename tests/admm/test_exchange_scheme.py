@@ -1,0 +1,184 @@
+"""Exchange reaches the optimum of the whole, keeps the limits, and does not mind names or units."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from admm_oracle import OPTIMA, in_other_units, shuffled, tightened, yingkou
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from strategies import scenarios
+from veilgrid.admm.certify import certify, turnover
+from veilgrid.admm.exchange import ExchangeSettings, plan_exchange
+from veilgrid.admm.outcome import Interrupted, Progress, RunStatus
+from veilgrid.admm.reference import central
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.scenario import Scenario
+from veilgrid.report.folders import open_scenario
+
+
+def planned(scenario: Scenario, **more):
+    """Plan, and check what every plan must keep; return the cost and the outcome."""
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    outcome = plan_exchange(day, limits, **more)
+    assert outcome.status is RunStatus.CONVERGED
+    if not limits.are_absent:
+        assert limits.excess(day.flows(outcome.setpoints)).max() <= 1e-6
+    return day.cost(outcome.setpoints), outcome
+
+
+@given(scenario=scenarios(has_limits=True))
+@settings(max_examples=40)
+def test_random_networks_are_planned_at_the_optimum(scenario: Scenario) -> None:
+    """Every kind of device, limits, charging, any base: the cost of the central optimum."""
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    best = central(day, limits)
+    outcome = plan_exchange(day, limits)
+    if best.status is not RunStatus.CONVERGED:
+        assert outcome.status is RunStatus.INFEASIBLE
+        assert outcome.violations
+        assert outcome.setpoints == []
+        return
+    assert outcome.status is RunStatus.CONVERGED
+    optimum, cost = day.cost(best.setpoints), day.cost(outcome.setpoints)
+    assert abs(cost - optimum) <= 2e-4 * turnover(day, optimum)
+    if not limits.are_absent:
+        assert limits.excess(day.flows(outcome.setpoints)).max() <= 1e-6
+    found = certify(day, limits, outcome.setpoints, outcome.price_p, outcome.price_q).certificate
+    assert found.is_accepted, found
+    assert found.bound <= optimum + 1e-7 * max(1.0, abs(optimum))
+
+
+@pytest.mark.parametrize("day", sorted(OPTIMA))
+def test_published_days_are_planned_at_the_optimum(day: str) -> None:
+    cost, outcome = planned(yingkou(day))
+    assert cost == pytest.approx(OPTIMA[day], rel=1e-4)
+    assert outcome.iteration_count <= 10
+
+
+def test_binding_voltage_limits_are_met_at_the_optimum() -> None:
+    cost, outcome = planned(tightened(yingkou("09"), 3.0, 0.94, 1.05))
+    assert cost == pytest.approx(39016.65, rel=2e-4)
+    assert outcome.iteration_count <= 60
+
+
+def test_an_infeasible_day_is_found_out_and_explained() -> None:
+    """It must not be called not converged, and a person must learn which limit to relax."""
+    scenario = tightened(yingkou("09"), 3.0, 0.96, 1.05)
+    limits = Limits.of(scenario.network)
+    outcome = plan_exchange(scenario.day(), limits)
+    assert outcome.status is RunStatus.INFEASIBLE
+    assert outcome.setpoints == []
+    kinds = {limits.describe(row)[0] for row, _, _ in outcome.violations}
+    assert kinds == {"voltage_min"}
+    assert {interval for _, interval, _ in outcome.violations} <= set(range(96))
+
+
+def test_a_day_without_any_choice_is_a_plan_of_one_iteration() -> None:
+    scenario = replace(open_scenario("six-bus"), devices=())
+    cost, outcome = planned(scenario)
+    day = scenario.day()
+    assert outcome.iteration_count == 1
+    assert cost == pytest.approx(day.exchange_cost(sum(s.load_p for s in day.sites)))
+
+
+def test_a_day_without_any_choice_that_breaks_a_limit_is_infeasible() -> None:
+    """Nobody can move, so no price is high enough: it must not come out as a number."""
+    scenario = tightened(replace(open_scenario("six-bus"), devices=()), 4.0, 0.99, 1.05)
+    limits = Limits.of(scenario.network)
+    outcome = plan_exchange(scenario.day(), limits)
+    assert outcome.status is RunStatus.INFEASIBLE
+    assert np.isfinite(outcome.price_p).all()
+    assert outcome.iteration_count <= 10
+
+
+@pytest.mark.parametrize(("currency", "base"), [(7.3, 1.0), (1.0, 10.0)])
+def test_units_do_not_change_the_way(currency: float, base: float) -> None:
+    """A penalty in fixed units would need tuning for each currency and each base."""
+    plain = open_scenario("six-bus")
+    one, first = planned(plain)
+    two, second = planned(in_other_units(plain, currency, base))
+    best = central(plain.day(), Limits.of(plain.network))
+    optimum = plain.day().cost(best.setpoints)
+    assert two / currency == pytest.approx(one, abs=1e-4 * optimum)
+    # What counts as kept is stated in per-unit, so another base stops some iterations elsewhere.
+    assert abs(first.iteration_count - second.iteration_count) <= 0.25 * first.iteration_count
+
+
+def test_the_order_of_the_tables_does_not_change_the_way() -> None:
+    plain = open_scenario("six-bus")
+    one, first = planned(plain)
+    two, second = planned(shuffled(plain, 3))
+    assert two == pytest.approx(one, rel=1e-4)
+    assert abs(first.iteration_count - second.iteration_count) <= 0.25 * first.iteration_count
+
+
+def test_a_start_from_the_last_day_is_no_slower() -> None:
+    scenario = open_scenario("six-bus")
+    cost, first = planned(scenario)
+    again, second = planned(scenario, start=first.warm)
+    assert second.iteration_count <= first.iteration_count
+    assert again == pytest.approx(cost, rel=1e-4)
+
+
+def test_a_start_that_does_not_fit_is_left_aside() -> None:
+    """Days with other sites or another horizon follow each other in one command."""
+    _, other = planned(replace(open_scenario("six-bus"), devices=()))
+    cost, _ = planned(open_scenario("six-bus"), start=other.warm)
+    assert cost == pytest.approx(planned(open_scenario("six-bus"), start="nonsense")[0], rel=1e-9)
+
+
+def test_progress_is_told_each_iteration_and_may_end_the_run() -> None:
+    """What was reached must be handed back, not lost."""
+    scenario = open_scenario("six-bus")
+    seen: list[Progress] = []
+
+    def sink(entry: Progress) -> None:
+        seen.append(entry)
+        if entry.iteration == 4:
+            raise Interrupted
+
+    day = scenario.day()
+    outcome = plan_exchange(day, Limits.of(scenario.network), progress=sink)
+    assert outcome.status is RunStatus.ABORTED
+    assert tuple(seen) == outcome.history
+    assert [entry.iteration for entry in seen] == [1, 2, 3, 4]
+    assert day.cost(outcome.setpoints) == pytest.approx(seen[-1].cost)
+
+
+def test_an_iteration_limit_hands_back_what_was_reached() -> None:
+    scenario = open_scenario("six-bus")
+    day = scenario.day()
+    short = ExchangeSettings(iteration_count_max=5)
+    outcome = plan_exchange(day, Limits.of(scenario.network), short)
+    assert outcome.status is RunStatus.ITERATION_LIMIT
+    assert outcome.iteration_count == 5
+    assert len(outcome.setpoints) == len(day.sites)
+
+
+@given(
+    memory=st.integers(1, 20),
+    interval=st.integers(1, 4),
+    relaxation=st.sampled_from([1.0, 1.4, 1.7, 1.9]),
+    evenness=st.sampled_from([0.0, 0.5, 1.0]),
+)
+@settings(max_examples=8)
+def test_settings_change_the_way_but_not_the_end(
+    memory: int, interval: int, relaxation: float, evenness: float
+) -> None:
+    """Acceleration must be safe: a poor mix may cost iterations, never the optimum."""
+    scenario = open_scenario("six-bus")
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    chosen = ExchangeSettings(
+        memory=memory,
+        mixing_interval=interval,
+        relaxation=relaxation,
+        evenness=evenness,
+        iteration_count_max=1000,
+    )
+    outcome = plan_exchange(day, limits, chosen)
+    assume(outcome.status is not RunStatus.ITERATION_LIMIT)
+    optimum = day.cost(central(day, limits).setpoints)
+    assert outcome.status is RunStatus.CONVERGED
+    assert day.cost(outcome.setpoints) == pytest.approx(optimum, rel=1e-4)
