@@ -97,7 +97,8 @@ def _citations() -> Iterator[tuple[str, str]]:
         for node in ast.walk(_tree(path)):
             text = ast.get_docstring(node) if isinstance(node, documented) else None
             for bracket in CITATION.findall(" ".join((text or "").split())):
-                for part in bracket.split("; "):
+                for whole in bracket.split("; "):
+                    part = whole.split(", section ")[0]
                     if SPECIFICATION.match(part) or PAGE.match(part) or LITERATURE.match(part):
                         yield part, _name(path)
 
