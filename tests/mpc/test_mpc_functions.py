@@ -121,6 +121,15 @@ def test_sort_orders_any_number_of_elements(count: int) -> None:
     assert agree(3, 1, sorting, values) == sorted(values)
 
 
+@pytest.mark.parametrize(("n", "degree"), [(4, 1), (5, 2), (7, 3)])
+def test_long_sorts_prepare_their_comparisons(n: int, degree: int) -> None:
+    """Masks made in advance must compare as those made on the way."""
+    rng = random.Random(n)
+    edges = [BOUND, -BOUND, 0, 0, 1, -1]
+    values = [*edges, *(rng.randrange(-BOUND, BOUND) for _ in range(30))]
+    assert on_shares(n, degree, sorting, values) == sorted(values)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 70])
 def test_quantiles_are_the_empirical_ones(count: int) -> None:
     rng = random.Random(count)

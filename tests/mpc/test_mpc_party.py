@@ -165,6 +165,24 @@ def test_who_denies_a_lie_is_named_by_the_disclosed_key(n: int, degree: int) -> 
         check_named(found, liar, all_of_them=True)
 
 
+def test_a_lie_in_prepared_comparisons_is_named() -> None:
+    """Long sorts prepare their masks in advance; replaying must follow the same path."""
+    values = [(7 * k) % 41 for k in range(40)]
+
+    def long_sort(mpc: Any) -> Any:
+        rising = yield from order.sort(mpc, mpc.constant(values))
+        return (yield from mpc.open(rising))
+
+    for number in (5, 60, 100):
+        machines: dict[NodeId, Machine] = dict(parties_of(3, 1, long_sort))
+        liar = NodeId(f"p{number % 3 + 1}")
+        machines[liar] = Liar(machines[liar], number, number, two_faced=False)  # type: ignore[arg-type]
+        decided = run(machines)
+        for name in set(machines) - {liar}:
+            assert isinstance(decided[name], Aborted)
+            assert decided[name].culprits == [liar]
+
+
 def test_two_liars_of_seven_are_named() -> None:
     rng = random.Random(7)
     for number in (9, 30):

@@ -101,7 +101,7 @@ def _planes(engine: "Engine", split: _Split, count: int, padding: int = 0) -> li
     return out
 
 
-def _save_carry(engine: "Engine", terms: list[Words]) -> Steps[tuple[Words, Words]]:
+def save_carry(engine: "Engine", terms: list[Words]) -> Steps[tuple[Words, Words]]:
     """Replace three numbers by two of the same sum, until two are left."""
     while len(terms) > 2:
         groups = len(terms) // 3
@@ -134,7 +134,7 @@ def top_carry(engine: "Engine", generate: Words, propagate: Words) -> Steps[Word
 
 def _add_all(engine: "Engine", terms: list[Words]) -> Steps[Words]:
     """Return all bits of the sum modulo two to the number of planes."""
-    u, v = yield from _save_carry(engine, terms)
+    u, v = yield from save_carry(engine, terms)
     half = u ^ v
     carry = yield from engine.both(u[:-1], v[:-1])
     propagate = half[:-1].copy()
@@ -166,7 +166,7 @@ def negative_bits(engine: "Engine", x: Shares) -> Steps[Words]:
     bits = magnitude_bits(x)
     split = yield from _split(engine, x, 2**bits, 0)
     terms = _planes(engine, split, bits + 1)
-    u, v = yield from _save_carry(engine, terms)
+    u, v = yield from save_carry(engine, terms)
     generate = yield from engine.both(u[:bits], v[:bits])
     half = u ^ v
     carry = yield from top_carry(engine, generate, half[:bits])
@@ -179,7 +179,7 @@ def zero_bits(engine: "Engine", x: Shares) -> Steps[Words]:
     bits = magnitude_bits(x)
     split = yield from _split(engine, x, 2**bits, 2**bits - 1)
     terms = _planes(engine, split, bits + 1)
-    u, v = yield from _save_carry(engine, terms)
+    u, v = yield from save_carry(engine, terms)
     return (yield from all_ones(engine, u ^ v))
 
 
@@ -283,15 +283,23 @@ def where_negative(engine: "Engine", x: Shares, values: Shares) -> Steps[Shares]
     the comparison is still under way.
     """
     bits, (twins, signed) = yield from together(
-        negative_bits(engine, x), _signed_values(engine, values)
+        negative_bits(engine, x), signed_values(engine, values)
     )
-    sign = yield from _opened_signs(engine, bits[np.newaxis], len(x), twins)
+    return (yield from chosen(engine, bits, values, twins, signed))
+
+
+def chosen(
+    engine: "Engine", bits: Words, values: Shares, twins: TwinBits, signed: Words
+) -> Steps[Shares]:
+    """Return ``values`` where a bit is one, given their products with the hiding signs."""
+    sign = yield from _opened_signs(engine, bits[np.newaxis], len(values), twins)
     rest = PRIME_FIELD.subtract(values.data, PRIME_FIELD.multiply(sign, signed))
     half = PRIME_FIELD.vector([_HALF])
     return engine.wrap(PRIME_FIELD.scale(half, rest), values.bound)
 
 
-def _signed_values(engine: "Engine", values: Shares) -> Steps[tuple[TwinBits, Words]]:
+def signed_values(engine: "Engine", values: Shares) -> Steps[tuple[TwinBits, Words]]:
+    """Return random bits and the products of their signs with ``values``."""
     twins = yield from twin_bits(engine, 1, len(values))
     signed = yield from engine.product(PRIME_FIELD, twins.sign, values.data, 1)
     return twins, signed

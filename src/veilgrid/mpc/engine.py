@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from veilgrid.errors import RunAborted, invariant
-from veilgrid.mpc import _binary, circuit
+from veilgrid.mpc import _binary, circuit, prepared
 from veilgrid.mpc._points import octal_parity, octal_weights, weights
 from veilgrid.mpc._round import EMPTY, Heard, Round, Steps
 from veilgrid.mpc._shares import Shares, check_bound
@@ -243,9 +243,21 @@ class Engine:
         """Return 1 where an element is below zero, else 0."""
         return (yield from circuit.is_negative(self, x))
 
-    def where_negative(self, x: Shares, values: Shares) -> Steps[Shares]:
+    def where_negative(
+        self, x: Shares, values: Shares, masks: "prepared.Masks | None" = None
+    ) -> Steps[Shares]:
         """Return ``values`` where ``x`` is below zero, else 0."""
+        if masks is not None:
+            return (yield from prepared.where_negative(self, x, values, masks))
         return (yield from circuit.where_negative(self, x, values))
+
+    def prepare(
+        self, sizes: Sequence[int], like: Shares
+    ) -> "Steps[list[prepared.Masks] | list[None]]":
+        """Make masks for comparisons of so many numbers like ``like``, one after the other."""
+        if len(sizes) < prepared.STAGES_MIN:
+            return [None] * len(sizes)
+        return (yield from prepared.prepare(self, sizes, circuit.magnitude_bits(like)))
 
     def is_zero(self, x: Shares) -> Steps[Shares]:
         """Return 1 where an element is zero, else 0."""

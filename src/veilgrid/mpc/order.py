@@ -88,9 +88,11 @@ def merge_network(count: int) -> tuple[tuple[Indices, Indices], ...]:
 
 def sort(mpc: Mpc, x: Shares) -> Steps[Shares]:
     """Return the elements in rising order; who was where stays secret."""
-    for first, second in merge_network(len(x)):
+    stages = merge_network(len(x))
+    masks = yield from mpc.prepare([len(first) for first, _ in stages], x - x)
+    for (first, second), mask in zip(stages, masks, strict=True):
         a, b = x[first], x[second]
-        moved = yield from mpc.where_negative(b - a, b - a)
+        moved = yield from mpc.where_negative(b - a, b - a, mask)
         x = place_at(x, first, (a + moved).claim(x.bound))
         x = place_at(x, second, (b - moved).claim(x.bound))
     return x

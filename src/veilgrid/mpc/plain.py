@@ -58,7 +58,13 @@ class Plain:
         magnitude_bits(x)
         return self._vector([int(value < 0) for value in decode(x.data)], 1)
 
-    def where_negative(self, x: Shares, values: Shares) -> Steps[Shares]:
+    def prepare(self, sizes: Sequence[int], like: Shares) -> Steps[list[None]]:
+        """Prepare nothing: there is nothing to hide."""
+        yield from ()
+        magnitude_bits(like)
+        return [None] * len(sizes)
+
+    def where_negative(self, x: Shares, values: Shares, masks: object = None) -> Steps[Shares]:  # noqa: ARG002
         """Return ``values`` where ``x`` is below zero, else 0."""
         chosen = yield from self.is_negative(x)
         return (yield from self.multiply(chosen, values))
