@@ -4,14 +4,17 @@ import ast
 import doctest
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import veilgrid
+from veilgrid import errors
 from veilgrid.cli import _VERBS, cli
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +106,50 @@ def test_every_verb_explains_itself() -> None:
     """`--help` says what a verb does."""
     for name, command in _commands():
         assert command.help, name
+
+
+def _keys(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _keys(inner)
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        ("run", ["six-bus", "--scheme", "central"]),
+        ("compare", ["six-bus", "--schemes", "alone"]),
+        ("aggregate", ["READINGS", "--function", "sum"]),
+    ],
+)
+def test_the_page_on_the_command_line_names_every_key(
+    verb: str, arguments: list[str], tmp_path: Path
+) -> None:
+    """Whoever parses the JSON finds each key explained."""
+    readings = tmp_path / "readings.csv"
+    readings.write_text("source,value,tier,lower,upper\na,1,x,0,5\nb,2,x,0,5\nc,,x,0,5\n")
+    given = [str(readings) if word == "READINGS" else word for word in arguments]
+    done = CliRunner().invoke(cli, [verb, *given, "--json"], standalone_mode=False)
+    found = set(_keys(json.loads(done.stdout)))
+    page = _documented()
+    named = set(re.findall(r"`(\w+)`", page[f"{verb} "] + page["run "]))
+    assert found - named == set()
+
+
+def test_the_page_on_the_command_line_has_every_exit_code() -> None:
+    """A script that looks at exit codes meets no other one."""
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    written = {int(code) for code in re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)}
+    raised = {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.VeilgridError)
+    }
+    assert written == raised | {0, 70}
 
 
 def test_the_public_names_are_those_of_the_page() -> None:
