@@ -215,6 +215,3 @@ class RepeatedSolver:
             backend="osqp",
             iteration_count=int(solved.info.iter),
         )
-
-
-WarmSolver = RepeatedSolver

@@ -17,7 +17,7 @@ from veilgrid.grid.lindistflow import Limits
 REPLAN_COUNT_MAX = 6
 """Wider margins tried before a plan that fails the AC check is given up."""
 
-MARGIN_STEP_PU = 2e-5
+MARGIN_STEP_PU = 2e-6
 """Added to each shortfall of voltage, so that the next plan does not end just outside again."""
 
 EXPOSED = {
