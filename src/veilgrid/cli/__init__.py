@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from veilgrid.cli._interrupt import blocked
 from veilgrid.errors import InvariantError, VeilgridError
 
 _VERBS = {
@@ -30,7 +31,8 @@ class _Verbs(click.Group):
         if cmd_name not in _VERBS:
             return None
         module, _, attribute = _VERBS[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        with blocked():  # Threads that libraries start on import must leave Ctrl-C to us.
+            command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
 
