@@ -26,7 +26,7 @@ PENDING_MAX: Final = 1 << 22
 _STEP: Final = 1 << 14
 
 
-class CheckFailed(Exception):  # noqa: N818 - it never leaves the package
+class CheckFailed(Exception):
     """Somebody deviated; who, is found out by the blame protocol [mpc 8].
 
     Attributes
