@@ -208,15 +208,15 @@ def _gains(inside: Floats, across: Floats, *, is_bound: bool) -> tuple[Floats, F
     if not count:
         return np.zeros((0, 0)), np.zeros((0, VARIABLES))
     if not is_bound:
-        inverse = np.linalg.inv(inside)
+        inverse: Floats = np.asarray(np.linalg.inv(inside), dtype=np.float64)
         return inverse, -inverse @ across
     total = np.tile(np.eye(2), count // 2)
     scale = float(np.trace(inside)) / count
     system = np.zeros((count + 2, count + 2))
     system[:count, :count] = inside / scale
     system[:count, count:], system[count:, :count] = total.T, total
-    inverse = np.linalg.inv(system)
-    pulled = inverse[:count, :count] / scale
+    whole: Floats = np.asarray(np.linalg.inv(system), dtype=np.float64)
+    pulled = whole[:count, :count] / scale
     own = -pulled @ across
-    own[:, :2] += inverse[:count, count:]
+    own[:, :2] += whole[:count, count:]
     return pulled, own

@@ -291,7 +291,8 @@ def polygon_minimum(hessian: Floats, linear: Floats, reach: float) -> Floats:
     (2, interval)
         Outside the polygon the minimum lies on its boundary: the best point of the best side.
     """
-    inside = np.linalg.solve(hessian, linear.T[:, :, np.newaxis])[:, :, 0].T
+    solved = np.linalg.solve(hessian, linear.T[:, :, np.newaxis])
+    inside: Floats = np.asarray(solved[:, :, 0].T, dtype=np.float64)
     if not np.isfinite(reach):
         return inside
     invariant(reach >= 0.0, "a rating is not negative")

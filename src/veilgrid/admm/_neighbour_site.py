@@ -146,7 +146,7 @@ class LocalProgram:
         invariant(self._box is not None, "a closed form has its Hessian")
         hessian = self._box if self._box is not None else np.zeros((count, groups, groups))
         if groups == 1:
-            return np.clip(-slope[0] / hessian[:, 0, 0], low[0], high[0])
+            return np.asarray(np.clip(-slope[0] / hessian[:, 0, 0], low[0], high[0]))
         return _box_pair(hessian, slope, low, high).ravel()
 
     def _program(self, linear: Floats) -> Floats:
@@ -178,10 +178,10 @@ class LocalProgram:
     def demand(self, x: Floats) -> Floats:
         """Net demand of set-points, (flow=2, interval)."""
         choice = self.choice
-        return choice.load - np.stack([choice.inject_p @ x, choice.inject_q @ x])
+        return np.asarray(choice.load - np.stack([choice.inject_p @ x, choice.inject_q @ x]))
 
 
-class Infeasible(Exception):  # noqa: N818 - an outcome on its way to a status, not an error
+class Infeasible(Exception):
     """A site's own rows and limits contradict each other; caught where the run ends."""
 
 
@@ -191,7 +191,7 @@ def _box_pair(hessian: Floats, slope: Floats, low: Floats, high: Floats) -> Floa
     Either the free minimum lies in the box, or the minimum lies on one of four sides.
     """
     free = np.linalg.solve(hessian, -slope.T[:, :, np.newaxis])[:, :, 0].T
-    best = np.clip(free, low, high)
+    best: Floats = np.asarray(np.clip(free, low, high), dtype=np.float64)
     outside = np.flatnonzero((best != free).any(axis=0))
     if not len(outside):
         return best

@@ -137,7 +137,7 @@ class LocalProblems:
             setpoints[k], demand[k] = x, self._programs[k].demand(x)
         answer = junctions.answer(targets, demand)
         broken = (junctions.excess(answer) > 0.0).any(axis=1)
-        for k in np.flatnonzero(broken):
+        for k in np.flatnonzero(broken).tolist():
             if k in self._programs:
                 self._held.add(int(k))
             elif k not in self._root:
@@ -206,7 +206,7 @@ class LocalProblems:
         answer.demand[k] = demand
         answer.voltage[k] = self._terms.tree.slack_voltage_pu**2
         answer.price[k] = np.stack([joint * (total - exchange), np.zeros(len(total))])
-        return setpoints
+        return np.asarray(setpoints, dtype=np.float64)
 
 
 def _plus_identity(matrix: Floats, weight: Floats) -> Floats:

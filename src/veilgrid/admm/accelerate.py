@@ -11,6 +11,9 @@ import numpy as np
 from veilgrid.errors import invariant
 from veilgrid.grid.network import Floats
 
+STRETCH_MAX = 1024.0
+"""Longest stride through a drift, in plain steps."""
+
 
 def mixing_weights(gram: Floats, regularisation: float = 1e-10) -> Floats:
     """Return weights that sum to one and make the mixed residual small.
@@ -59,20 +62,26 @@ class Anderson:
         self._images.clear()
         self._residuals.clear()
 
-    def mix(self, point: Floats, image: Floats) -> Floats:
-        """Return the next point from this pair and the past ones; all are flat arrays."""
+    def mix(self, point: Floats, image: Floats) -> tuple[Floats, Floats]:
+        """Return the mixture of this pair's and the past images, and that of the residuals.
+
+        Arrays are flat. The mixed residual is nearly the shortest one that the past allows.
+        """
         self._images.append(image)
         self._residuals.append(image - point)
         residuals = np.array(self._residuals)
         weights = mixing_weights(residuals @ residuals.T, self._regularisation)
-        return np.asarray(weights @ np.array(self._images))
+        return np.asarray(weights @ np.array(self._images)), np.asarray(weights @ residuals)
 
 
 class GuardedAnderson:
-    """Anderson acceleration every few steps, taken back when it made the residual grow.
+    """Anderson acceleration with a guard, and long strides where the map only drifts.
 
-    Plain steps in between keep the history from becoming dependent, which stalls the mixing of a
-    map that is only piecewise linear.
+    On problems with flat pieces (batteries without cost) splitting methods drift: part of the
+    residual stays the same vector while prices climb towards the next kink. Mixing cancels what
+    oscillates, and what it leaves is that drift: while the mixed residual is not much shorter
+    than the plain one, the step along it is doubled from mixing to mixing. A step that made the
+    residual grow is taken back to the plain step before it.
 
     Parameters
     ----------
@@ -81,14 +90,27 @@ class GuardedAnderson:
     interval : >= 1
         Steps from one mixing to the next.
     growth_max : >= 1
-        A residual that grew by more after a mixed step returns to the plain step before it.
+        Growth of the residual that takes a step back.
+    drift_min : in (0, 1]
+        Mixed over plain residual from which the map drifts.
+    reach_max : > 0
+        Longest way of a mixture from the plain step, in plain steps; in a drift the mixture is
+        nearly undetermined and would jump anywhere.
     """
 
-    def __init__(self, memory: int, interval: int = 1, growth_max: float = 1.5) -> None:
-        self._mixer, self._memory = Anderson(memory), memory
-        self._interval, self._growth_max = interval, growth_max
+    def __init__(
+        self,
+        memory: int,
+        interval: int = 1,
+        growth_max: float = 2.0,
+        drift_min: float = 0.8,
+        reach_max: float = 20.0,
+    ) -> None:
+        self._mixer, self._memory, self._interval = Anderson(memory), memory, interval
+        self._growth_max, self._drift_min, self._reach_max = growth_max, drift_min, reach_max
         self._plain: Floats | None = None
         self._residual = np.inf
+        self._stretch = 1.0
         self._step = 0
 
     def mix(self, point: Floats, step: Floats) -> Floats:
@@ -99,11 +121,19 @@ class GuardedAnderson:
         plain, self._plain = self._plain, None
         if plain is not None and residual > self._growth_max * self._residual:
             self._mixer.forget()
+            self._stretch = 1.0
             return plain
         image = point + step
-        mixed = self._mixer.mix(point, image)
+        mixed, drift = self._mixer.mix(point, image)
         self._step += 1
         if self._step % self._interval:
             return image
         self._plain, self._residual = image, residual
-        return mixed
+        length = float(np.linalg.norm(mixed - image))
+        if length > self._reach_max * residual:
+            mixed = image + (self._reach_max * residual / length) * (mixed - image)
+        if np.linalg.norm(drift) <= self._drift_min * residual:
+            self._stretch = 1.0
+            return mixed
+        self._stretch = min(2.0 * self._stretch, STRETCH_MAX)
+        return mixed + self._stretch * drift

@@ -27,8 +27,14 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits, flows
 from veilgrid.grid.network import Floats
 
+TIGHTENED = (4, 8, 16, 32, 64)
+"""Iterations at which the inner distance from limits is set anew."""
+
 SUSPICION = (10, 20, 40, 80)
-"""Iterations at which a row at its ceiling makes the run ask whether the day is feasible."""
+"""Iterations at which extreme prices make the run ask whether the day is feasible."""
+
+SUSPICIOUS_PRICE = 10.0
+"""A nodal price of so many times the highest tariff is extreme."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,18 +57,21 @@ class ExchangeSettings:
         Past iterations that Anderson acceleration mixes; 1 = none.
     mixing_interval : >= 1
         Plain iterations from one mixing to the next.
+    inner_share : in [0, 1)
+        Part of ``gap_max`` that may be spent on an inner distance from limits.
     strength_max : > 0
         Ceiling of a row's strength in units of the highest tariff.
     """
 
     iteration_count_max: int = 200
-    gap_max: float = 5e-5
+    gap_max: float = 8e-5
     excess_max: float = 9e-7
-    penalty: float = 1.0
+    penalty: float = 2.0
     relaxation: float = 1.7
     evenness: float = 0.5
     memory: int = 20
     mixing_interval: int = 3
+    inner_share: float = 0.5
     strength_max: float = 200.0
 
 
@@ -193,6 +202,7 @@ class Coordinator:
         self._wish_p = np.zeros((self._count, day.interval_count))
         self._wish_q = np.zeros_like(self._wish_p)
         self._target: NetworkTarget | None = None
+        self._offers = 0
         self.primal = self.dual = np.inf
 
     @property
@@ -215,6 +225,10 @@ class Coordinator:
     def offer(self) -> ExchangeState:
         """Do the network step; return targets and prices for the flexible sites."""
         previous = self._target
+        self._offers += 1
+        if self._offers in TIGHTENED and previous is not None:
+            scale = float(np.abs(previous.price * previous.target_p.sum(axis=0)).sum())
+            self.network.tighten(self.settings.inner_share * self.settings.gap_max * scale)
         self._target = found = self.network.project(self._wish_p, self._wish_q)
         members = self._members
         if previous is not None:
@@ -430,7 +444,10 @@ def plan_exchange(
                 if run.is_done(target):
                     status = RunStatus.CONVERGED
                     break
-                is_suspect = iteration in SUSPICION and run.coordinator.network.unmet()
+                highest = SUSPICIOUS_PRICE * float(np.max(np.abs(day.buy)))
+                is_suspect = iteration in SUSPICION and bool(
+                    run.coordinator.network.unmet() or np.abs(target.price_p).max() > highest
+                )
                 if is_suspect or iteration == settings.iteration_count_max:
                     violations = least_violation(day, limits)
                     if violations:

@@ -11,9 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from veilgrid.grid.lindistflow import Limits, flows
 from veilgrid.grid.network import Floats
+
+Mask = NDArray[np.bool_]
 
 EXCESS_TOLERANCE = 1e-10
 """Per-unit; rows exceeded by less are kept."""
@@ -79,12 +82,24 @@ class NetworkStep:
     ) -> None:
         self.limits, self.buy, self.sell = limits, buy, sell
         self.give_p, self.give_q, self.strength_max = give_p, give_q, strength_max
+        self.inner = 0.0
         self._rows = [_Rows() for _ in buy]
         self._row_cache: dict[int, tuple[Floats, Floats, float, float]] = {}
 
     def reweigh(self, give_p: Floats, give_q: Floats) -> None:
         """Change the penalties; rows and strengths found so far stay as a start."""
         self.give_p, self.give_q = give_p, give_q
+
+    def tighten(self, budget: float) -> None:
+        """Keep all limits with an inner distance that costs about ``budget``, currency.
+
+        Answers reach their targets only in the end; what they still lack then stays within the
+        true limits. By the strengths of the last step, the first-order cost of a distance is their
+        sum times it. Bounds from prices stay valid, because rents count the true limits.
+        """
+        total = sum(strength for _, _, strength in self.strengths())
+        if total > 0.0:
+            self.inner = budget / total
 
     def project(self, wish_p: Floats, wish_q: Floats) -> NetworkTarget:
         """Do one network step.
@@ -118,14 +133,14 @@ class NetworkStep:
         rent: Floats,
     ) -> None:
         """Find the strengths of the rows, interval by interval, adding exceeded rows."""
-        todo = np.arange(len(price))
-        for interval in todo:
-            if self._rows[interval].numbers:
-                self._resolve(interval, wish_p, wish_q, price, price_p, price_q, rent)
+        for start, rows in enumerate(self._rows):
+            if rows.numbers:
+                self._resolve(start, wish_p, wish_q, price, price_p, price_q, rent)
+        todo = np.arange(len(price), dtype=np.int64)
         while len(todo):
             target_p = wish_p[:, todo] - self.give_p[:, np.newaxis] * price_p[:, todo]
             target_q = wish_q[:, todo] - self.give_q[:, np.newaxis] * price_q[:, todo]
-            excess = self.limits.excess(flows(self.limits.tree, target_p, target_q))
+            excess = self.limits.excess(flows(self.limits.tree, target_p, target_q)) + self.inner
             open_intervals = []
             for place in np.flatnonzero(excess.max(axis=0) > EXCESS_TOLERANCE):
                 interval = int(todo[place])
@@ -175,7 +190,8 @@ class NetworkStep:
         reactive = np.vstack([np.zeros(len(self.give_q)), rows.reactive])
         gram = (active * self.give_p) @ active.T + (reactive * self.give_q) @ reactive.T
         push = active @ wish_p[:, interval] + reactive @ wish_q[:, interval]
-        push[1:] -= rows.bounds
+        scales = np.array([self.scaled_row(number)[3] for number in rows.numbers])
+        push[1:] -= rows.bounds - self.inner / scales
         low = np.concatenate([[self.sell[interval]], np.zeros(count)])
         high = np.concatenate([[self.buy[interval]], np.full(count, self.strength_max)])
         start = np.clip(np.concatenate([[price[interval]], rows.strengths]), low, high)
@@ -223,63 +239,15 @@ def box_dual(gram: Floats, push: Floats, low: Floats, high: Floats, start: Float
     (row,)
     """
     count = len(push)
-    scale = 0.0
+    scale = 1e-300
     for i in range(count):
         scale = max(scale, gram[i, i])
-    ridge = 1e-13 * (scale if scale > 0.0 else 1.0)
     value = start.copy()
-    is_free = np.zeros(count, dtype=np.bool_)
-    for i in range(count):
-        is_free[i] = low[i] < value[i] < high[i]
+    is_free = (value > low) & (value < high)
     for _ in range(50 * count + 50):
-        # Solve on the free variables; step towards it as far as the bounds allow.
-        while True:
-            members = np.flatnonzero(is_free)
-            if len(members) == 0:
-                break
-            reduced = np.empty((len(members), len(members)))
-            right = np.empty(len(members))
-            for a in range(len(members)):
-                i = members[a]
-                right[a] = push[i]
-                for j in range(count):
-                    if not is_free[j]:
-                        right[a] -= gram[i, j] * value[j]
-                for b in range(len(members)):
-                    reduced[a, b] = gram[i, members[b]]
-                reduced[a, a] += ridge
-            goal = np.linalg.solve(reduced, right)
-            step = 1.0
-            blocking = -1
-            for a in range(len(members)):
-                i = members[a]
-                if goal[a] < low[i] or goal[a] > high[i]:
-                    bound = low[i] if goal[a] < low[i] else high[i]
-                    room = (bound - value[i]) / (goal[a] - value[i])
-                    if room < step:
-                        step, blocking = room, i
-            for a in range(len(members)):
-                i = members[a]
-                value[i] += step * (goal[a] - value[i])
-                value[i] = min(max(value[i], low[i]), high[i])
-            if blocking < 0:
-                break
-            value[blocking] = (
-                low[blocking] if goal_below(value, low, high, blocking) else (high[blocking])
-            )
-            is_free[blocking] = False
-        worst, chosen = 0.0, -1
-        for i in range(count):
-            if is_free[i] or low[i] == high[i]:
-                continue
-            slope = push[i]
-            size = abs(push[i])
-            for j in range(count):
-                slope -= gram[i, j] * value[j]
-                size += abs(gram[i, j] * value[j])
-            gain = slope if value[i] <= low[i] else -slope
-            if gain > 1e-12 * size and gain > worst:
-                worst, chosen = gain, i
+        while is_free.any() and _advance(gram, push, low, high, value, is_free, 1e-13 * scale):
+            pass
+        chosen = _worst_fixed(gram, push, low, high, value, is_free)
         if chosen < 0:
             break
         is_free[chosen] = True
@@ -287,6 +255,59 @@ def box_dual(gram: Floats, push: Floats, low: Floats, high: Floats, start: Float
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def goal_below(value: Floats, low: Floats, high: Floats, i: int) -> bool:
-    """Whether variable ``i`` stands nearer its lower bound."""
-    return bool(value[i] - low[i] <= high[i] - value[i])
+def _advance(
+    gram: Floats,
+    push: Floats,
+    low: Floats,
+    high: Floats,
+    value: Floats,
+    is_free: Mask,
+    ridge: float,
+) -> bool:
+    """Go towards the minimum on the free variables; return whether one met its bound."""
+    members = np.flatnonzero(is_free)
+    reduced = np.empty((len(members), len(members)))
+    right = np.empty(len(members))
+    for a, i in enumerate(members):
+        right[a] = push[i]
+        for j in range(len(push)):
+            if not is_free[j]:
+                right[a] -= gram[i, j] * value[j]
+        for b in range(len(members)):
+            reduced[a, b] = gram[i, members[b]]
+        reduced[a, a] += ridge
+    goal = np.linalg.solve(reduced, right)
+    step, blocking, bound = 1.0, -1, 0.0
+    for a, i in enumerate(members):
+        end = min(max(goal[a], low[i]), high[i])
+        if end != goal[a]:
+            room = (end - value[i]) / (goal[a] - value[i])
+            if room < step:
+                step, blocking, bound = room, int(i), end
+    for a, i in enumerate(members):
+        moved = value[i] + step * (goal[a] - value[i])
+        value[i] = min(max(moved, low[i]), high[i])
+    if blocking < 0:
+        return False
+    value[blocking] = bound
+    is_free[blocking] = False
+    return True
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _worst_fixed(
+    gram: Floats, push: Floats, low: Floats, high: Floats, value: Floats, is_free: Mask
+) -> int:
+    """Return the variable at a bound that gains most by leaving it, -1 if none gains."""
+    worst, chosen = 0.0, -1
+    for i in range(len(push)):
+        if is_free[i] or low[i] == high[i]:
+            continue
+        slope, size = push[i], abs(push[i])
+        for j in range(len(push)):
+            slope -= gram[i, j] * value[j]
+            size += abs(gram[i, j] * value[j])
+        gain = slope if value[i] <= low[i] else -slope
+        if gain > 1e-12 * size and gain > worst:
+            worst, chosen = gain, i
+    return chosen

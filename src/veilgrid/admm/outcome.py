@@ -17,7 +17,7 @@ class RunStatus(StrEnum):
     ABORTED = "aborted"
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error
+class Interrupted(Exception):
     """Raised by a progress sink to end a run with what was reached."""
 
 

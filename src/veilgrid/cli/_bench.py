@@ -184,7 +184,12 @@ def _print(name: str, rows: list[Row], as_json: bool, columns: tuple[str, ...]) 
 @bench.command()
 @click.option("--scenario", default=BUNDLED_DAY, show_default=True, help="Day to plan.")
 @click.option("--sites", default=",".join(map(str, SIZES)), show_default=True, help="Sizes.")
-@click.option("--schemes", default="alone,central,exchange,neighbour", show_default=True)
+@click.option(
+    "--schemes",
+    default="alone,central,exchange,neighbour",
+    show_default=True,
+    help="Comma-separated.",
+)
 @click.option("--timeout", "timeout_s", default=600.0, show_default=True, help="Seconds a run.")
 @click.option("--seed", type=int, help="Accepted by every verb; nothing here is random.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from veilgrid.cli._progress import shown
 from veilgrid.cli._summary import Summary, is_wanted, record_of, saving_percent, summary_of
-from veilgrid.errors import Finding, InputError
+from veilgrid.errors import Finding, InputError, RunAborted
 from veilgrid.grid.scenario import BUNDLED_DAY, Scenario
 from veilgrid.report.folders import open_scenario
 from veilgrid.report.page import render_compare
@@ -253,6 +253,8 @@ def compare(
         plan, summary = _plan(opened, name, None)
         if name == "central":
             optimum = summary["cost"]
+        if summary["status"] == "aborted":
+            raise RunAborted(f"stopped by Ctrl-C during {name}; nothing was compared")
         if name in names:
             rows.append(summary)
             wanted = wanted and is_wanted(plan)

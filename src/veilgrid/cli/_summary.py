@@ -54,7 +54,7 @@ def summary_of(plan: DayPlan, scenario: Scenario, seconds: float) -> Summary:
             }
             for replan in plan.replans
         ],
-        "infeasible": [_obstacle(plan, *row, base) for row in plan.outcome.violations],
+        "infeasible": _obstacles(plan, base),
     }
 
 
@@ -116,6 +116,17 @@ def _settlement(plan: DayPlan) -> Summary:
             for account in found.accounts
         ],
     }
+
+
+def _obstacles(plan: DayPlan, base: float) -> list[Summary]:
+    """Describe each limit that cannot be met once, by the side of its polygon furthest off."""
+    worst: dict[tuple[str, str, int], Summary] = {}
+    for row in plan.outcome.violations:
+        found = _obstacle(plan, *row, base)
+        key = (found["limit"], found["bus"], found["interval"])
+        if key not in worst or found["short_by"] > worst[key]["short_by"]:
+            worst[key] = found
+    return list(worst.values())
 
 
 def _obstacle(plan: DayPlan, number: int, interval: int, amount: float, base: float) -> Summary:

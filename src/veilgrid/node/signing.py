@@ -172,7 +172,7 @@ def _statement(count: int, head: bytes) -> bytes:
     return count.to_bytes(8, "big") + head
 
 
-class AuditUnwritable(SetupError):  # noqa: N818 - named like its siblings in errors.py
+class AuditUnwritable(SetupError):
     """The audit log could not be written: something happened that leaves no trace."""
 
 

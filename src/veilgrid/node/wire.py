@@ -36,7 +36,7 @@ _SCRATCH_LENGTH: Final = 1 << 18
 _OUTSIDE_BODY: Final = HEADER_LENGTH - 4
 
 
-class MalformedFrame(TransportError):  # noqa: N818 - named like its siblings in errors.py
+class MalformedFrame(TransportError):
     """A peer sent octets that are not a frame or not a known message."""
 
 

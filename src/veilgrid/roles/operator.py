@@ -1,12 +1,13 @@
 """The day-ahead round: coordinate, certify, check by AC power flow, re-plan if needed, settle."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from veilgrid.admm.certify import DayCertificate, certify, certify_alone
 from veilgrid.admm.exchange import plan_exchange
 from veilgrid.admm.neighbour import NeighbourState, plan_neighbour
-from veilgrid.admm.outcome import Coordination, ProgressSink, RunStatus
+from veilgrid.admm.outcome import Coordination, Interrupted, ProgressSink, RunStatus
 from veilgrid.admm.reference import alone, central, least_violation
 from veilgrid.admm.settlement import Settlement, settle, settle_alone
 from veilgrid.errors import Finding, invariant
@@ -23,7 +24,7 @@ MARGIN_STEP_PU = 2e-6
 EXPOSED = {
     "alone": "nothing: nobody plans together",
     "central": "the operator sees every bid, device and load",
-    "exchange": "the coordinator sees each site's net demand in every iteration",
+    "exchange": "the coordinator sees each site's net demand and cost in every iteration",
     "neighbour": "neighbouring sites see flows and voltages of the branch they share",
 }
 """Who sees what under each scheme [model 4]."""
@@ -102,7 +103,8 @@ def _central(
 ) -> Coordination:
     outcome = central(day, limits)
     if progress is not None and outcome.history:
-        progress(outcome.history[-1])
+        with suppress(Interrupted):  # the one solve is done; there is nothing to cut short
+            progress(outcome.history[-1])
     return outcome
 
 
@@ -190,7 +192,6 @@ def plan_day(
             break
         replans.append(Replan(margin_pu=margin, rating_share=share, findings=check.findings))
         margin, share = wider
-        start = outcome.warm
     return _checked(blank, limits, check)
 
 

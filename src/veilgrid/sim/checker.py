@@ -17,7 +17,7 @@ _FORM_LENGTH_MIN: Final = 4
 _BITS_MIN: Final = 24
 
 
-class Violation(AssertionError):  # noqa: N818 - it is found, not made
+class Violation(AssertionError):
     """A property that must hold in every run does not."""
 
 
