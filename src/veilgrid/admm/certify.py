@@ -21,6 +21,9 @@ PRIMAL_MAX = 1e-6
 DUAL_MAX = 1e-6
 GAP_MAX = 5e-4
 
+TURNOVER_MIN = 0.01
+"""Currency; below it, differences are less than the micro-units that money is kept in."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DayCertificate:
@@ -57,7 +60,7 @@ def turnover(day: Day, cost: float) -> float:
     earnings happen to cancel its costs, a gap relative to their difference would mean nothing.
     """
     load = np.sum([site.load_p for site in day.sites], axis=0)
-    return max(abs(cost), 0.01 * day.exchange_cost(np.abs(load)), 1e-9)
+    return max(abs(cost), 0.01 * day.exchange_cost(np.abs(load)), TURNOVER_MIN)
 
 
 def bound_from_prices(

@@ -239,7 +239,7 @@ def box_dual(gram: Floats, push: Floats, low: Floats, high: Floats, start: Float
     (row,)
     """
     count = len(push)
-    scale = 1e-300
+    scale = 1e-80
     for i in range(count):
         scale = max(scale, gram[i, i])
     value = start.copy()
