@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -187,16 +188,17 @@ def test_records_of_another_kind_are_refused(tmp_path: Path) -> None:
         Journal.open(tmp_path / "text", CODEC)
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """Let no file grow beyond 4096 octets."""
+    """Let no file grow beyond 4096 octets; only inside, for the test's own report is a file too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_ends_the_journal_and_what_was_durable_stays(tmp_path: Path) -> None:
     """Going on after a failed write would promise what is not there."""
     journal, number = Journal.open(tmp_path / "j", CODEC), 0
@@ -208,7 +210,7 @@ def test_a_full_disk_ends_the_journal_and_what_was_durable_stays(tmp_path: Path)
             journal.sync()
             number += 1
 
-    with pytest.raises(SetupError, match="cannot be written"):
+    with small_disk(), pytest.raises(SetupError, match="cannot be written"):
         fill()
     with pytest.raises(InvariantError, match="reopened"):
         journal.write([b"x"])

@@ -4,6 +4,7 @@ import json
 import resource
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -137,16 +138,17 @@ def test_a_changed_audit_log_names_the_first_line_that_is_wrong(
         read_audit(path)
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """Let no file grow beyond 1000 octets."""
+    """Let no file grow beyond 1000 octets; only inside, for the test's own report is a file too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_an_audit_log_that_cannot_be_written_raises_an_alarm(tmp_path: Path) -> None:
     """Silence is what an intruder wants."""
     alarms: list[str] = []
@@ -156,7 +158,7 @@ def test_an_audit_log_that_cannot_be_written_raises_an_alarm(tmp_path: Path) -> 
         while True:
             log.write("step")
 
-    with pytest.raises(AuditUnwritable, match="start again"):
+    with small_disk(), pytest.raises(AuditUnwritable, match="start again"):
         fill()
     assert len(alarms) == 1
     assert "cannot be written" in alarms[0]
