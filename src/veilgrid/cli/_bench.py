@@ -81,7 +81,7 @@ def measured(scenario: str, scheme: str, count: int) -> Row:
     """Plan one day in this process; return seconds, peak memory, iterations and cost."""
     import resource
 
-    from veilgrid.roles.operator import SCHEMES
+    from veilgrid.roles.operator import SCHEMES, plan_cost
 
     warm = open_scenario("six-bus").day()
     SCHEMES[scheme](warm, Limits.of(warm.network), None, None)
@@ -96,7 +96,7 @@ def measured(scenario: str, scheme: str, count: int) -> Row:
         "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
         "iterations": outcome.iteration_count,
         "status": str(outcome.status),
-        "cost": day.cost(outcome.setpoints) if outcome.setpoints else None,
+        "cost": plan_cost(scheme, day, outcome) if outcome.setpoints else None,
     }
 
 

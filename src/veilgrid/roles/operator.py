@@ -76,12 +76,12 @@ class DayPlan:
     @property
     def cost(self) -> float | None:
         """Cost of the plan, currency; ``None`` without a plan."""
-        return None if self.settlement is None else _cost(self.scheme, self.day, self.outcome)
+        return None if self.settlement is None else plan_cost(self.scheme, self.day, self.outcome)
 
     @property
     def cost_alone(self) -> float:
         """Sum of what all sites pay alone, currency."""
-        return _cost("alone", self.day, self.alone)
+        return plan_cost("alone", self.day, self.alone)
 
     @property
     def is_as_wanted(self) -> bool:
@@ -222,11 +222,15 @@ def _wider(
     )
 
 
-def _cost(scheme: str, day: Day, outcome: Coordination) -> float:
+def plan_cost(scheme: str, day: Day, outcome: Coordination) -> float:
+    """Return what set-points cost under a scheme, currency.
+
+    Alone, each site pays for its own exchange at the substation's tariff; nothing is netted.
+    """
     if scheme != "alone":
         return day.cost(outcome.setpoints)
     return sum(
-        site.cost(x) + day.exchange_cost(site.demand_p(x))
+        site.cost(x) + day.exchangeplan_cost(site.demand_p(x))
         for site, x in zip(day.sites, outcome.setpoints, strict=True)
     )
 
