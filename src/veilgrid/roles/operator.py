@@ -230,7 +230,7 @@ def plan_cost(scheme: str, day: Day, outcome: Coordination) -> float:
     if scheme != "alone":
         return day.cost(outcome.setpoints)
     return sum(
-        site.cost(x) + day.exchangeplan_cost(site.demand_p(x))
+        site.cost(x) + day.exchange_cost(site.demand_p(x))
         for site, x in zip(day.sites, outcome.setpoints, strict=True)
     )
 
