@@ -44,7 +44,8 @@ EXPOSED = {
     "exchange": (
         "The coordinator sees each site's net demand, active and reactive, in every interval and "
         "iteration, and what its devices cost in all. Device data and set-points stay at the site, "
-        "but what these let the coordinator infer about them is not hidden: no cryptography is at work."
+        "but what these let the coordinator infer about them is not hidden: no cryptography is at "
+        "work."
     ),
     "masked": (
         "Workers see masked subproblems. Masking is not encryption: a worker can recover "
