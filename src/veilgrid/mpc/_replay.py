@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veilgrid.errors import InvariantError
 from veilgrid.mpc._round import Heard, Round, Steps
 from veilgrid.mpc.engine import CheckFailed, Engine
 from veilgrid.mpc.field import PRIME_FIELD, Field, Words
@@ -58,9 +59,9 @@ class Replayed:
     def learn(self, client: str, seeds: Mapping[Members, bytes]) -> None:
         """Learn nothing: what is needed was given."""
 
-    def result(self, opened: Words, mask: Words, zero: Words, said: Sequence[Words]) -> Words:
+    def result(self, opened: Words, mask: Words, zero: Words, said: Sequence[Words]) -> Words:  # noqa: ARG002 - one shape for all kinds
         """Return what stands for the result of a multiplication."""
-        raise NotImplementedError
+        raise InvariantError("violated: only kinds that stand for results are asked for one")
 
 
 def _stripped(field: Field, words: Words, count: int) -> Words:
