@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from veilgrid.cli._mpc import aggregate
+from veilgrid.cli._aggregate import aggregate
 
 ROWS = """source,value,tier,lower,upper
 a,1.5,household,0,10

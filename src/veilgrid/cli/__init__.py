@@ -15,7 +15,7 @@ _VERBS = {
     "compare": "veilgrid.cli._day:compare",
     "report": "veilgrid.cli._day:report",
     "import": "veilgrid.cli._import:import_",
-    "aggregate": "veilgrid.cli._mpc:aggregate",
+    "aggregate": "veilgrid.cli._aggregate:aggregate",
     "bench": "veilgrid.cli._bench:bench",
 }
 """Where each verb lives; loaded when it is called, so that help and errors come at once."""

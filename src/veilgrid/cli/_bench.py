@@ -213,7 +213,7 @@ def dispatch(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def mpc(seed: int | None, as_json: bool) -> int:  # noqa: ARG001 - part of the contract
     """Time secure computation between processes over TLS, beside MPyC."""
-    from veilgrid.cli._mpc import bench_mpc
+    from veilgrid.cli._bench_mpc import bench_mpc
 
     measure: Callable[[], list[Row]] = bench_mpc
     columns = ("what", "ours", "peer", "ratio", "unit")
