@@ -14,6 +14,10 @@ NodeId = NewType("NodeId", str)
 """Name of a process or of a protocol participant, unique in a deployment."""
 
 
+START = "start"
+"""Name of the timer that a driver fires once when a machine begins, and again after a restart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Received:
     """A message arrived. Its sender is authenticated by the driver, its content is not trusted."""

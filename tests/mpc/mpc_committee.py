@@ -7,13 +7,13 @@ from typing import Any
 from nacl.signing import SigningKey
 
 from veilgrid.machine import Decide, Effect, Machine, NodeId, Received, Send, SetTimer, TimerFired
-from veilgrid.mpc.message import canonical
 from veilgrid.mpc.party import Party, Program
 from veilgrid.secret import SeededRandomness
+from veilgrid.signature import canonical
 
 
 class TestSigner:
-    """Signs as node.signing does."""
+    """Signs as veilgrid.signature does."""
 
     __test__ = False
 

@@ -20,8 +20,8 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
-from veilgrid.node.signing import Signs, verify
 from veilgrid.secret import Randomness, Secret
+from veilgrid.signature import Signs, verify
 
 SECOND_NS = 1_000_000_000
 

@@ -18,16 +18,17 @@ from veilgrid.node.signing import (
     AuditLog,
     AuditUnwritable,
     Seal,
-    Signer,
     Transcript,
-    canonical,
     chained,
     contradicts,
+    fresh_signer,
     holds,
+    load_signer,
     read_audit,
-    verify,
+    save_signer,
 )
 from veilgrid.secret import Secret
+from veilgrid.signature import Signer, canonical, verify
 
 SIGNER = Signer(Secret(bytes(range(32))))
 A, B = NodeId("a"), NodeId("b")
@@ -40,7 +41,7 @@ def test_a_signature_holds_for_its_domain_and_payload_only(payload: bytes, place
     assert verify(SIGNER.verify_key, "ledger/1/prepare", payload, signature)
     assert not verify(SIGNER.verify_key, "ledger/1/commit", payload, signature)
     assert not verify(SIGNER.verify_key, "ledger/1/prepare", payload + b"x", signature)
-    assert not verify(Signer.fresh().verify_key, "ledger/1/prepare", payload, signature)
+    assert not verify(fresh_signer().verify_key, "ledger/1/prepare", payload, signature)
     flipped = bytearray(signature)
     flipped[place // 8] ^= 1 << place % 8
     assert not verify(SIGNER.verify_key, "ledger/1/prepare", payload, bytes(flipped))
@@ -61,15 +62,15 @@ def test_garbage_instead_of_a_signature_or_key_does_not_raise() -> None:
 
 
 def test_a_signature_key_is_kept_private_and_shown_nowhere(tmp_path: Path) -> None:
-    SIGNER.save(tmp_path / "seed")
+    save_signer(SIGNER, tmp_path / "seed")
     assert (tmp_path / "seed").stat().st_mode & 0o777 == 0o600
-    assert Signer.load(tmp_path / "seed").verify_key == SIGNER.verify_key
+    assert load_signer(tmp_path / "seed").verify_key == SIGNER.verify_key
     assert bytes(range(32)).hex() not in repr(SIGNER) + repr(vars(type(SIGNER)))
     with pytest.raises(SetupError, match="cannot be read"):
-        Signer.load(tmp_path / "absent")
+        load_signer(tmp_path / "absent")
     (tmp_path / "seed").write_bytes(b"short")
     with pytest.raises(SetupError, match="32 octets"):
-        Signer.load(tmp_path / "seed")
+        load_signer(tmp_path / "seed")
 
 
 def test_who_signs_two_histories_of_one_length_has_convicted_himself() -> None:

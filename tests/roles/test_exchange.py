@@ -22,6 +22,7 @@ from veilgrid.admm.site_step import SiteSteps
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits, flows
 from veilgrid.machine import (
+    START,
     Compute,
     Computed,
     Decide,
@@ -38,7 +39,6 @@ from veilgrid.roles.exchange import (
     COORDINATOR,
     MALFORMED,
     SILENT,
-    START,
     TOO_LARGE,
     Accusation,
     ExchangeOutcome,

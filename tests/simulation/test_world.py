@@ -26,6 +26,7 @@ from node_machines import (
 
 from veilgrid.errors import InvariantError
 from veilgrid.machine import (
+    START,
     Compute,
     Computed,
     Decide,
@@ -40,7 +41,6 @@ from veilgrid.machine import (
 )
 from veilgrid.sim import (
     CALM,
-    START,
     Checker,
     Durability,
     NoSecretOnWire,

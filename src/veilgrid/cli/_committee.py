@@ -13,9 +13,9 @@ from veilgrid.mpc.form import Form
 from veilgrid.mpc.message import Message, Submission
 from veilgrid.mpc.party import Party, Program
 from veilgrid.node.local import run_machines
-from veilgrid.node.signing import Signer
 from veilgrid.node.wire import Codec
 from veilgrid.secret import Randomness, Secret, SeededRandomness, SystemRandomness
+from veilgrid.signature import Signer
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from veilgrid.errors import Finding, InputError
-from veilgrid.machine import Decide, Effect, Event, NodeId, Send, TimerFired
+from veilgrid.machine import START, Decide, Effect, Event, NodeId, Send, TimerFired
 from veilgrid.mpc._round import Steps
 from veilgrid.mpc._shares import concatenate
 from veilgrid.mpc.client import Mailbox
 from veilgrid.mpc.engine import Engine
 from veilgrid.mpc.intake import Batch, intake
 from veilgrid.mpc.message import Submission
-from veilgrid.mpc.party import START, Program
+from veilgrid.mpc.party import Program
 from veilgrid.mpc.statistics import quantiles, spread, total
 
 FUNCTIONS = ("sum", "mean", "variance", "median", "quantile")

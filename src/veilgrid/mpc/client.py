@@ -17,10 +17,11 @@ from veilgrid.errors import Finding, InputError
 from veilgrid.mpc._points import key_sets
 from veilgrid.mpc.field import PRIME_FIELD, decode, encode, octets_of, words_of
 from veilgrid.mpc.form import Form
-from veilgrid.mpc.message import Output, Signs, Submission, is_signed
+from veilgrid.mpc.message import Output, Submission
 from veilgrid.mpc.prss import Members, client_stream
 from veilgrid.mpc.shamir import open_shares
 from veilgrid.secret import Randomness, Secret
+from veilgrid.signature import Signs, verify
 
 DOMAIN: Final = "mpc/1/submission"
 _SEED: Final = 16
@@ -175,7 +176,7 @@ class Mailbox:
         if not self._is_shaped(submission, enrolled):
             return "wrong shape"
         key = enrolled.verify_key
-        if not is_signed(key, DOMAIN, _payload(submission), submission.signature):
+        if not verify(key, DOMAIN, _payload(submission), submission.signature):
             return "forged"
         if submission.client in self.received:
             return "repeated"

@@ -1,14 +1,12 @@
 """What parties and clients say to each other, and what is signed [mpc 7.1]."""
 
-import hashlib
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
 from veilgrid.machine import NodeId
 
 DOMAIN: Final = "mpc/1/said"
-_PREFIX: Final = b"veilgrid signature 1\x00"
 
 
 class Said(msgspec.Struct, frozen=True, tag=True):
@@ -149,36 +147,6 @@ class Aborted(msgspec.Struct, frozen=True, tag=True):
 
 
 Outcome = Finished | Aborted
-
-
-class Signs(Protocol):
-    """The capability to sign."""
-
-    verify_key: bytes
-
-    def sign(self, domain: str, payload: bytes) -> bytes:
-        """Return the signature of ``payload`` in ``domain``."""
-        ...
-
-
-def canonical(domain: str, payload: bytes) -> bytes:
-    """Return the octets that are signed: the same form as everywhere in veilgrid [node 5]."""
-    name = domain.encode()
-    return _PREFIX + len(name).to_bytes(2, "big") + name + hashlib.sha256(payload).digest()
-
-
-def is_signed(verify_key: bytes, domain: str, payload: bytes, signature: bytes) -> bool:
-    """Return whether ``signature`` was made over ``payload`` in ``domain`` by that key."""
-    from nacl.bindings import crypto_sign_open
-    from nacl.exceptions import CryptoError
-
-    if len(verify_key) != 32 or len(signature) != 64:
-        return False
-    try:
-        crypto_sign_open(signature + canonical(domain, payload), verify_key)
-    except (CryptoError, ValueError):
-        return False
-    return True
 
 
 def statement(session: bytes, round_number: int, sender: int, digest: bytes) -> bytes:

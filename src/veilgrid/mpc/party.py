@@ -14,7 +14,17 @@ import msgspec
 import numpy as np
 
 from veilgrid.errors import InputError, RunAborted, invariant
-from veilgrid.machine import Decide, Effect, Event, NodeId, Received, Send, SetTimer, TimerFired
+from veilgrid.machine import (
+    START,
+    Decide,
+    Effect,
+    Event,
+    NodeId,
+    Received,
+    Send,
+    SetTimer,
+    TimerFired,
+)
 from veilgrid.mpc import _blame
 from veilgrid.mpc._round import EMPTY, Heard, Round, Steps
 from veilgrid.mpc._setup import set_up
@@ -31,10 +41,8 @@ from veilgrid.mpc.message import (
     Finished,
     Relay,
     Said,
-    Signs,
     Submission,
     Testimony,
-    is_signed,
     party_names,
     private_statement,
     statement,
@@ -42,10 +50,10 @@ from veilgrid.mpc.message import (
 from veilgrid.mpc.prss import Keyring, Members
 from veilgrid.mpc.shamir import check_degree
 from veilgrid.secret import Randomness
+from veilgrid.signature import Signs, verify
 
 Program = Callable[[Engine], Steps[Any]]
 
-START: Final = "start"
 _ROUND: Final = "round"
 _INTAKE: Final = "intake"
 _BLAME: Final = "blame"
@@ -222,7 +230,7 @@ class Party:
         return self._signer.sign(DOMAIN, payload)
 
     def is_by(self, number: int, payload: bytes, signature: bytes) -> bool:
-        return is_signed(self._keys[self.parties[number - 1]], DOMAIN, payload, signature)
+        return verify(self._keys[self.parties[number - 1]], DOMAIN, payload, signature)
 
     def is_genuine(self, author: int, said: Said) -> bool:
         """Return whether ``author`` signed this, for this party where it is private."""

@@ -13,11 +13,11 @@ from veilgrid.mpc._shares import Shares
 from veilgrid.mpc.circuit import decompose, is_negative, truncate
 from veilgrid.mpc.engine import Engine
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode_words
-from veilgrid.mpc.message import Signs
 from veilgrid.mpc.order import sort
 from veilgrid.mpc.party import Party, Program
 from veilgrid.mpc.prss import derive_keys, keyring_of
 from veilgrid.secret import Randomness
+from veilgrid.signature import Signs
 
 BITS: Final = 40
 _BOUND: Final = 2**BITS - 1

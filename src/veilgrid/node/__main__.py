@@ -14,8 +14,9 @@ from veilgrid.node import _measure
 from veilgrid.node._measure import ANSWERER, MESSAGES, Part, Task
 from veilgrid.node.journal import Journal
 from veilgrid.node.local import ProcessResult, ProcessSpec, run_in_process, run_processes
-from veilgrid.node.signing import Signer, verify
+from veilgrid.node.signing import fresh_signer
 from veilgrid.node.wire import Codec
+from veilgrid.signature import verify
 
 _MODULE = "veilgrid.node._measure"
 
@@ -82,7 +83,7 @@ def _sync() -> float:
 
 
 def _signature() -> float:
-    signer, payload = Signer.fresh(), bytes(100)
+    signer, payload = fresh_signer(), bytes(100)
     began = time.perf_counter()
     for _ in range(500):
         verify(signer.verify_key, "measure/1", payload, signer.sign("measure/1", payload))

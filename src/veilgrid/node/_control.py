@@ -12,7 +12,6 @@ import msgspec
 from veilgrid.errors import SetupError
 from veilgrid.machine import Machine
 
-START: Final = "start"
 """Name of the timer that fires once when a machine may begin, also after a restart."""
 
 CONNECT_TIMEOUT_S: Final = 60.0

@@ -8,6 +8,7 @@ from typing import Any
 
 from veilgrid.errors import RunAborted
 from veilgrid.machine import (
+    START,
     Compute,
     Computed,
     Decide,
@@ -21,7 +22,6 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
-from veilgrid.node._control import START
 from veilgrid.node.wire import HEADER_LENGTH, Codec
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 from veilgrid.errors import InvariantError, SetupError, VeilgridError, invariant
 from veilgrid.machine import (
+    START,
     Compute,
     Computed,
     Decide,
@@ -30,7 +31,6 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
-from veilgrid.node._control import START
 from veilgrid.node.journal import Journal
 
 _log = logging.getLogger("veilgrid.node.driver")

@@ -321,13 +321,13 @@ class Deployment:
 
     def _make_keys(self) -> None:
         from veilgrid.node.certificate import Authority
-        from veilgrid.node.signing import Signer
+        from veilgrid.node.signing import fresh_signer, save_signer
 
         authority = self._authority = Authority.create()
         for spec in self._specs.values():
-            signer = Signer.fresh()
+            signer = fresh_signer()
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            signer.save(self.folder / f"{spec.node}.seed")
+            save_signer(signer, self.folder / f"{spec.node}.seed")
             self._verify_keys[spec.node] = signer.verify_key
             authority.issue(self.folder, spec.node, spec.role, verify_key=signer.verify_key)
 
@@ -539,9 +539,9 @@ def run_in_process(
 
     Outcomes are handed over as they are, not encoded. Octets count what frames would carry.
     """
-    from veilgrid.node.signing import Signer
+    from veilgrid.node.signing import fresh_signer
 
-    signers = {spec.node: Signer.fresh() for spec in specs}
+    signers = {spec.node: fresh_signer() for spec in specs}
     names = tuple(sorted(signers))
     verify_keys = {node: signer.verify_key for node, signer in signers.items()}
 

@@ -44,7 +44,7 @@ from veilgrid.node.driver import run_guarded
 from veilgrid.node.journal import Journal
 from veilgrid.node.local import SUPERVISOR
 from veilgrid.node.member import Member
-from veilgrid.node.signing import AuditLog, Signer
+from veilgrid.node.signing import AuditLog, load_signer
 from veilgrid.node.transport import Limits, Peer
 from veilgrid.node.wire import Codec
 from veilgrid.secret import Secret, SystemRandomness
@@ -206,7 +206,7 @@ class _Process:
             records=lambda: records,
             randomness=SystemRandomness,
             peers=lambda: tuple(sorted(keys)),
-            signer=lambda: Signer.load(Path(begin.folder) / f"{begin.node}.seed"),
+            signer=lambda: load_signer(Path(begin.folder) / f"{begin.node}.seed"),
             verify_keys=lambda: keys,
         )
 

@@ -1,12 +1,4 @@
-"""Signatures over canonical, domain-separated octets; transcripts; the audit log [node 6].
-
-What is signed is never a bare message. It is
-
-    "veilgrid signature 1" 0x00 | length of domain u16 | domain | SHA-256 of the payload
-
-so that a signature made in one protocol says nothing in another. ``domain`` names the protocol,
-its version and the kind of statement, for example ``ledger/1/prepare``.
-"""
+"""Keys on disk, signed transcripts and the audit log [node 6]."""
 
 import hashlib
 import json
@@ -15,92 +7,34 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from veilgrid.errors import Finding, InputError, SetupError, invariant
+from veilgrid.errors import Finding, InputError, SetupError
 from veilgrid.machine import NodeId
 from veilgrid.secret import Secret
+from veilgrid.signature import KEY_LENGTH, Signer, Signs, verify
 
-_PREFIX: Final = b"veilgrid signature 1\x00"
-SIGNATURE_LENGTH: Final = 64
-KEY_LENGTH: Final = 32
 _START: Final = bytes(32)
 
 
-class Signs(Protocol):
-    """The capability to sign, handed to machines like :class:`~veilgrid.secret.Randomness`."""
-
-    verify_key: bytes
-
-    def sign(self, domain: str, payload: bytes) -> bytes:
-        """Return the signature of ``payload`` in ``domain``."""
-        ...
+def fresh_signer() -> Signer:
+    """Return a signer with a new key."""
+    return Signer(Secret(os.urandom(KEY_LENGTH)))
 
 
-def canonical(domain: str, payload: bytes) -> bytes:
-    """Return the octets that are signed for ``payload`` in ``domain``."""
-    name = domain.encode()
-    invariant(0 < len(name) < 256, "a domain has between 1 and 255 octets")
-    return _PREFIX + len(name).to_bytes(2, "big") + name + hashlib.sha256(payload).digest()
-
-
-class Signer:
-    """An ed25519 key that signs.
-
-    Parameters
-    ----------
-    seed : 32 octets
-        The secret half.
-    """
-
-    __slots__ = ("_key", "verify_key")
-
-    def __init__(self, seed: Secret[bytes]) -> None:
-        from nacl.signing import SigningKey
-
-        octets = seed.reveal_to("signature key")
-        if len(octets) != KEY_LENGTH:
-            raise SetupError(f"a signature key has {KEY_LENGTH} octets, found {len(octets)}")
-        key = SigningKey(octets)
-        self._key = Secret(key)
-        self.verify_key: bytes = bytes(key.verify_key)
-
-    @classmethod
-    def fresh(cls) -> "Signer":
-        """Return a signer with a new key."""
-        return cls(Secret(os.urandom(KEY_LENGTH)))
-
-    @classmethod
-    def load(cls, path: Path) -> "Signer":
-        """Return the signer whose seed is in the file ``path``."""
-        try:
-            return cls(Secret(path.read_bytes()))
-        except OSError as error:
-            raise SetupError(f"signature key {path} cannot be read ({error.strerror})") from None
-
-    def save(self, path: Path) -> None:
-        """Write the seed to ``path``, readable by its owner only."""
-        from veilgrid.node.certificate import write_private
-
-        write_private(path, self._key.reveal_to("key file").encode())
-
-    def sign(self, domain: str, payload: bytes) -> bytes:
-        """Return the signature of ``payload`` in ``domain``, 64 octets."""
-        return self._key.reveal_to("signing").sign(canonical(domain, payload)).signature
-
-
-def verify(verify_key: bytes, domain: str, payload: bytes, signature: bytes) -> bool:
-    """Return whether ``signature`` was made over ``payload`` in ``domain`` by that key."""
-    from nacl.bindings import crypto_sign_open
-    from nacl.exceptions import CryptoError
-
-    if len(verify_key) != KEY_LENGTH or len(signature) != SIGNATURE_LENGTH:
-        return False
+def load_signer(path: Path) -> Signer:
+    """Return the signer whose seed is in the file ``path``."""
     try:
-        crypto_sign_open(signature + canonical(domain, payload), verify_key)
-    except (CryptoError, ValueError):
-        return False
-    return True
+        return Signer(Secret(path.read_bytes()))
+    except OSError as error:
+        raise SetupError(f"signature key {path} cannot be read ({error.strerror})") from None
+
+
+def save_signer(signer: Signer, path: Path) -> None:
+    """Write a signer's seed to ``path``, readable by its owner only."""
+    from veilgrid.node.certificate import write_private
+
+    write_private(path, signer.seed.reveal_to(path))
 
 
 @dataclass(frozen=True, slots=True)

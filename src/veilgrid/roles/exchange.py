@@ -37,6 +37,7 @@ from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import Floats
 from veilgrid.grid.site import Site
 from veilgrid.machine import (
+    START,
     Compute,
     Computed,
     Decide,
@@ -51,7 +52,6 @@ from veilgrid.machine import (
 
 T = TypeVar("T")
 
-START: Final = "start"
 COORDINATOR: Final = NodeId("coordinator")
 DELAY_NS: Final = 30_000_000_000
 """How long the coordinator waits for answers unless told otherwise."""

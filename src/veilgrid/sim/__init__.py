@@ -18,11 +18,10 @@ from veilgrid.sim.checker import (
     canary_forms,
 )
 from veilgrid.sim.sweep import Report, replay_command, sweep
-from veilgrid.sim.world import CALM, START, Weather, World
+from veilgrid.sim.world import CALM, Weather, World
 
 __all__ = [
     "CALM",
-    "START",
     "Agreement",
     "Checker",
     "Durability",

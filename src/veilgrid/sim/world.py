@@ -16,6 +16,7 @@ import msgspec
 
 from veilgrid.errors import invariant
 from veilgrid.machine import (
+    START,
     Compute,
     Computed,
     Decide,
@@ -31,7 +32,6 @@ from veilgrid.machine import (
 )
 from veilgrid.sim.checker import Checker
 
-START: Final = "start"
 """Name of the timer that fires once when a machine may begin, also after a restart."""
 
 MILLISECOND_NS: Final = 1_000_000
