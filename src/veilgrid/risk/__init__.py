@@ -1,0 +1,1 @@
+"""What is computed on readings and bids, written once over plain or shared numbers [risk]."""
