@@ -1,5 +1,7 @@
 """The network step against a general solver that has all rows, and its dual against theory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -11,7 +13,7 @@ from veilgrid.admm.certify import bound_from_prices, certify, cheapest_answer
 from veilgrid.admm.network_step import NetworkStep, box_dual
 from veilgrid.admm.outcome import RunStatus
 from veilgrid.admm.reference import central
-from veilgrid.grid.lindistflow import Limits, flows
+from veilgrid.grid.lindistflow import POLYGON_SIDES, Correction, Limits, flows
 from veilgrid.grid.network import Network
 from veilgrid.grid.scenario import Scenario
 from veilgrid.qp.problem import QuadraticProgram, SolveStatus
@@ -62,17 +64,23 @@ def nearest(
     tariff: tuple[float, float],
     give: np.ndarray,
     wish: np.ndarray,
+    interval: int,
 ) -> tuple[SolveStatus, np.ndarray]:
     """Solve one interval with every row present; rows and columns are (active, reactive) buses."""
     count = len(network.buses)
     wide = 2 * count + 2
     blank = np.zeros((count, 1))
-    known = np.isfinite(limits.excess(flows(limits.tree, blank, blank))[:, 0])
+    plain = replace(limits, correction=None)
+    known = np.isfinite(plain.excess(flows(limits.tree, blank, blank))[:, 0])
     rows, low, high = [], [], []
     for number in np.flatnonzero(known):
         active, reactive, bound = limits.row(int(number))
         rows.append(np.concatenate([active, reactive, [0.0, 0.0]]))
         low.append(-np.inf)
+        kind, bus = divmod(int(number), count)
+        if limits.correction is not None:
+            shrunk = limits.correction[min(kind, 2)][bus, interval]
+            bound -= shrunk * (np.cos(np.pi / POLYGON_SIDES) if kind >= 2 else 1.0)
         high.append(bound)
     for place in np.flatnonzero(give == 0.0):
         rows.append(np.eye(wide)[place])
@@ -94,14 +102,23 @@ def nearest(
     return found.status, found.x[: 2 * count]
 
 
-@given(network=networks(has_limits=True), seed=seeds, scale=st.sampled_from([0.3, 1.0, 3.0]))
-@settings(max_examples=60)
+@given(
+    network=networks(has_limits=True),
+    seed=seeds,
+    scale=st.sampled_from([0.3, 1.0, 3.0]),
+    is_corrected=st.booleans(),
+)
+@settings(max_examples=80)
 def test_the_projection_is_the_nearest_point_that_the_network_can_carry(
-    network: Network, seed: int, scale: float
+    network: Network, seed: int, scale: float, is_corrected: bool
 ) -> None:
     """Rows join only when exceeded; one that never joined would leave a limit broken."""
     rng = np.random.default_rng(seed)
     limits, count, intervals = Limits.of(network), len(network.buses), 3
+    if is_corrected:
+        shape = (count, intervals)
+        change = Correction(*(rng.uniform(0.0, most, shape) for most in (0.03, 0.03, 0.2)))
+        limits = replace(limits, correction=change)
     give = rng.uniform(0.5, 2.0, 2 * count) * (rng.random(2 * count) < 0.7) * 0.01
     sell = rng.uniform(0.0, 50.0, intervals)
     buy = sell + rng.uniform(0.0, 50.0, intervals)
@@ -111,7 +128,7 @@ def test_the_projection_is_the_nearest_point_that_the_network_can_carry(
         target = step.project(wish[:count], wish[count:])
         unmet = {interval for _, interval in step.unmet()}
         for t in range(intervals):
-            status, best = nearest(network, limits, (buy[t], sell[t]), give, wish[:, t])
+            status, best = nearest(network, limits, (buy[t], sell[t]), give, wish[:, t], t)
             if status is not SolveStatus.OPTIMAL:
                 assert t in unmet
                 continue

@@ -1,11 +1,13 @@
 """LinDistFlow against sums written out bus by bus, and its limits against its state."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies import networks
-from veilgrid.grid.lindistflow import Limits, charging_injection, flows
+from veilgrid.grid.lindistflow import Correction, Limits, charging_injection, flows
 from veilgrid.grid.network import Branch, Bus, BusId, Network
 
 
@@ -47,13 +49,23 @@ def test_voltages_are_the_drops_along_the_path(network: Network, seed: int) -> N
 @given(network=networks(has_limits=True), seed=st.integers(0, 2**32 - 1), data=st.data())
 def test_a_row_says_what_the_state_says(network: Network, seed: int, data: st.DataObject) -> None:
     demand_p, demand_q = _demands(network, seed)
-    limits = Limits.of(network)
-    excess = limits.excess(flows(network.tree, demand_p, demand_q))
+    rng = np.random.default_rng(seed)
+    change = Correction(*(rng.uniform(0.0, 0.02, demand_p.shape) for _ in range(3)))
+    limits = replace(
+        Limits.of(network), correction=data.draw(st.sampled_from([None, change]), label="corrected")
+    )
+    state = flows(network.tree, demand_p, demand_q)
+    excess = limits.excess(state)
     numbers = np.flatnonzero(np.isfinite(excess).all(axis=1))
     number = int(data.draw(st.sampled_from(numbers.tolist())))
     on_p, on_q, bound = limits.row(number)
-    by_row = on_p @ demand_p + on_q @ demand_q - bound
+    bounds = bound - np.array([limits.narrowing(number, t) for t in range(3)])
+    by_row = on_p @ demand_p + on_q @ demand_q - bounds
     np.testing.assert_allclose(by_row, excess[number], atol=1e-12)
+    # Some intervals on their own are told the same.
+    held = np.array([2, 0])
+    part = limits.excess(flows(network.tree, demand_p[:, held], demand_q[:, held]), held)
+    np.testing.assert_allclose(part, excess[:, held], atol=1e-12)
     assert limits.describe(number)[1] != network.tree.root
 
 

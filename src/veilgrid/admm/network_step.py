@@ -140,7 +140,8 @@ class NetworkStep:
         while len(todo):
             target_p = wish_p[:, todo] - self.give_p[:, np.newaxis] * price_p[:, todo]
             target_q = wish_q[:, todo] - self.give_q[:, np.newaxis] * price_q[:, todo]
-            excess = self.limits.excess(flows(self.limits.tree, target_p, target_q)) + self.inner
+            state = flows(self.limits.tree, target_p, target_q)
+            excess = self.limits.excess(state, todo) + self.inner
             open_intervals = []
             for place in np.flatnonzero(excess.max(axis=0) > EXCESS_TOLERANCE):
                 interval = int(todo[place])
@@ -157,7 +158,8 @@ class NetworkStep:
         number = int(np.argmax(excess))
         if excess[number] <= EXCESS_TOLERANCE:
             return False
-        active, reactive, bound, _ = self.scaled_row(number)
+        active, reactive, bound, scale = self.scaled_row(number)
+        bound -= self.limits.narrowing(number, interval) / scale
         rows.numbers.append(number)
         rows.active = np.vstack([rows.active.reshape(-1, len(active)), active])
         rows.reactive = np.vstack([rows.reactive.reshape(-1, len(active)), reactive])
@@ -166,7 +168,10 @@ class NetworkStep:
         return True
 
     def scaled_row(self, number: int) -> tuple[Floats, Floats, float, float]:
-        """Return a row with its largest coefficient one, and the factor it was divided by."""
+        """Return a row with its largest coefficient one, and the factor it was divided by.
+
+        Its bound is that of an interval without correction.
+        """
         if number not in self._row_cache:
             active, reactive, bound = self.limits.row(number)
             scale = float(max(np.abs(active).max(), np.abs(reactive).max(), 1e-12))

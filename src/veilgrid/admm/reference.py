@@ -176,6 +176,7 @@ class _Central:
         offsets = np.arange(len(sites)) * count
         for position, (number, interval) in enumerate(self.rows):
             active, reactive, limit = self.limits.row(number)
+            limit -= self.limits.narrowing(number, interval)
             bound[position] = limit - active @ load_p[:, interval] - reactive @ load_q[:, interval]
             picks_p.append(-active)
             picks_q.append(-reactive)

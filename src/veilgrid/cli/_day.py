@@ -4,7 +4,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -141,7 +140,7 @@ def _show(plan: DayPlan, scenario: Scenario, summary: Summary, where: Path | Non
     for label, value in _lines(plan, scenario, summary):
         table.add_row(label, value)
     console.print(table)
-    for line in _obstacles(summary):
+    for line in _obstacles(plan):
         console.print(f"  {line}")
     if where is not None:
         console.print(f"report: {where}")
@@ -177,7 +176,7 @@ def _lines(plan: DayPlan, scenario: Scenario, summary: Summary) -> list[tuple[st
             (
                 "planned again",
                 f"{count} time{'s' if count > 1 else ''}: the AC power flow refused the first "
-                f"plan; voltage margin now {summary['margin_pu']:.5f} pu",
+                f"plan; voltage margin now up to {summary['margin_pu']:.5f} pu",
             )
         )
     settlement = summary["settlement"]
@@ -191,22 +190,15 @@ def _lines(plan: DayPlan, scenario: Scenario, summary: Summary) -> list[tuple[st
     return lines
 
 
-def _obstacles(summary: Summary, most: int = 6) -> list[str]:
+def _obstacles(plan: DayPlan, most: int = 6) -> list[str]:
     """Explain an infeasible day, worst first."""
-    rows: list[dict[str, Any]] = sorted(summary["infeasible"], key=lambda row: -row["short_by"])
-    if not rows:
+    if not plan.obstacles:
         return []
-    lines = [f"{len(rows)} limits cannot be met together; the worst:"]
-    for row in rows[:most]:
-        where = f"bus {row['bus']}, interval {row['interval']}"
-        if row["limit"] == "rating":
-            lines.append(f"{where}: branch rating short by {row['short_by']:.4f} MVA")
-        else:
-            lines.append(
-                f"{where}: {row['limit']} {row['limit_pu']:.4f} pu, at best "
-                f"{row['reached_pu']:.4f} pu is reached"
-            )
-    return [*lines, "relax these limits, or add flexibility below these buses"]
+    return [
+        f"{len(plan.obstacles)} limits cannot be met together; the worst:",
+        *(str(found) for found in plan.obstacles[:most]),
+        "relax these limits, or add flexibility below these buses",
+    ]
 
 
 def _show_totals(totals: Summary, currency: str) -> None:

@@ -12,6 +12,7 @@ from veilgrid.grid.network import Floats
 from veilgrid.grid.scenario import Scenario
 from veilgrid.report.results import RunRecord
 from veilgrid.report.tables import tables_of
+from veilgrid.roles.obstacles import Obstacle
 from veilgrid.roles.operator import EXPOSED, DayPlan
 
 Summary = dict[str, Any]
@@ -24,7 +25,7 @@ def finite(value: float | None) -> float | None:
 
 def summary_of(plan: DayPlan, scenario: Scenario, seconds: float) -> Summary:
     """Return the keys of ``run --json`` [contract]."""
-    outcome, base = plan.outcome, scenario.network.base_mva
+    outcome = plan.outcome
     last = outcome.history[-1] if outcome.history else None
     has_plan = plan.settlement is not None
     return {
@@ -36,6 +37,7 @@ def summary_of(plan: DayPlan, scenario: Scenario, seconds: float) -> Summary:
         "cost_alone": finite(plan.cost_alone),
         "saving_percent": saving_percent(plan.cost, plan.cost_alone),
         "iterations": outcome.iteration_count,
+        "iterations_total": plan.iteration_count_total,
         "primal_residual": finite(last.primal) if last else None,
         "dual_residual": finite(last.dual) if last else None,
         "seconds": seconds,
@@ -50,11 +52,13 @@ def summary_of(plan: DayPlan, scenario: Scenario, seconds: float) -> Summary:
             {
                 "margin_pu": replan.margin_pu,
                 "rating_share": replan.rating_share,
+                "cost": replan.cost,
+                "iterations": replan.iteration_count,
                 "findings": [str(finding) for finding in replan.findings],
             }
             for replan in plan.replans
         ],
-        "infeasible": _obstacles(plan, base),
+        "infeasible": [_obstacle(found) for found in plan.obstacles],
     }
 
 
@@ -118,44 +122,17 @@ def _settlement(plan: DayPlan) -> Summary:
     }
 
 
-def _obstacles(plan: DayPlan, base: float) -> list[Summary]:
-    """Describe each limit that cannot be met once, by the side of its polygon furthest off."""
-    worst: dict[tuple[str, str, int], Summary] = {}
-    for row in plan.outcome.violations:
-        found = _obstacle(plan, *row, base)
-        key = (found["limit"], found["bus"], found["interval"])
-        if key not in worst or found["short_by"] > worst[key]["short_by"]:
-            worst[key] = found
-    return list(worst.values())
-
-
-def _obstacle(plan: DayPlan, number: int, interval: int, amount: float, base: float) -> Summary:
-    """Describe a limit that no plan can meet: which, where, when, by how much."""
-    network = plan.day.network
-    count = len(network.buses)
-    kind, bus = divmod(number, count)
-    name = str(network.buses[bus].name)
-    if kind >= 2:
-        return {
-            "limit": "rating",
-            "bus": name,
-            "interval": interval,
-            "short_by": amount * base,
-            "unit": "MVA",
-        }
-    what = "voltage_min" if kind == 0 else "voltage_max"
-    limit = network.voltage_min_pu if kind == 0 else network.voltage_max_pu
-    edge = float(limit or 0.0) + (plan.margin_pu if kind == 0 else -plan.margin_pu)
-    reached = math.sqrt(max(edge**2 + (-amount if kind == 0 else amount), 0.0))
-    return {
-        "limit": what,
-        "bus": name,
-        "interval": interval,
-        "limit_pu": edge,
-        "reached_pu": reached,
-        "short_by": abs(edge - reached),
-        "unit": "pu",
+def _obstacle(found: Obstacle) -> Summary:
+    known = {
+        "limit": found.limit,
+        "bus": found.bus,
+        "interval": found.interval,
+        "short_by": found.short_by,
+        "unit": found.unit,
     }
+    if found.limit_pu is None:
+        return known
+    return {**known, "limit_pu": found.limit_pu, "reached_pu": found.reached_pu}
 
 
 def record_of(plan: DayPlan, scenario: Scenario, summary: Summary) -> RunRecord:

@@ -16,6 +16,9 @@ from veilgrid.grid.network import Floats, Integers, Network, Tree
 POLYGON_SIDES = 32
 """Sides of the polygon inside the circle P^2 + Q^2 = rating^2; it gives up 0.5 % of the rating."""
 
+INNER_RADIUS = float(np.cos(np.pi / POLYGON_SIDES))
+"""Distance of the polygon's sides from its centre, of the rating."""
+
 
 class Flows(NamedTuple):
     """Branch flows (branch, interval) and squared voltages (bus, interval), per-unit."""
@@ -60,6 +63,22 @@ def charging_injection(tree: Tree) -> Floats:
     return np.asarray(injection * tree.slack_voltage_pu**2)
 
 
+class Correction(NamedTuple):
+    """What LinDistFlow leaves out, as narrower limits: arrays (bus, interval), >= 0.
+
+    Attributes
+    ----------
+    low, high : per-unit squared
+        Added to the lower and taken off the upper limit of a bus.
+    rating : per-unit
+        Taken off the rating of the branch that feeds a bus.
+    """
+
+    low: Floats
+    high: Floats
+    rating: Floats
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Voltage limits and ratings of a network as rows ``a_p . d + a_q . q <= bound``.
@@ -71,11 +90,14 @@ class Limits:
     ----------
     squared_min, squared_max : per-unit squared, None = unbounded
         Limits on u, the planning margin already taken off.
+    correction
+        Narrows limits further bus by bus and interval by interval; ``None`` = nowhere.
     """
 
     tree: Tree
     squared_min: float | None
     squared_max: float | None
+    correction: Correction | None = None
 
     @classmethod
     def of(cls, network: Network, margin_pu: float | None = None) -> "Limits":
@@ -117,11 +139,11 @@ class Limits:
         weighted = self.tree.path.multiply(2.0 * impedance[np.newaxis, :]).tocsr()
         return np.asarray((weighted @ self.tree.subtree).toarray())
 
-    def excess(self, state: Flows) -> Floats:
+    def excess(self, state: Flows, held: Integers | None = None) -> Floats:
         """Compute by how much each row is exceeded, (row, interval); <= 0 where it is kept.
 
         Voltage rows are in per-unit squared, rating rows in per-unit of apparent power; rows
-        without a limit are -inf.
+        without a limit are -inf. ``held`` lists the intervals in ``state`` if these are not all.
         """
         count, intervals = state.active.shape
         sides = POLYGON_SIDES if len(self.rated) else 0
@@ -131,19 +153,36 @@ class Limits:
             excess[:count][others] = self.squared_min - state.voltage_squared[others]
         if self.squared_max is not None:
             excess[count : 2 * count][others] = state.voltage_squared[others] - self.squared_max
-        reach = self.tree.rating_pu[self.rated] * np.cos(np.pi / POLYGON_SIDES)
+        reach = self.tree.rating_pu[self.rated] * INNER_RADIUS
         for side in range(sides):
             towards = (
                 np.cos(self.angles[side]) * state.active[self.rated]
                 + np.sin(self.angles[side]) * state.reactive[self.rated]
             )
             excess[(2 + side) * count + self.rated] = towards - reach[:, np.newaxis]
+        if self.correction is not None:
+            low, high, rating = (
+                part if held is None else part[:, held] for part in self.correction
+            )
+            invariant(low.shape == state.active.shape, "each state has its own correction")
+            excess[:count] += low
+            excess[count : 2 * count] += high
+            if sides:
+                excess[2 * count :] += np.tile(INNER_RADIUS * rating, (sides, 1))
         return excess
+
+    def narrowing(self, number: int, interval: int) -> float:
+        """Return by how much the correction lowers a row's bound in one interval."""
+        if self.correction is None:
+            return 0.0
+        kind, bus = divmod(number, len(self.tree))
+        part = float(self.correction[min(kind, 2)][bus, interval])
+        return part if kind < 2 else INNER_RADIUS * part
 
     def row(self, number: int) -> tuple[Floats, Floats, float]:
         """Return ``a_p``, ``a_q`` (bus,) and the bound of one row, per-unit.
 
-        The constant effect of line charging is already in the bound.
+        The constant effect of line charging is already in the bound, :meth:`narrowing` is not.
         """
         count = len(self.tree)
         kind, bus = divmod(number, count)
@@ -157,7 +196,7 @@ class Limits:
             member = np.asarray(self.tree.subtree[[bus]].toarray())[0]
             angle = self.angles[kind - 2]
             active, reactive = np.cos(angle) * member, np.sin(angle) * member
-            bound = float(self.tree.rating_pu[bus] * np.cos(np.pi / POLYGON_SIDES))
+            bound = float(self.tree.rating_pu[bus] * INNER_RADIUS)
         return active, reactive, bound + float(reactive @ charging_injection(self.tree))
 
     def describe(self, number: int) -> tuple[str, int]:

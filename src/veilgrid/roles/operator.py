@@ -12,14 +12,16 @@ from veilgrid.admm.reference import alone, central, least_violation
 from veilgrid.admm.settlement import Settlement, settle, settle_alone
 from veilgrid.errors import Finding, invariant
 from veilgrid.grid.acflow import ElectricalCheck, electrical_check
+from veilgrid.grid.correction import STEP_PU, corrected, margin_pu, rating_share
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
+from veilgrid.roles.obstacles import Obstacle, obstacles
 
 REPLAN_COUNT_MAX = 6
 """Wider margins tried before a plan that fails the AC check is given up."""
 
-MARGIN_STEP_PU = 2e-6
-"""Added to each shortfall of voltage, so that the next plan does not end just outside again."""
+LOCAL_MARGINS = frozenset({"central", "exchange"})
+"""Schemes whose limits may differ by bus and interval; the others keep one margin for all."""
 
 EXPOSED = {
     "alone": "nothing: nobody plans together",
@@ -37,15 +39,21 @@ class Replan:
     Attributes
     ----------
     margin_pu
-        Voltage margin of the refused plan.
+        Widest voltage margin of the refused plan.
     rating_share
-        Share of the ratings that the refused plan was allowed.
+        Smallest share of any rating that the refused plan was allowed.
+    cost : currency
+        Of the refused plan.
+    iteration_count
+        That the refused plan took.
     findings
         What the AC power flow found.
     """
 
     margin_pu: float
     rating_share: float
+    cost: float
+    iteration_count: int
     findings: tuple[Finding, ...]
 
 
@@ -59,6 +67,8 @@ class DayPlan:
         ``None`` where there is no plan.
     alone
         What everybody would do without coordination.
+    limits
+        What the plan was made within.
     replans
         Plans that the AC power flow refused before this one.
     """
@@ -67,11 +77,27 @@ class DayPlan:
     day: Day
     outcome: Coordination
     alone: Coordination
+    limits: Limits
     certificate: DayCertificate | None = None
     ac_check: ElectricalCheck | None = None
     settlement: Settlement | None = None
-    margin_pu: float = 0.0
     replans: tuple[Replan, ...] = field(default=())
+
+    @property
+    def margin_pu(self) -> float:
+        """Widest voltage margin that the plan keeps anywhere, per-unit."""
+        return margin_pu(self.day.network, self.limits)
+
+    @property
+    def obstacles(self) -> tuple[Obstacle, ...]:
+        """Limits that no plan can meet, worst first; empty unless the day is infeasible."""
+        return obstacles(self.day, self.limits, self.outcome)
+
+    @property
+    def iteration_count_total(self) -> int:
+        """Iterations of this plan and of all that the AC power flow refused before it."""
+        refused = sum(replan.iteration_count for replan in self.replans)
+        return refused + self.outcome.iteration_count
 
     @property
     def cost(self) -> float | None:
@@ -163,50 +189,54 @@ def plan_day(
     Returns
     -------
     DayPlan
-        A plan that fails the AC power flow is planned again with a wider margin, as often as
-        :data:`REPLAN_COUNT_MAX`; ``ac_check`` says whether the last one passes.
+        A plan that fails the AC power flow is planned again within narrower limits, started from
+        the refused plan, as often as :data:`REPLAN_COUNT_MAX`; ``ac_check`` says whether the last
+        one passes.
     """
     invariant(scheme in SCHEMES, f"scheme is one of {sorted(SCHEMES)}, not {scheme!r}")
     others = alone(day)
-    margin, share = day.network.voltage_margin_pu, 1.0
+    limits = Limits.of(day.network)
     replans: list[Replan] = []
     while True:
-        limits = _limits(day, margin, share)
         outcome = SCHEMES[scheme](day, limits, start, progress)
         blank = DayPlan(
             scheme=scheme,
             day=day,
             outcome=outcome,
             alone=others,
-            margin_pu=margin,
+            limits=limits,
             replans=tuple(replans),
         )
         if not outcome.setpoints:
             return blank
-        check = electrical_check(day.network, *day.demands(outcome.setpoints))
+        demands = day.demands(outcome.setpoints)
+        check = electrical_check(day.network, *demands)
         can_replan = scheme != "alone" and outcome.status is RunStatus.CONVERGED
         if check.passed or not can_replan or len(replans) == REPLAN_COUNT_MAX:
             break
-        wider = _wider(day, check, margin, share)
-        if wider is None:
+        begin = start
+        if scheme in LOCAL_MARGINS:
+            narrower: Limits | None = corrected(day.network, limits, *demands)
+            begin = outcome.warm
+        else:
+            narrower = _narrower(day, limits, check)
+        if narrower is None:
             break
-        replans.append(Replan(margin_pu=margin, rating_share=share, findings=check.findings))
-        margin, share = wider
+        replans.append(
+            Replan(
+                margin_pu=blank.margin_pu,
+                rating_share=rating_share(day.network, limits),
+                cost=day.cost(outcome.setpoints),
+                iteration_count=outcome.iteration_count,
+                findings=check.findings,
+            )
+        )
+        limits, start = narrower, begin
     return _checked(blank, limits, check)
 
 
-def _limits(day: Day, margin_pu: float, rating_share: float) -> Limits:
-    limits = Limits.of(day.network, margin_pu)
-    if rating_share == 1.0:
-        return limits
-    tree = replace(limits.tree, rating_pu=limits.tree.rating_pu * rating_share)
-    return replace(limits, tree=tree)
-
-
-def _wider(
-    day: Day, check: ElectricalCheck, margin: float, share: float
-) -> tuple[float, float] | None:
-    """Return the margin and share of ratings that make up for what the AC check found."""
+def _narrower(day: Day, limits: Limits, check: ElectricalCheck) -> Limits | None:
+    """Return limits with one wider margin, or smaller ratings, for all buses and intervals."""
     network = day.network
     low, high = network.voltage_min_pu, network.voltage_max_pu
     short = max(
@@ -216,10 +246,12 @@ def _wider(
     over = (check.loading_max or 0.0) - 1.0
     if short <= 0.0 and over <= 0.0:
         return None
-    return (
-        margin + short + MARGIN_STEP_PU if short > 0.0 else margin,
-        share * (1.0 - over - 1e-4) if over > 0.0 else share,
-    )
+    wider = Limits.of(network, margin_pu(network, limits) + short + STEP_PU)
+    if short <= 0.0:
+        wider = limits
+    share = 1.0 - over - 1e-4 if over > 0.0 else 1.0
+    tree = replace(limits.tree, rating_pu=limits.tree.rating_pu * share)
+    return replace(wider, tree=tree)
 
 
 def plan_cost(scheme: str, day: Day, outcome: Coordination) -> float:
