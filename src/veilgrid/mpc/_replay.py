@@ -16,7 +16,7 @@ from veilgrid.errors import InvariantError
 from veilgrid.mpc._round import Heard, Round, Steps
 from veilgrid.mpc.engine import CheckFailed, Engine
 from veilgrid.mpc.field import PRIME_FIELD, Field, Words
-from veilgrid.mpc.prss import Members, Stream, client_stream
+from veilgrid.mpc.prss import Members, Stream, client_words
 
 if TYPE_CHECKING:
     from veilgrid.mpc.party import Program
@@ -57,6 +57,9 @@ class Replayed:
         return np.zeros(count, np.uint64)
 
     def learn(self, client: str, seeds: Mapping[Members, bytes]) -> None:
+        """Learn nothing: what is needed was given."""
+
+    def learn_all(self, seeds: Mapping[str, Mapping[Members, bytes]]) -> None:
         """Learn nothing: what is needed was given."""
 
     def result(self, opened: Words, mask: Words, zero: Words, said: Sequence[Words]) -> Words:  # noqa: ARG002 - one shape for all kinds
@@ -109,7 +112,7 @@ class SetSummand(Replayed):
         return self._stream.words(3 * count).reshape(count, 3)
 
     def client_words(self, client: str, members: Members, count: int) -> Words:
-        return client_stream(self._seeds[client], members).words(count)
+        return client_words(self._seeds[client], members, count)
 
 
 class PairZeros(Replayed):

@@ -16,9 +16,9 @@ from nacl.public import PrivateKey, PublicKey, SealedBox
 from veilgrid.errors import Finding, InputError
 from veilgrid.mpc._points import key_sets
 from veilgrid.mpc.field import PRIME_FIELD, decode, encode, octets_of, words_of
-from veilgrid.mpc.form import Form
+from veilgrid.mpc.form import NOTHING, Form
 from veilgrid.mpc.message import Output, Submission
-from veilgrid.mpc.prss import Members, client_stream
+from veilgrid.mpc.prss import Members, client_words
 from veilgrid.mpc.shamir import open_shares
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signs, verify
@@ -36,7 +36,7 @@ class Enrolled:
     verify_key
         Of its signatures.
     form
-        What it may send.
+        What it may send; left out where all send alike (:mod:`veilgrid.mpc.bulk`).
     fallback
         Values used when its input is missing or invalid; None leaves it out.
     box_key
@@ -44,7 +44,7 @@ class Enrolled:
     """
 
     verify_key: bytes
-    form: Form
+    form: Form = NOTHING
     fallback: tuple[int, ...] | None = None
     box_key: bytes = b""
 
@@ -101,7 +101,7 @@ def submit(
     seeds = {members: randomness.octets(_SEED) for members in sets}
     rest = encode(bits)
     for members, seed in seeds.items():
-        words = client_stream(seed, members).words(2 * len(bits))
+        words = client_words(seed, members, 2 * len(bits))
         rest = PRIME_FIELD.subtract(rest, PRIME_FIELD.from_words(words))
     boxes = [
         SealedBox(PublicKey(key)).encrypt(
@@ -173,7 +173,7 @@ class Mailbox:
             return "unknown client"
         if submission.session != self.session:
             return "other session"
-        if not self._is_shaped(submission, enrolled):
+        if not self._is_shaped(submission):
             return "wrong shape"
         key = enrolled.verify_key
         if not verify(key, DOMAIN, _payload(submission), submission.signature):
@@ -184,12 +184,20 @@ class Mailbox:
         self.received[submission.client] = Received(submission, digest_of(submission), seeds)
         return ""
 
-    def _is_shaped(self, submission: Submission, enrolled: Enrolled) -> bool:
+    def size(self, client: str) -> int:
+        """Return how many elements a client sends."""
+        return self.clients[client].form.bit_count
+
+    def label(self, client: str) -> str:
+        """Return how a client's message names its shape."""
+        return f"bits {self.size(client)}"
+
+    def _is_shaped(self, submission: Submission) -> bool:
         sets = key_sets(self.n, self.degree)
         own = sum(1 in members for members in sets)
         return (
-            len(submission.correction) == 16 * enrolled.form.bit_count
-            and submission.form == f"bits {enrolled.form.bit_count}"
+            len(submission.correction) == 16 * self.size(submission.client)
+            and submission.form == self.label(submission.client)
             and [len(one) for one in submission.commitments] == [32] * len(sets)
             and [len(box) for box in submission.boxes] == [_SEED * own + 48] * self.n
         )

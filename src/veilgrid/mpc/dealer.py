@@ -18,7 +18,7 @@ from veilgrid.mpc._round import Steps
 from veilgrid.mpc.engine import CheckFailed, Engine, Source
 from veilgrid.mpc.field import PRIME_FIELD, Field, Words, octets_of, words_of
 from veilgrid.mpc.policy import Policy
-from veilgrid.mpc.prss import Members, client_stream
+from veilgrid.mpc.prss import Members, client_words
 from veilgrid.secret import Randomness
 
 DEALER: Final = "dealer"
@@ -39,7 +39,7 @@ def deal(
     seeds = {members: randomness.octets(16) for members in key_sets(n, degree)}
     total = PRIME_FIELD.zeros(3 * count)
     for members, seed in seeds.items():
-        words = client_stream(seed, members).words(6 * count)
+        words = client_words(seed, members, 6 * count)
         total = PRIME_FIELD.add(total, PRIME_FIELD.from_words(words))
     product = PRIME_FIELD.multiply(total[:count], total[count : 2 * count])
     rest = PRIME_FIELD.subtract(product, total[2 * count :])

@@ -46,6 +46,10 @@ class Form:
         ]
 
 
+NOTHING = Form(0, (), ())
+"""The form of a client that sends nothing."""
+
+
 def range_weights(extent: int, bit_count: int) -> list[int]:
     """Return weights with which ``bit_count`` bits reach every number 0..extent and no other."""
     needed = extent.bit_length()

@@ -52,16 +52,27 @@ def intake(mpc: Engine, mailbox: Mailbox, count_min: int = 1) -> Steps[Batch]:
     """
     names = sorted(mailbox.clients)
     flags: dict[str, str] = {}
+    chosen = yield from agree_on_submissions(mpc, mailbox, names, flags)
+    present = [name for name in names if name in chosen]
+    _learn(mpc, mailbox, present)
+    valid = yield from _validated(mpc, mailbox, present, flags)
+    return _batch(mpc, mailbox, names, valid, flags, count_min)
+
+
+def agree_on_submissions(
+    mpc: Engine, mailbox: Mailbox, names: Sequence[str], flags: dict[str, str]
+) -> Steps[dict[str, bytes]]:
+    """Return the digests of submissions that count and that every party can read.
+
+    Why others do not is added to ``flags``.
+    """
     entries = yield Round(_roster(mailbox, names), label="roster")
     chosen = _chosen(mpc, entries, names, flags)
     if _lacking(mpc, entries, names, chosen):
         yield from _forward(mpc, mailbox, entries, names, chosen)
         entries = yield Round(_roster(mailbox, names), label="roster again")
     yield from _seeds(mpc, mailbox, entries, names, chosen, flags)
-    present = [name for name in names if name in chosen]
-    _learn(mpc, mailbox, present)
-    valid = yield from _validated(mpc, mailbox, present, flags)
-    return _batch(mpc, mailbox, names, valid, flags, count_min)
+    return chosen
 
 
 def _roster(mailbox: Mailbox, names: Sequence[str]) -> Words:
@@ -125,9 +136,15 @@ def _lacking(
 def _size(mailbox: Mailbox, name: str) -> int:
     """Return the words that an encoded submission of this client takes at most."""
     sets = len(key_sets(mailbox.n, mailbox.degree))
-    bits = mailbox.clients[name].form.bit_count
     own = 16 * sets + 64
-    octets = 16 * bits + 40 * sets + mailbox.n * own + 4 * len(name) + len(mailbox.session) + 512
+    octets = (
+        16 * mailbox.size(name)
+        + 40 * sets
+        + mailbox.n * own
+        + 4 * len(name)
+        + len(mailbox.session)
+        + 512
+    )
     return octets // 8 + 1
 
 
@@ -227,6 +244,7 @@ def _seeds(
             raise CheckFailed("a party did not show a seed it claimed", (holder,))
         if mailbox.party in members:
             received.seeds[members] = seed
+            mailbox.received[name] = received
 
 
 def _learn(mpc: Engine, mailbox: Mailbox, present: Sequence[str]) -> None:

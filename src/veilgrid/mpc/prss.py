@@ -62,9 +62,16 @@ class Stream:
         self._encryptor.update_into(_ZEROS[: block.nbytes], block.view(np.uint8).data)
 
 
-def client_stream(seed: bytes, members: Members) -> Stream:
-    """Return the words that a client's seed for one set stands for."""
-    return Stream(seed, b"client" + bytes(members))
+def client_words(seed: bytes, members: Members, count: int) -> Words:
+    """Return the words that a client's seed for one set stands for.
+
+    They are the first of :class:`Stream` with the label ``client`` and the members, without
+    working ahead: there are many clients, and each is read once.
+    """
+    label = b"client" + bytes(members)
+    key = hashlib.sha256(b"veilgrid mpc stream 1" + label + b"|" + seed).digest()[:16]
+    encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    return np.frombuffer(encryptor.update(bytes(8 * count)), "<u8").astype(np.uint64, copy=False)
 
 
 class Keyring:
@@ -96,7 +103,8 @@ class Keyring:
             pair: Stream(key, b"pair" + bytes(pair) + session) for pair, key in pair_keys.items()
         }
         invariant(len(self._pairs) == n - 1, "a party shares one key with each other party")
-        self.seeds: dict[str, dict[Members, bytes]] = {}
+        self._learned: dict[str, Mapping[Members, bytes]] = {}
+        self.seeds: Mapping[str, Mapping[Members, bytes]] = self._learned
         self.contributions: dict[int, list[bytes]] = {}
 
     def known(self, field: Field, members: Members, vector: Words) -> Words:
@@ -126,11 +134,16 @@ class Keyring:
 
     def client_words(self, client: str, members: Members, count: int) -> Words:
         """Return the words that a client chose for one set, which must contain ``me``."""
-        return client_stream(self.seeds[client][members], members).words(count)
+        return client_words(self.seeds[client][members], members, count)
 
     def learn(self, client: str, seeds: Mapping[Members, bytes]) -> None:
         """Remember a client's seeds of the own sets."""
-        self.seeds[client] = {members: seeds[members] for members in self.sets}
+        self._learned[client] = {members: seeds[members] for members in self.sets}
+        self.seeds = self._learned
+
+    def learn_all(self, seeds: Mapping[str, Mapping[Members, bytes]]) -> None:
+        """Remember all clients' seeds of the own sets at once, in place of any before."""
+        self.seeds = seeds
 
     def random(self, field: Field, count: int) -> Words:
         """Return shares of ``count`` uniform elements that nobody knows."""

@@ -1,0 +1,493 @@
+"""Inputs of very many clients of one shape: arrays from the mailbox to the check [risk 2].
+
+In short, for a computation over 100,000 clients::
+
+    parts = (Number("kw", 0, upper_of_each), OneHot("bin", 64), Scaled("part", "bin", "kw"))
+    layout = Layout(parts)
+    mailbox = BulkMailbox(party, n, degree, session, clients, box_key, layout)
+    mailbox.accept(submission)                 # while messages arrive; the costly part
+    batch = yield from bulk_intake(mpc, mailbox, count_min)
+    batch.number("kw")                         # Shares, one a client; zero where not counted
+    batch.column_sums("bin", weights)          # Shares, one an element: weighted sum over clients
+    batch.rows("part")                         # Shares, client by client
+
+A client calls ``submit(session, name, layout.encode({...})[0], ...)`` of
+:mod:`veilgrid.mpc.client`. All inputs are checked by one opened number; only if it is not zero,
+one number a client opens and the bad ones are named, left out or replaced by their fallback.
+:func:`plain_batch` gives the same batch in the clear.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from veilgrid.errors import RunAborted, invariant
+from veilgrid.mpc._bulk import column_sums, project
+from veilgrid.mpc._points import key_sets, spike
+from veilgrid.mpc._round import Round, Steps
+from veilgrid.mpc._shares import Shares
+from veilgrid.mpc.client import Enrolled, Mailbox, Received
+from veilgrid.mpc.engine import Engine
+from veilgrid.mpc.field import PRIME, PRIME_FIELD, Words, encode_words, octets_of, words_of
+from veilgrid.mpc.intake import agree_on_submissions
+from veilgrid.mpc.layout import Equal, Integers, Layout, Number, OneHot, Scaled, Spike
+from veilgrid.mpc.message import Submission
+from veilgrid.mpc.plain import Plain
+from veilgrid.mpc.prss import Keyring, Members, Stream, client_words
+from veilgrid.secret import Secret
+
+Mask = npt.NDArray[np.bool_]
+
+_SEED: Final = 16
+_DIGEST: Final = 32
+_SIGNATURE: Final = 64
+
+
+# -- what arrives --------------------------------------------------------------------------------
+
+
+class _Rows:
+    """Submissions as rows of arrays, which read like a mapping from name to submission."""
+
+    def __init__(self, mailbox: "BulkMailbox") -> None:
+        self._mailbox = mailbox
+        self.place = {name: row for row, name in enumerate(mailbox.clients)}
+        count, size = len(self.place), mailbox.layout.size
+        self._sets = key_sets(mailbox.n, mailbox.degree)
+        self._own = [members for members in self._sets if mailbox.party in members]
+        self._box = _SEED * len(self._own) + 48
+        self.is_present = np.zeros(count, bool)
+        self.corrections = np.zeros((count, size, 2), np.uint64)
+        self.shares = np.zeros((count, size, 2), np.uint64)
+        self._digests = np.zeros((count, _DIGEST), np.uint8)
+        self._seeds = np.zeros((count, len(self._own), _SEED), np.uint8)
+        self._has_seed = np.zeros((count, len(self._own)), bool)
+        self._commitments = np.zeros((count, len(self._sets), _DIGEST), np.uint8)
+        self._boxes = np.zeros((count, mailbox.n, self._box), np.uint8)
+        self._signatures = np.zeros((count, _SIGNATURE), np.uint8)
+
+    def __len__(self) -> int:
+        return int(self.is_present.sum())
+
+    def __contains__(self, name: str) -> bool:
+        row = self.place.get(name)
+        return row is not None and bool(self.is_present[row])
+
+    def __setitem__(self, name: str, received: Received) -> None:
+        row, said = self.place[name], received.submission
+        self.corrections[row] = words_of(said.correction).reshape(-1, 2)
+        self._digests[row] = np.frombuffer(received.digest, np.uint8)
+        self._commitments[row] = np.frombuffer(b"".join(said.commitments), np.uint8).reshape(
+            -1, _DIGEST
+        )
+        self._boxes[row] = np.frombuffer(b"".join(said.boxes), np.uint8).reshape(-1, self._box)
+        self._signatures[row] = np.frombuffer(said.signature, np.uint8)
+        for place, members in enumerate(self._own):
+            seed = received.seeds.get(members)
+            self._has_seed[row, place] = seed is not None
+            self._seeds[row, place] = np.frombuffer(seed or bytes(_SEED), np.uint8)
+        self.is_present[row] = True
+        if self._has_seed[row].all():
+            self.shares[row] = self._share(row)
+
+    def _share(self, row: int) -> Words:
+        """Return the own share of an input: what the own seeds expand to, and the correction."""
+        mailbox, total = self._mailbox, PRIME_FIELD.from_words(self.corrections[row].reshape(-1))
+        for place, members in enumerate(self._own):
+            words = client_words(self._seeds[row, place].tobytes(), members, total.size)
+            factor = PRIME_FIELD.vector([spike(PRIME_FIELD, mailbox.n, members, mailbox.party)])
+            part = PRIME_FIELD.scale(factor, PRIME_FIELD.from_words(words))
+            total = PRIME_FIELD.add(total, part)
+        return total
+
+    def __getitem__(self, name: str) -> Received:
+        row, mailbox = self.place[name], self._mailbox
+        said = Submission(
+            mailbox.session,
+            name,
+            mailbox.label(name),
+            self.corrections[row].tobytes(),
+            [one.tobytes() for one in self._commitments[row]],
+            [one.tobytes() for one in self._boxes[row]],
+            self._signatures[row].tobytes(),
+        )
+        return Received(said, self._digests[row].tobytes(), self.seeds(row))
+
+    def seeds(self, row: int) -> dict[Members, bytes]:
+        """Return the own seeds that match their commitments."""
+        return {
+            members: self._seeds[row, place].tobytes()
+            for place, members in enumerate(self._own)
+            if self._has_seed[row, place]
+        }
+
+    def get(self, name: str) -> Received | None:
+        """Return what a client sent, or None."""
+        return self[name] if self.__contains__(name) else None
+
+    def pop(self, name: str, default: None = None) -> None:  # noqa: ARG002 - as of a dict
+        """Forget what a client sent."""
+        row = self.place[name]
+        self.is_present[row] = False
+        self.corrections[row] = self.shares[row] = 0
+        self._digests[row] = 0
+
+    def roster(self) -> Words:
+        """Return for each client the digest of its submission and which own seeds are bad."""
+        digests = np.ascontiguousarray(self._digests).view("<u8")
+        bad = np.zeros(len(self.place), np.uint64)
+        for place, members in enumerate(self._own):
+            bit = np.uint64(1 << self._sets.index(members))
+            bad |= np.where(self._has_seed[:, place] | ~self.is_present, np.uint64(0), bit)
+        return np.concatenate([digests, bad[:, np.newaxis]], axis=1).reshape(-1)
+
+
+class BulkMailbox(Mailbox):
+    """One party's submissions of many clients, all of one layout.
+
+    Parameters
+    ----------
+    party, n, degree, session, clients, box_key
+        As of :class:`~veilgrid.mpc.client.Mailbox`; the order of ``clients`` is that of the rows
+        of all arrays and must be the same at all parties. Their forms are not looked at.
+    layout
+        What every client sends.
+    fallback : (client, element) or None
+        Valid inputs that stand in for missing and invalid ones; None leaves those out.
+    """
+
+    received: _Rows  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        party: int,
+        n: int,
+        degree: int,
+        session: bytes,
+        clients: Mapping[str, Enrolled],
+        box_key: Secret[bytes],
+        layout: Layout,
+        fallback: Integers | None = None,
+    ) -> None:
+        super().__init__(party, n, degree, session, clients, box_key)
+        invariant(
+            fallback is None or bool(layout.is_valid(fallback).all()), "fallbacks are valid inputs"
+        )
+        self.layout, self.fallback = layout, fallback
+        self.received = _Rows(self)
+
+    def size(self, client: str) -> int:  # noqa: ARG002 - the same for all
+        """Return how many elements a client sends."""
+        return self.layout.size
+
+
+class _Seeds(Mapping[str, Mapping[Members, bytes]]):
+    """The own seeds of the clients whose inputs are used, read where they are needed."""
+
+    def __init__(self, rows: _Rows, names: Sequence[str]) -> None:
+        self._rows, self._names = rows, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Mapping[Members, bytes]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._rows.seeds(self._rows.place[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+# -- what comes out ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BulkBatch:
+    """Inputs of all clients, in their order; rows of those that do not count are zero.
+
+    Attributes
+    ----------
+    mpc
+        Engine or plain numbers.
+    data : (client, element, 2)
+        Own shares.
+    is_counted, is_replaced : (client,)
+        Whose own input counts, and for whom the fallback stands in.
+    flags
+        By client that did not pass: ``missing``, ``unreadable``, ``contradictory``, ``invalid``.
+    """
+
+    mpc: Engine | Plain
+    names: tuple[str, ...]
+    layout: Layout
+    data: Words
+    is_counted: Mask
+    is_replaced: Mask
+    flags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def clients(self) -> list[str]:
+        """Return the clients whose own input counts."""
+        return [self.names[row] for row in np.flatnonzero(self.is_counted)]
+
+    def number(self, name: str) -> Shares:
+        """Return a number of each client; zero where nothing counts."""
+        part = self.layout.part(name)
+        if not isinstance(part, Number):
+            return self.rows(name)
+        weights = part.weights()
+        factors = encode_words(weights.reshape(-1)).reshape(*weights.shape, 2)
+        values = project(self.data, self.layout.start(name), factors)
+        lower = np.broadcast_to(np.asarray(part.lower, np.int64), self.is_counted.shape)
+        offsets = encode_words(np.where(self.is_counted | self.is_replaced, lower, 0))
+        constant = _constant(self.mpc, offsets)
+        return self.mpc.wrap(PRIME_FIELD.add(values, constant), part.bound)
+
+    def rows(self, name: str) -> Shares:
+        """Return the elements of one part, client by client: (client * element)."""
+        start = self.layout.start(name)
+        size = self.layout.size_of(self.layout.part(name))
+        block = np.ascontiguousarray(self.data[:, start : start + size])
+        return self.mpc.wrap(block.reshape(-1, 2), self.layout.bound(name))
+
+    def column_sums(self, name: str, weights: Integers | None = None) -> Shares:
+        """Return for each element of a part the sum over clients, weighted by public integers."""
+        part = self.layout.part(name)
+        factors = np.ones(len(self.names), np.int64) if weights is None else weights
+        size, start = self.layout.size_of(part), self.layout.start(name)
+        total = column_sums(self.data, start, size, encode_words(factors))
+        bound = self.layout.bound(name) if not isinstance(part, Number) else 1
+        return self.mpc.wrap(total, bound * int(np.abs(factors).sum()))
+
+    def project(self, name: str, factors: Integers) -> Shares:
+        """Return for each client the sum of a part's elements times public integers.
+
+        ``factors`` has shape (element,), or (client, element) where they differ.
+        """
+        table = np.atleast_2d(factors)
+        encoded = encode_words(np.ascontiguousarray(table).reshape(-1)).reshape(*table.shape, 2)
+        part = self.layout.part(name)
+        is_single = isinstance(part, OneHot | Scaled | Spike)  # At most one element is not zero.
+        largest = np.abs(table).max(initial=0) if is_single else np.abs(table).sum(axis=1).max()
+        bound = (self.layout.bound(name) if is_single else 1) * int(largest)
+        return self.mpc.wrap(project(self.data, self.layout.start(name), encoded), bound)
+
+
+def _constant(mpc: Engine | Plain, vector: Words) -> Words:
+    return mpc.source.constant(vector) if isinstance(mpc, Engine) else vector
+
+
+def plain_batch(
+    mpc: Plain,
+    layout: Layout,
+    inputs: Integers,
+    names: Sequence[str] | None = None,
+    fallback: Integers | None = None,
+) -> BulkBatch:
+    """Return the batch of inputs in the clear; invalid ones are left out or replaced."""
+    called = tuple(names or (str(row) for row in range(len(inputs))))
+    valid = layout.is_valid(inputs)
+    kept = np.where(valid[:, np.newaxis], inputs, 0 if fallback is None else fallback)
+    replaced = ~valid if fallback is not None else np.zeros(len(valid), bool)
+    data = encode_words(np.ascontiguousarray(kept).reshape(-1)).reshape(*kept.shape, 2)
+    flags = {called[row]: "invalid" for row in np.flatnonzero(~valid)}
+    return BulkBatch(mpc, called, layout, data, valid, replaced, flags)
+
+
+# -- the rounds ----------------------------------------------------------------------------------
+
+
+def bulk_intake(mpc: Engine, mailbox: BulkMailbox, count_min: int = 1) -> Steps[BulkBatch]:
+    """Return the inputs that all parties agree on and that are valid.
+
+    Nothing else opens before: a batch of fewer than ``count_min`` inputs ends the computation.
+    """
+    names, rows = tuple(mailbox.clients), mailbox.received
+    flags: dict[str, str] = {}
+    chosen = yield from _agreed(mpc, mailbox, names, flags)
+    mpc.source.learn_all(_Seeds(rows, [names[row] for row in np.flatnonzero(chosen)]))
+    data = _shares(mpc, mailbox, names, chosen)
+    valid = yield from _valid(mpc, mailbox.layout, data, chosen)
+    for row in np.flatnonzero(chosen & ~valid):
+        flags[names[row]] = "invalid"
+    if int(valid.sum()) < count_min:
+        raise RunAborted(
+            f"only {int(valid.sum())} of {len(names)} inputs are valid, at least {count_min} are "
+            "needed before anything opens; wait for more clients or lower the minimum"
+        )
+    replaced = ~valid if mailbox.fallback is not None else np.zeros(len(names), bool)
+    if not valid.all():
+        data = data.copy()
+        data[~valid] = 0
+    if mailbox.fallback is not None and replaced.any():
+        stand_ins = np.ascontiguousarray(mailbox.fallback[replaced])
+        constant = mpc.source.constant(encode_words(stand_ins.reshape(-1)))
+        data[replaced] = constant.reshape(*stand_ins.shape, 2)
+    ordered = {name: flags[name] for name in names if name in flags}
+    return BulkBatch(mpc, names, mailbox.layout, data, valid, replaced, ordered)
+
+
+def _agreed(
+    mpc: Engine, mailbox: BulkMailbox, names: tuple[str, ...], flags: dict[str, str]
+) -> Steps[Mask]:
+    """Return whose submissions all parties hold: usually after comparing one digest."""
+    table = mailbox.received.roster()
+    digest = hashlib.sha256(octets_of(table)).digest()
+    heard = yield Round(words_of(digest), label="roster digest")
+    if all(np.array_equal(one.shared, heard[0].shared) for one in heard):
+        # A seed that cannot be read shows in its readers' tables only, so there is none.
+        is_there: Mask = (table.reshape(-1, 5)[:, :4] != 0).any(axis=1)
+        flags.update({names[row]: "missing" for row in np.flatnonzero(~is_there)})
+        return is_there
+    chosen = yield from agree_on_submissions(mpc, mailbox, names, flags)
+    return np.array([name in chosen for name in names], bool)
+
+
+def _shares(mpc: Engine, mailbox: BulkMailbox, names: tuple[str, ...], chosen: Mask) -> Words:
+    """Return shares of all chosen inputs, valid or not: (client, element, 2)."""
+    rows = mailbox.received
+    if isinstance(mpc.source, Keyring):
+        stray = rows.is_present & ~chosen
+        if not stray.any():
+            return rows.shares
+        data = rows.shares.copy()
+        data[stray] = 0
+        return data
+    # Computed again for the blame protocol: from the seeds that the source has.
+    shape = rows.corrections.shape
+    total = np.zeros(shape, np.uint64)
+    for row in np.flatnonzero(chosen):
+        words = rows.corrections[row].reshape(-1)
+        total[row] = mpc.source.constant(PRIME_FIELD.from_words(words))
+        for members in mpc.source.sets:
+            drawn = mpc.source.client_words(names[row], members, 2 * shape[1])
+            part = mpc.source.known(PRIME_FIELD, members, PRIME_FIELD.from_words(drawn))
+            total[row] = PRIME_FIELD.add(total[row], part)
+    return total
+
+
+def _valid(mpc: Engine, layout: Layout, data: Words, chosen: Mask) -> Steps[Mask]:
+    """Return which inputs are valid; open one number if all are, one a client if not.
+
+    Every opened number is multiplied by a secret uniform one, so an invalid input shows nothing
+    but that it is invalid.
+    """
+    count = data.shape[0]
+    if not chosen.any():
+        return chosen
+    seed = yield from mpc.coin()
+    stream = Stream(seed.to_bytes(16, "little"), b"bulk validity")
+    left, right, rest = _claims(mpc, layout, data, stream)
+    weights = PRIME_FIELD.from_words(stream.words(2 * count))
+    weights[~chosen] = 0
+    width = left.shape[1]
+    weighed = PRIME_FIELD.multiply(np.repeat(weights, width, axis=0), left.reshape(-1, 2))
+    total = yield from mpc.product(PRIME_FIELD, weighed, right.reshape(-1, 2), weighed.shape[0])
+    total = PRIME_FIELD.add(total, PRIME_FIELD.inner(weights, rest))
+    if not any((yield from _blinded(mpc, total))):
+        return chosen
+    rows = np.flatnonzero(chosen)
+    each = yield from mpc.product(
+        PRIME_FIELD, left[rows].reshape(-1, 2), right[rows].reshape(-1, 2), width
+    )
+    opened = yield from _blinded(mpc, PRIME_FIELD.add(each, rest[rows]))
+    valid = np.zeros(count, bool)
+    valid[rows] = [value == 0 for value in opened]
+    return valid
+
+
+def _blinded(mpc: Engine, errors: Words) -> Steps[list[int]]:
+    """Open numbers times secret uniform ones: zero stays zero, nothing else can be read off."""
+    factors = mpc.uniform(errors.shape[0])
+    blinded = yield from mpc.product(PRIME_FIELD, errors, factors, 1)
+    return (yield from mpc.open_elements(blinded))
+
+
+def _claims(mpc: Engine, layout: Layout, data: Words, stream: Stream) -> tuple[Words, Words, Words]:
+    """Return, for each client, factors whose products and a rest add up to its error.
+
+    The error is a random combination of all that has to be zero; if anything is not, it is zero
+    with probability below 2**-119 [risk 2.2].
+
+    Returns
+    -------
+    left, right : (client, product, 2); rest : (client, 2)
+    """
+    count = data.shape[0]
+    left: list[Words] = []
+    right: list[Words] = []
+    rest = PRIME_FIELD.zeros(count)
+    for part in layout.parts:
+        start, size = layout.start(part.name), layout.size_of(part)
+        draw = PRIME_FIELD.from_words(stream.words(2 * size))
+        if isinstance(part, Number):
+            bits = np.ascontiguousarray(data[:, start : start + size])
+            spread = np.tile(draw, (count, 1))
+            weighed = PRIME_FIELD.multiply(bits.reshape(-1, 2), spread)
+            left.append(weighed.reshape(bits.shape))
+            right.append(bits)
+            rest = PRIME_FIELD.subtract(rest, project(data, start, draw[np.newaxis]))
+            continue
+        scale = PRIME_FIELD.from_words(stream.words(2))
+        once = project(data, start, draw[np.newaxis])
+        if isinstance(part, Scaled):
+            unit = project(data, layout.start(part.one_hot), draw[np.newaxis])
+            left.append(PRIME_FIELD.scale(scale, unit)[:, np.newaxis])
+            right.append(_value(mpc, layout, data, part.quantity)[:, np.newaxis])
+            rest = PRIME_FIELD.subtract(rest, PRIME_FIELD.scale(scale, once))
+            continue
+        squares = PRIME_FIELD.multiply(draw, draw)
+        twice = project(data, start, squares[np.newaxis])
+        left.append(PRIME_FIELD.scale(scale, once)[:, np.newaxis])
+        right.append(once[:, np.newaxis])
+        ones = encode_words(np.ones(size, np.int64))
+        total = project(data, start, ones[np.newaxis])
+        if isinstance(part, Spike):
+            quantity = _value(mpc, layout, data, part.quantity)
+            minus = PRIME_FIELD.vector([-PRIME_FIELD.numbers(scale)[0] % PRIME])
+            left.append(PRIME_FIELD.scale(minus, quantity)[:, np.newaxis])
+            right.append(twice[:, np.newaxis])
+        else:
+            quantity = mpc.source.constant(encode_words(np.ones(count, np.int64)))
+            rest = PRIME_FIELD.subtract(rest, PRIME_FIELD.scale(scale, twice))
+        factor = PRIME_FIELD.from_words(stream.words(2))
+        off = PRIME_FIELD.subtract(total, quantity)
+        rest = PRIME_FIELD.add(rest, PRIME_FIELD.scale(factor, off))
+    for equation in layout.equations:
+        factor = PRIME_FIELD.from_words(stream.words(2))
+        off = _difference(mpc, layout, data, equation)
+        rest = PRIME_FIELD.add(rest, PRIME_FIELD.scale(factor, off))
+    return np.concatenate(left, axis=1), np.concatenate(right, axis=1), rest
+
+
+def _value(mpc: Engine, layout: Layout, data: Words, name: str) -> Words:
+    """Return shares of a number of every client, whether it counts or not."""
+    part = layout.part(name)
+    invariant(isinstance(part, Number), "a quantity is a number")
+    weights = part.weights()  # type: ignore[union-attr]
+    factors = encode_words(weights.reshape(-1)).reshape(*weights.shape, 2)
+    lower = np.broadcast_to(np.asarray(part.lower, np.int64), (data.shape[0],))  # type: ignore[union-attr]
+    offsets = mpc.source.constant(encode_words(np.ascontiguousarray(lower)))
+    return PRIME_FIELD.add(project(data, layout.start(name), factors), offsets)
+
+
+def _difference(mpc: Engine, layout: Layout, data: Words, equation: Equal) -> Words:
+    """Return, for each client, by how much an equation is off."""
+    count = data.shape[0]
+    constant = np.broadcast_to(np.asarray(equation.constant, np.int64), (count,))
+    shared = mpc.source.constant(encode_words(np.ascontiguousarray(constant)))
+    off = PRIME_FIELD.subtract(PRIME_FIELD.zeros(count), shared)
+    for name, factor in equation.terms:
+        if isinstance(layout.part(name), Number):
+            value = _value(mpc, layout, data, name)
+            one = encode_words(np.atleast_1d(np.asarray(factor, np.int64)))
+            off = PRIME_FIELD.add(off, PRIME_FIELD.scale(one, value))
+        else:
+            table = encode_words(np.asarray(factor, np.int64))
+            off = PRIME_FIELD.add(off, project(data, layout.start(name), table[np.newaxis]))
+    return off
