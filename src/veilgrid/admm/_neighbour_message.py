@@ -64,7 +64,27 @@ class Weights(msgspec.Struct, frozen=True, tag=True):
     status: str = ""
 
 
-Message = Opening | Level | Sum | Average | Overlap | Weights
+class Copies(msgspec.Struct, frozen=True, tag=True):
+    """Both ways, each iteration of the published form: the sender's copies of the shared edge."""
+
+    iteration: int
+    copies: bytes
+
+
+class Judged(msgspec.Struct, frozen=True, tag=True):
+    """Up, each iteration of the published form: what mixing and stop rule need of the subtree.
+
+    ``row`` holds inner products with past residuals, ``apart`` the largest difference of two
+    copies, ``moved`` the largest change of an average.
+    """
+
+    iteration: int
+    row: tuple[float, ...]
+    apart: float
+    moved: float
+
+
+Message = Opening | Level | Sum | Average | Overlap | Weights | Copies | Judged
 
 
 def packed(values: Floats) -> bytes:
@@ -95,6 +115,29 @@ def traffic(
             Average(iteration, packed(blank), packed(blank[0])),
             Overlap(iteration, row, still),
             Weights(iteration, row),
+        )
+        messages += edge_count * len(each)
+        size += edge_count * _size(each)
+    return messages, size
+
+
+def edge_traffic(
+    edge_count: int, interval_count: int, rows: list[tuple[int, int]], status: str
+) -> tuple[int, int]:
+    """Count messages and bytes of a run in the published form, as machines send them.
+
+    ``rows`` holds, for each iteration, how many inner products go up and how many weights come
+    down; the last iteration's weights are replaced by ``status``, empty = the run did not end.
+    """
+    blank = packed(np.zeros((3, interval_count)))
+    messages = size = 0
+    for iteration, (row, weights) in enumerate(rows, start=1):
+        is_last = iteration == len(rows) and bool(status)
+        each: tuple[Message, ...] = (
+            Copies(iteration, blank),
+            Copies(iteration, blank),
+            Judged(iteration, (0.0,) * row, 0.0, 0.0),
+            Weights(iteration, () if is_last else (0.0,) * weights, status if is_last else ""),
         )
         messages += edge_count * len(each)
         size += edge_count * _size(each)

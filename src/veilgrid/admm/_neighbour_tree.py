@@ -5,7 +5,7 @@ next to each other. Sums run in a fixed order, so that machines that add message
 same numbers to the last bit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -105,3 +105,29 @@ class Edges:
                 tree.resistance_pu[child] * active[edge] + tree.reactance_pu[child] * reactive[edge]
             )
         return np.stack([active, reactive, upper], axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighbourState:
+    """What neighbours agreed on, one row an edge, in breadth-first order of the children.
+
+    Attributes
+    ----------
+    child, parent : (edge,)
+        Buses at the two ends.
+    average : (edge, variable, interval), per-unit
+        Active flow, reactive flow, parent's squared voltage.
+    multiplier : (edge, variable, interval), currency per unit of the variable
+        Of the child's end; that of the parent's end is its negative.
+    price : (bus, flow=2, interval), currency per per-unit held for one interval
+        Nodal prices.
+    buy : (interval,)
+        Tariff of the day that this was found for.
+    """
+
+    child: Integers = field(repr=False)
+    parent: Integers = field(repr=False)
+    average: Floats = field(repr=False)
+    multiplier: Floats = field(repr=False)
+    price: Floats = field(repr=False)
+    buy: Floats = field(repr=False)

@@ -7,53 +7,37 @@ that are consistent on the whole tree; neighbours find them with one message up 
 edge an iteration [model 4; docs/protocol/neighbour.md].
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from veilgrid.admm._neighbour_average import Pull
+from veilgrid.admm._neighbour_edge import EdgeSettings, Said, Tamper, plan_edge
 from veilgrid.admm._neighbour_local import Answer, Targets
 from veilgrid.admm._neighbour_message import traffic
 from veilgrid.admm._neighbour_mix import Mixer, Point
 from veilgrid.admm._neighbour_setup import Agreement, NeighbourSettings
 from veilgrid.admm._neighbour_solve import Infeasible, LocalProblems
-from veilgrid.admm._neighbour_tree import Edges
+from veilgrid.admm._neighbour_tree import Edges, NeighbourState
 from veilgrid.admm.outcome import Coordination, Interrupted, Progress, ProgressSink, RunStatus
 from veilgrid.admm.reference import central, site_findings
 from veilgrid.errors import InputError, invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Flows, Limits, flows
-from veilgrid.grid.network import Floats, Integers
+from veilgrid.grid.network import Floats
 
-__all__ = ["NeighbourSettings", "NeighbourState", "Neighbours", "plan_neighbour"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeighbourState:
-    """What neighbours agreed on, one row an edge, in breadth-first order of the children.
-
-    Attributes
-    ----------
-    child, parent : (edge,)
-        Buses at the two ends.
-    average : (edge, variable, interval), per-unit
-        Active flow, reactive flow, parent's squared voltage.
-    multiplier : (edge, variable, interval), currency per unit of the variable
-        Of the child's end; that of the parent's end is its negative.
-    price : (bus, flow=2, interval), currency per per-unit held for one interval
-        Nodal prices.
-    buy : (interval,)
-        Tariff of the day that this was found for.
-    """
-
-    child: Integers = field(repr=False)
-    parent: Integers = field(repr=False)
-    average: Floats = field(repr=False)
-    multiplier: Floats = field(repr=False)
-    price: Floats = field(repr=False)
-    buy: Floats = field(repr=False)
+__all__ = [
+    "EdgeSettings",
+    "NeighbourSettings",
+    "NeighbourState",
+    "Neighbours",
+    "Said",
+    "Tamper",
+    "plan_neighbour",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,9 +269,10 @@ class Neighbours:
 def plan_neighbour(
     day: Day,
     limits: Limits,
-    settings: NeighbourSettings | None = None,
+    settings: NeighbourSettings | EdgeSettings | None = None,
     start: NeighbourState | None = None,
     progress: ProgressSink | None = None,
+    tamper: Mapping[int, Tamper] | None = None,
 ) -> Coordination:
     """Let neighbouring sites agree on a day.
 
@@ -298,11 +283,14 @@ def plan_neighbour(
     limits
         Of the network; the plan keeps them to the settings' ``limit_tolerance``.
     settings
-        How to coordinate; ``None`` = defaults.
+        How to coordinate; ``None`` = defaults. :class:`EdgeSettings` asks for the published form.
     start
         ``warm`` of an earlier day's outcome on the same tree.
     progress
         Called after each iteration.
+    tamper
+        What chosen sites, named by bus index, tell their neighbours instead of the truth; in the
+        published form only.
 
     Returns
     -------
@@ -317,6 +305,9 @@ def plan_neighbour(
     """
     if len(day.sites) == 1:
         return central(day, limits)
+    if isinstance(settings, EdgeSettings):
+        return plan_edge(day, limits, settings, progress, tamper)
+    invariant(not tamper, "sites tamper in the published form only")
     with ThreadPoolExecutor() as pool:
         neighbours = Neighbours(day, limits, settings, pool)
         try:

@@ -7,6 +7,7 @@ iterates, or that the run is over. A site hears from its parent and its children
 neighbour stops all: the refusing site of the threat model [docs/protocol/neighbour.md 6].
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,37 +28,19 @@ from veilgrid.admm._neighbour_message import (
 from veilgrid.admm._neighbour_mix import Mixer, Past, Point
 from veilgrid.admm._neighbour_setup import Agreement
 from veilgrid.admm._neighbour_solve import Infeasible, LocalProblems, Terms
-from veilgrid.admm.neighbour import NeighbourSettings
+from veilgrid.admm.neighbour import EdgeSettings, NeighbourSettings, Tamper
 from veilgrid.admm.outcome import RunStatus
+from veilgrid.errors import invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import POLYGON_SIDES, Limits
 from veilgrid.grid.network import Floats
 from veilgrid.machine import Compute, Computed, Decide, Effect, Event, NodeId, Received, Send
+from veilgrid.roles._neighbour_edge import Agreed, EdgeSite, edge_sites, solve_site
 
 Worst = tuple[float, float, float, float, float]
 
 STILL: Worst = (0.0, 0.0, 0.0, 0.0, -np.inf)
 """The least of everything that the stop rule looks at."""
-
-
-class Agreed(NamedTuple):
-    """What a site decides: how the run ended and what it has to do.
-
-    Attributes
-    ----------
-    setpoints : (variable,)
-        Empty unless the run came to an end.
-    copies : (variable, interval)
-        The site's copies of the edge to its parent; empty for the substation.
-    multiplier : (variable, interval)
-        Of that edge's child's end.
-    """
-
-    status: RunStatus
-    iteration_count: int
-    setpoints: Floats
-    copies: Floats
-    multiplier: Floats
 
 
 class Proposal(NamedTuple):
@@ -127,17 +110,6 @@ def open_site(problems: LocalProblems, price: Floats) -> tuple[Floats, Floats] |
     except Infeasible:
         return None
     return setpoints[0], demand[0]
-
-
-def solve_site(
-    problems: LocalProblems, targets: Targets, wished: Floats
-) -> tuple[Floats, Answer] | None:
-    """Solve one site's local problem; ``None`` = its own limits cannot be met."""
-    try:
-        setpoints, answer = problems.solve(targets, wished)
-    except Infeasible:
-        return None
-    return setpoints[0], answer
 
 
 class NeighbourSite:
@@ -497,13 +469,19 @@ class NeighbourSite:
 
 
 def neighbour_sites(
-    day: Day, limits: Limits, settings: NeighbourSettings | None = None
-) -> dict[NodeId, NeighbourSite]:
+    day: Day,
+    limits: Limits,
+    settings: NeighbourSettings | EdgeSettings | None = None,
+    tamper: Mapping[int, Tamper] | None = None,
+) -> Mapping[NodeId, NeighbourSite | EdgeSite]:
     """Make the machines of all sites of a day, named after their buses.
 
     Each gets the public constants and its own site; the day as a whole serves to draw up the
-    agreement only.
+    agreement only. ``tamper`` as in :func:`veilgrid.admm.neighbour.plan_neighbour`.
     """
+    if isinstance(settings, EdgeSettings):
+        return edge_sites(day, limits, settings, dict(tamper or {}))
+    invariant(not tamper, "sites tamper in the published form only")
     agreement = Agreement.of(day, limits, settings or NeighbourSettings())
     edges = agreement.edges
     names = [NodeId(bus.name) for bus in day.network.buses]
