@@ -1,0 +1,1 @@
+"""`sealed`: exchange coordination whose network step, checks and settlement run on shares."""

@@ -1,0 +1,485 @@
+"""The day's certificate on shares: every site's committed problem, the network, the gap [sealed 6].
+
+For any prices and multipliers, ``cost - bound`` is the sum of each site's complementarity and of
+the network's own gap (:mod:`veilgrid.admm.certify`). Each summand is a shared number; signs and
+sums are checked by comparisons, and only verdicts, the cost and the gap open.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from veilgrid.errors import invariant
+from veilgrid.mpc import Mpc, Shares, Steps, concatenate
+from veilgrid.mpc.field import PRIME_FIELD, Words, encode_words
+from veilgrid.roles.sealed.bid import Shape
+from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Integers, Register
+from veilgrid.roles.sealed.step import (
+    COMPARED_BOUND,
+    StepResult,
+    below_zero,
+    limit_checks,
+    rounded_steps,
+)
+
+PRIMAL_MAX: Final = 2.0**-23
+"""Per-unit; by so much a constraint may be exceeded, 1.2e-7."""
+
+DUAL_MAX: Final = 2.0**-30
+"""Price units; by so much a reduced cost may differ from its proof."""
+
+COST_BITS: Final = 2 * POWER_BITS
+"""Binary places of amounts in price units."""
+
+TINY_AMOUNT: Final = 1e-4
+"""Price units; who pays by so little more than alone is not counted as worse off."""
+
+NARROW: Final = 2**50
+"""Claimed bound of what is compared in steps of ``2**-32``."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """All sites' vectors, one after the other: where each part lies; public."""
+
+    shapes: tuple[Shape, ...]
+    proofs: dict[str, Shares]
+    bids: dict[str, Shares]
+    owner_of_variable: Integers
+    owner_of_row: Integers
+
+    @classmethod
+    def of(
+        cls, shapes: Sequence[Shape], bids: Sequence[Shares], proofs: Sequence[Shares]
+    ) -> "Stack":
+        """Cut bids and proofs into parts and join each part over all sites."""
+        return cls(
+            shapes=tuple(shapes),
+            bids=_joined([shape.bid_parts for shape in shapes], bids),
+            proofs=_joined([shape.proof_parts for shape in shapes], proofs),
+            owner_of_variable=_owners([shape.variable_count for shape in shapes]),
+            owner_of_row=_owners([shape.row_count for shape in shapes]),
+        )
+
+    def columns(self, attribute: str) -> Integers:
+        """Return indices into the joined variables."""
+        return self._shifted(attribute, [shape.variable_count for shape in self.shapes])
+
+    def rows(self, attribute: str) -> Integers:
+        """Return indices into the joined rows."""
+        return self._shifted(attribute, [shape.row_count for shape in self.shapes])
+
+    def times(self, attribute: str) -> Integers:
+        """Return indices into the joined intervals."""
+        return self._shifted(attribute, [shape.interval_count for shape in self.shapes])
+
+    def _shifted(self, attribute: str, counts: Sequence[int]) -> Integers:
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+        parts = [
+            np.asarray(getattr(shape, attribute), dtype=np.int64) + start
+            for shape, start in zip(self.shapes, starts, strict=True)
+        ]
+        return np.concatenate(parts)
+
+
+def _owners(counts: Sequence[int]) -> Integers:
+    return np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+
+
+def _joined(layouts: Sequence[dict[str, int]], vectors: Sequence[Shares]) -> dict[str, Shares]:
+    pieces: dict[str, list[Shares]] = {name: [] for name in layouts[0]}
+    for layout, vector in zip(layouts, vectors, strict=True):
+        start = 0
+        for name, length in layout.items():
+            pieces[name].append(vector[start : start + length])
+            start += length
+        invariant(start == len(vector), "a vector has the length of its parts")
+    return {name: concatenate(parts) for name, parts in pieces.items()}
+
+
+@dataclass(frozen=True)
+class SealedCertificate:
+    """What opens about a finished day, and what stays shared for the settlement.
+
+    Attributes
+    ----------
+    failed : (site,)
+        How many of a site's own checks failed; zero for a site that kept its word.
+    exceeded
+        Exceeded network rows, (row, interval).
+    cost, gap : price units
+        Of the plan, and above the bound that its prices prove.
+    network_gap_share
+        Part of the gap that no site answers for, in price units.
+    payments, own_costs : (site,), on shares, scale 2**65
+    """
+
+    failed: tuple[int, ...]
+    exceeded: tuple[tuple[int, int], ...]
+    cost: float
+    gap: float
+    rent: float
+    exchange_cost: float
+    worse_off: int
+    payments: Shares
+    own_costs: Shares
+    demand_p: Shares
+    demand_q: Shares
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Products of two secrets that the checks need, summed to where they belong."""
+
+    activity: Words
+    pull: Words
+    moved_q: Words
+    pull_q: Words
+    bent: Shares
+    bent_point: Shares
+
+
+def certify(
+    mpc: Mpc, register: Register, stack: Stack, buses: Integers, step: StepResult
+) -> Steps[SealedCertificate]:
+    """Check a whole day on shares.
+
+    Parameters
+    ----------
+    mpc
+        Where to compute.
+    register
+        The public model; its inner distance is ignored.
+    stack
+        All sites' bids and proofs, one site a bus.
+    buses : (site,)
+        Where each site is connected.
+    step
+        The network step whose prices were agreed.
+    """
+    whole = [step.price(mpc.constant([0]), int(bus)) for bus in buses]
+    price_p = yield from _rounded(mpc, concatenate(whole))
+    price_q = mpc.constant([0] * len(price_p))
+    if not register.limits.are_absent:
+        reactive = [step.price(mpc.constant([0]), int(bus), is_reactive=True) for bus in buses]
+        price_q = yield from _rounded(mpc, concatenate(reactive))
+    products = yield from _multiplied(mpc, stack, price_q)
+    demand_p = _demand_p(stack)
+    demand_q = yield from _demand_q(mpc, stack, products)
+    rows = yield from _row_values(mpc, products)
+    failed = yield from _site_checks(mpc, stack, products, price_p)
+    gaps = yield from _complementarity(mpc, stack, rows, products)
+    paid = yield from _payments(mpc, stack, price_p, price_q, demand_p, demand_q)
+    own = yield from _own_costs(mpc, stack, products)
+    placed = [_placed(mpc, register, buses, part) for part in (demand_p, demand_q)]
+    exceeded = yield from limit_checks(mpc, register, placed[0], placed[1], PRIMAL_MAX)
+    totals = yield from _totals(mpc, register, step, placed[0], gaps, paid, own)
+    worse = yield from _worse_off(mpc, stack, paid, own)
+    cost, gap, exchange, rent = totals
+    return SealedCertificate(
+        failed=tuple(failed),
+        exceeded=tuple(exceeded),
+        cost=cost,
+        gap=gap,
+        rent=rent,
+        exchange_cost=exchange,
+        worse_off=worse,
+        payments=paid,
+        own_costs=own,
+        demand_p=placed[0],
+        demand_q=placed[1],
+    )
+
+
+def _rounded(mpc: Mpc, wide: Shares) -> Steps[Shares]:
+    """Bring numbers from scale 2**62 to 2**32, to the nearest step."""
+    half = wide + 2 ** (FACTOR_BITS - 1)
+    fine = yield from mpc.truncate(half.claim(COMPARED_BOUND), FACTOR_BITS)
+    return fine.claim(NARROW)
+
+
+def _multiplied(mpc: Mpc, stack: Stack, price_q: Shares) -> Steps[_Products]:
+    """Multiply secret coefficients with secret variables and multipliers, in one round."""
+    bids, proofs = stack.bids, stack.proofs
+    x, point = proofs["x"], proofs["point"]
+    entry_columns, entry_rows = stack.columns("columns"), stack.rows("rows")
+    reactive_columns = stack.columns("reactive_columns")
+    reactive_times = stack.times("reactive_rows")
+    curved = stack.columns("curved")
+    y = proofs["row_above"] - proofs["row_below"]
+    left = [bids["matrix"]] * 2 + [bids["inject_q"]] * 2 + [bids["quadratic"]] * 2
+    right = [
+        x[entry_columns],
+        y[entry_rows],
+        x[reactive_columns],
+        price_q[reactive_times],
+        x[curved],
+        point,
+    ]
+    sizes = [len(part) for part in left]
+    if not sum(sizes):
+        left, right, sizes[0] = [x[:1], *left[1:]], [x[:1], *right[1:]], 1
+    product = yield from mpc.multiply(concatenate(left), concatenate(right))
+    parts = np.split(product.data, np.cumsum(sizes)[:-1])
+    variables, rows = len(x), len(proofs["row_above"])
+    times = len(bids["load_p"])
+    bound = product.bound
+    return _Products(
+        activity=_gathered(parts[0], entry_rows, rows),
+        pull=_gathered(parts[1], entry_columns, variables),
+        moved_q=_gathered(parts[2], reactive_times, times),
+        pull_q=_gathered(parts[3], reactive_columns, variables),
+        bent=mpc.wrap(parts[4], bound),
+        bent_point=mpc.wrap(parts[5], bound),
+    )
+
+
+def _gathered(values: Words, index: Integers, count: int) -> Words:
+    """Add values up by index."""
+    out = PRIME_FIELD.zeros(count)
+    order = np.argsort(index, kind="stable")
+    index, values = index[order], values[order]
+    while len(index):
+        first = np.concatenate([[True], index[1:] != index[:-1]])
+        places = index[first]
+        out[places] = PRIME_FIELD.add(
+            np.ascontiguousarray(out[places]), np.ascontiguousarray(values[first])
+        )
+        index, values = index[~first], values[~first]
+    return out
+
+
+def _demand_p(stack: Stack) -> Shares:
+    """Return the sites' net active demands, scale 2**32; no message."""
+    out, start, time = [], 0, 0
+    for shape in stack.shapes:
+        load = stack.bids["load_p"][time : time + shape.interval_count]
+        own = stack.proofs["x"][start : start + shape.variable_count]
+        entries = shape.inject_p.tocoo()
+        if entries.nnz:
+            signs = encode_words(np.asarray(entries.data, dtype=np.int64))
+            moved = PRIME_FIELD.multiply(np.ascontiguousarray(own.data[entries.col]), signs)
+            total = _gathered(moved, np.asarray(entries.row, np.int64), shape.interval_count)
+            load = Shares(PRIME_FIELD.subtract(load.data, total), load.bound, load.constant)
+        out.append(load)
+        start += shape.variable_count
+        time += shape.interval_count
+    return concatenate(out).claim(NARROW)
+
+
+def _demand_q(mpc: Mpc, stack: Stack, products: _Products) -> Steps[Shares]:
+    """Return the sites' net reactive demands, scale 2**32."""
+    load = stack.bids["load_q"]
+    moving = np.unique(stack.times("reactive_rows"))
+    if not len(moving):
+        return load.claim(NARROW)
+    moved = mpc.wrap(np.ascontiguousarray(products.moved_q[moving]), COMPARED_BOUND // 2)
+    fine = yield from _rounded(mpc, moved)
+    data = load.data.copy()
+    data[moving] = PRIME_FIELD.subtract(np.ascontiguousarray(data[moving]), fine.data)
+    return mpc.wrap(data, NARROW)
+
+
+def _row_values(mpc: Mpc, products: _Products) -> Steps[Shares]:
+    """Return the activity of the sites' own rows, scale 2**32."""
+    if not len(products.activity):
+        return mpc.wrap(products.activity, NARROW)
+    return (yield from _rounded(mpc, mpc.wrap(products.activity, COMPARED_BOUND // 2)))
+
+
+def _site_checks(mpc: Mpc, stack: Stack, products: _Products, price_p: Shares) -> Steps[list[int]]:
+    """Count, for each site, bounds that are broken and multipliers that do not fit."""
+    bids, proofs = stack.bids, stack.proofs
+    x = proofs["x"]
+    slack = rounded_steps(PRIMAL_MAX, POWER_BITS)
+    narrow = [
+        x - bids["lower"] + slack,
+        bids["upper"] - x + slack,
+        proofs["above"],
+        proofs["below"],
+    ]
+    narrow_owners = [stack.owner_of_variable] * 4
+    is_equality = np.concatenate([shape.is_equality for shape in stack.shapes])
+    ranged = np.flatnonzero(~is_equality)
+    if len(ranged):
+        narrow += [proofs["row_above"][ranged], proofs["row_below"][ranged]]
+        narrow_owners += [stack.owner_of_row[ranged]] * 2
+    wide, wide_owners = _wide_checks(mpc, stack, products, price_p)
+    small = concatenate(narrow).claim(NARROW)
+    owners = np.concatenate([*narrow_owners, *wide_owners])
+    first = yield from mpc.is_negative(small)
+    second = yield from mpc.is_negative(wide)
+    bits = concatenate([first, second])
+    counts = _gathered(bits.data, owners, len(stack.shapes))
+    return (yield from mpc.open(mpc.wrap(counts, len(bits))))
+
+
+def _wide_checks(
+    mpc: Mpc, stack: Stack, products: _Products, price_p: Shares
+) -> tuple[Shares, list[Integers]]:
+    """Collect own rows and reduced costs at scale 2**62."""
+    bids, proofs = stack.bids, stack.proofs
+    add, subtract = PRIME_FIELD.add, PRIME_FIELD.subtract
+    allowed = mpc.constant([rounded_steps(PRIMAL_MAX, POWER_BITS + FACTOR_BITS)]).data
+    parts: list[Words] = []
+    owners: list[Integers] = []
+    for has, bound, sign in (("has_lower", "row_lower", 1), ("has_upper", "row_upper", -1)):
+        present = np.flatnonzero(np.concatenate([getattr(s, has) for s in stack.shapes]))
+        if not len(present):
+            continue
+        value = np.ascontiguousarray(products.activity[present])
+        limit = _wide(bids[bound][present].data)
+        room = subtract(value, limit) if sign > 0 else subtract(limit, value)
+        parts.append(add(room, np.repeat(allowed, len(present), axis=0)))
+        owners.append(stack.owner_of_row[present])
+    error = subtract(
+        _reduced(stack, products, price_p), _wide((proofs["above"] - proofs["below"]).data)
+    )
+    tolerance = mpc.constant([rounded_steps(DUAL_MAX, POWER_BITS + FACTOR_BITS)]).data
+    tolerance = np.repeat(tolerance, len(error), axis=0)
+    parts += [add(tolerance, error), subtract(tolerance, error)]
+    owners += [stack.owner_of_variable] * 2
+    return mpc.wrap(np.concatenate(parts), COMPARED_BOUND), owners
+
+
+def _wide(data: Words) -> Words:
+    return np.asarray(PRIME_FIELD.scale(encode_words(np.array([2**FACTOR_BITS])), data))
+
+
+def _reduced(stack: Stack, products: _Products, price_p: Shares) -> Words:
+    """Return the reduced costs of all variables at the proofs' points, scale 2**62."""
+    add, subtract = PRIME_FIELD.add, PRIME_FIELD.subtract
+    own = _wide(stack.bids["linear"].data)
+    curved = stack.columns("curved")
+    if len(curved):
+        own[curved] = add(np.ascontiguousarray(own[curved]), products.bent_point.data)
+    gained, start, time = [], 0, 0
+    for shape in stack.shapes:
+        entries = shape.inject_p.tocoo()
+        price = price_p.data[time : time + shape.interval_count]
+        signs = encode_words(np.asarray(entries.data, dtype=np.int64))
+        values = PRIME_FIELD.multiply(np.ascontiguousarray(price[entries.row]), signs)
+        gained.append(_gathered(values, np.asarray(entries.col, np.int64), shape.variable_count))
+        start += shape.variable_count
+        time += shape.interval_count
+    own = subtract(own, _wide(np.concatenate(gained)))
+    return np.asarray(subtract(subtract(own, products.pull_q), products.pull))
+
+
+def _complementarity(mpc: Mpc, stack: Stack, rows: Shares, products: _Products) -> Steps[Shares]:
+    """Return each site's part of the gap, scale 2**65."""
+    bids, proofs = stack.bids, stack.proofs
+    x = proofs["x"]
+    left = [proofs["above"], proofs["below"]]
+    right = [x - bids["lower"], bids["upper"] - x]
+    owners = [stack.owner_of_variable] * 2
+    has_lower = np.flatnonzero(np.concatenate([shape.has_lower for shape in stack.shapes]))
+    has_upper = np.flatnonzero(np.concatenate([shape.has_upper for shape in stack.shapes]))
+    for present, multiplier, room in (
+        (has_lower, proofs["row_above"], rows - bids["row_lower"]),
+        (has_upper, proofs["row_below"], bids["row_upper"] - rows),
+    ):
+        if len(present):
+            left.append(multiplier[present])
+            right.append(room[present])
+            owners.append(stack.owner_of_row[present])
+    curved = stack.columns("curved")
+    if len(curved):
+        off = x[curved] - proofs["point"]
+        bend = yield from _rounded(
+            mpc, (products.bent - products.bent_point).claim(COMPARED_BOUND // 2)
+        )
+        left.append(bend)
+        right.append(off)
+        owners.append(stack.owner_of_variable[curved])
+    double = [2] * (len(left) - bool(len(curved))) + [1] * bool(len(curved))
+    scaled = [part * factor for part, factor in zip(left, double, strict=True)]
+    return (yield from _summed(mpc, scaled, right, owners, len(stack.shapes)))
+
+
+def _summed(
+    mpc: Mpc,
+    left: Sequence[Shares],
+    right: Sequence[Shares],
+    owners: Sequence[Integers],
+    count: int,
+) -> Steps[Shares]:
+    """Return sums of products by owner; every product is one multiplication."""
+    product = yield from mpc.multiply(
+        concatenate(left).claim(NARROW), concatenate(right).claim(NARROW)
+    )
+    return mpc.wrap(_gathered(product.data, np.concatenate(owners), count), COMPARED_BOUND)
+
+
+def _payments(
+    mpc: Mpc, stack: Stack, price_p: Shares, price_q: Shares, demand_p: Shares, demand_q: Shares
+) -> Steps[Shares]:
+    """Return what each site pays, scale 2**65."""
+    width = stack.shapes[0].interval_count
+    parts = yield from mpc.inner(
+        concatenate([price_p, price_q]).claim(NARROW),
+        concatenate([demand_p, demand_q]).claim(NARROW),
+        width,
+    )
+    count = len(stack.shapes)
+    return ((parts[:count] + parts[count:]) * 2).claim(COMPARED_BOUND)
+
+
+def _own_costs(mpc: Mpc, stack: Stack, products: _Products) -> Steps[Shares]:
+    """Return what each site's own devices cost, scale 2**65."""
+    x = stack.proofs["x"]
+    left, right = [stack.bids["linear"] * 2], [x]
+    owners = [stack.owner_of_variable]
+    curved = stack.columns("curved")
+    if len(curved):
+        bend = yield from _rounded(mpc, products.bent.claim(COMPARED_BOUND // 2))
+        left.append(bend)
+        right.append(x[curved])
+        owners.append(stack.owner_of_variable[curved])
+    return (yield from _summed(mpc, left, right, owners, len(stack.shapes)))
+
+
+def _placed(mpc: Mpc, register: Register, buses: Integers, demand: Shares) -> Shares:
+    """Order the sites' demands by bus."""
+    out = np.zeros((register.bus_count, register.interval_count, 2), np.uint64)
+    out[buses] = demand.data.reshape(len(buses), -1, 2)
+    return mpc.wrap(out.reshape(-1, 2), NARROW)
+
+
+def _totals(
+    mpc: Mpc,
+    register: Register,
+    step: StepResult,
+    demand_p: Shares,
+    gaps: Shares,
+    paid: Shares,
+    own: Shares,
+) -> Steps[tuple[float, float, float, float]]:
+    """Open cost, gap, cost of the exchange and rent, in price units."""
+    wide = demand_p.data.reshape(register.bus_count, register.interval_count, 2)
+    total = wide[0]
+    for bus in range(1, register.bus_count):
+        total = PRIME_FIELD.add(np.ascontiguousarray(total), np.ascontiguousarray(wide[bus]))
+    exports = yield from below_zero(mpc, [total])
+    tariff = np.where(np.array(exports) == 1, register.sell, register.buy) / register.unit
+    weights = encode_words(np.rint(2.0 * tariff * 2.0**POWER_BITS).astype(np.int64))
+    exchange = mpc.wrap(PRIME_FIELD.inner(np.ascontiguousarray(total), weights), COMPARED_BOUND)
+    rent = (step.rent(mpc.constant([0])) * 2 ** (COST_BITS + 1 - POWER_BITS - FACTOR_BITS)).claim(
+        COMPARED_BOUND
+    )
+    cost = own.claim(2**70).sum() + exchange
+    gap = gaps.claim(2**70).sum() + exchange - paid.claim(2**70).sum() + rent
+    opened = yield from mpc.open(concatenate([cost, gap, exchange, rent]).claim(2**100))
+    cost_, gap_, exchange_, rent_ = (value / 2.0 ** (COST_BITS + 1) for value in opened)
+    return cost_, gap_, exchange_, rent_
+
+
+def _worse_off(mpc: Mpc, stack: Stack, paid: Shares, own: Shares) -> Steps[int]:
+    """Open how many sites pay more than they say they would alone."""
+    alone = stack.proofs["alone"] * 2 ** (COST_BITS + 1 - POWER_BITS)
+    spared = alone - (paid + own) + rounded_steps(TINY_AMOUNT, COST_BITS + 1)
+    bits = yield from mpc.is_negative(spared.claim(COMPARED_BOUND))
+    opened = yield from mpc.open(bits.sum())
+    return int(opened[0])

@@ -1,0 +1,112 @@
+"""What everybody knows before a sealed day: the network, the tariff, and scales [sealed 2].
+
+All numbers on shares are integers: power in steps of ``2**-32`` per-unit, prices in steps of
+``2**-32`` price units, network coefficients in steps of ``2**-30``. Public matrices are rounded
+once, here; parties compare their digest, because floating point differs between machines.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from veilgrid.errors import invariant
+from veilgrid.grid.lindistflow import Limits, charging_injection
+from veilgrid.grid.network import Floats
+
+Integers = npt.NDArray[np.int64]
+
+POWER_BITS: Final = 32
+"""Binary places of powers and of prices in units."""
+
+FACTOR_BITS: Final = 30
+"""Binary places of public factors."""
+
+POWER_MAX: Final = 2**38
+"""Bound of a site's power in steps: 64 per-unit."""
+
+EXCESS_TOLERANCE: Final = 1e-8
+"""Per-unit; rows exceeded by less are kept. Below it lies the rounding of factors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Register:
+    """The operator's model of network and connections; public to parties and sites.
+
+    Attributes
+    ----------
+    limits
+        Voltage limits and ratings with their planning margin.
+    buy, sell : (interval,), currency per per-unit and interval
+        Tariff at the substation.
+    give_p, give_q : (bus,), >= 0
+        Inverse penalties, from the register's rated ranges; 0 = the bus has no flexible device.
+    strength_max : > 0
+        Ceiling of a scaled row's strength, currency.
+    inner : >= 0, per-unit
+        Distance kept from limits while iterates still disagree.
+    """
+
+    limits: Limits
+    buy: Floats
+    sell: Floats
+    give_p: Floats
+    give_q: Floats
+    strength_max: float
+    inner: float = 0.0
+
+    def __post_init__(self) -> None:
+        invariant(len(self.give_p) == len(self.limits.tree), "one inverse penalty a bus")
+
+    @property
+    def bus_count(self) -> int:
+        """Number of buses."""
+        return len(self.give_p)
+
+    @property
+    def interval_count(self) -> int:
+        """Number of intervals."""
+        return len(self.buy)
+
+    @cached_property
+    def charging_flow(self) -> Floats:
+        """Reactive power that line charging sends up each branch, (branch,), per-unit."""
+        tree = self.limits.tree
+        return np.asarray(tree.subtree @ charging_injection(tree))
+
+    @cached_property
+    def unit(self) -> float:
+        """Price unit: the power of two above the highest tariff."""
+        highest = float(np.max(np.maximum(np.abs(self.buy), np.abs(self.sell))))
+        return float(2.0 ** np.ceil(np.log2(max(highest, 1e-6))))
+
+    def row(self, number: int) -> tuple[Floats, Floats, float, float]:
+        """Return a row scaled to largest coefficient one: ``a_p, a_q, bound, factor``."""
+        if number not in self._rows:
+            active, reactive, bound = self.limits.row(number)
+            scale = float(max(np.abs(active).max(), np.abs(reactive).max(), 1e-12))
+            self._rows[number] = (active / scale, reactive / scale, bound / scale, scale)
+        return self._rows[number]
+
+    def bound(self, number: int, interval: int) -> float:
+        """Return a scaled row's bound in an interval."""
+        _, _, bound, scale = self.row(number)
+        return bound - self.limits.narrowing(number, interval) / scale
+
+    @cached_property
+    def _rows(self) -> dict[int, tuple[Floats, Floats, float, float]]:
+        return {}
+
+
+def factors(values: Floats) -> Integers:
+    """Round public factors to :data:`FACTOR_BITS` binary places."""
+    scaled = np.rint(np.asarray(values) * 2.0**FACTOR_BITS)
+    invariant(bool(np.all(np.abs(scaled) < 2.0**62)), "public factors fit 62 bits")
+    return np.asarray(scaled, dtype=np.int64)
+
+
+def power_steps(values: Floats) -> Integers:
+    """Round powers or prices in units to :data:`POWER_BITS` binary places."""
+    return np.asarray(np.rint(np.asarray(values) * 2.0**POWER_BITS), dtype=np.int64)

@@ -1,0 +1,714 @@
+"""The network's half of exchange ADMM on shares: an active set, opened bit by bit [sealed 3].
+
+For each interval the step is a small box-constrained dual problem (:mod:`admm.network_step`): the
+substation's price lies between the tariffs, the strength of each network row between zero and a
+ceiling. On a fixed active set its solution is a public matrix times the shared wishes. Comparisons
+tell which entries leave their bounds and which rows are exceeded; only these bits open. They say
+which limits bind and which way the substation's exchange goes, never a value.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from veilgrid.errors import RunAborted, invariant
+from veilgrid.grid.lindistflow import POLYGON_SIDES
+from veilgrid.grid.network import Floats
+from veilgrid.mpc import Mpc, Shares, Steps, concatenate
+from veilgrid.mpc._prime import apply_matrix
+from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
+from veilgrid.roles.sealed.register import (
+    EXCESS_TOLERANCE,
+    FACTOR_BITS,
+    POWER_BITS,
+    Register,
+    factors,
+)
+
+AT_LOW: Final = -1
+FREE: Final = 0
+AT_HIGH: Final = 1
+
+PASSES_MAX: Final = 60
+PASSES_AT_ONCE: Final = 12
+"""From here on, one entry an interval changes at a time, so that the set cannot cycle."""
+
+COMPARED_BOUND: Final = 2**77
+"""What is compared is claimed to be smaller; an input beyond its range can only spoil bits."""
+
+INDEPENDENT_MIN: Final = 1e-6
+"""Share of a row's squared length, in the metric of the penalties, that others may not span."""
+
+BOX_SHARE: Final = 0.7
+"""A branch whose active and reactive flow are below this share of its rating is within it."""
+
+
+@dataclass
+class ActiveSet:
+    """Which bounds hold, interval by interval; public.
+
+    Attributes
+    ----------
+    price
+        :data:`AT_LOW` = the selling tariff, :data:`AT_HIGH` = the buying one, :data:`FREE` between.
+    rows
+        Row number -> AT_LOW (no strength), FREE (in force), AT_HIGH (cannot be met).
+    """
+
+    price: list[int]
+    rows: list[dict[int, int]]
+
+    @classmethod
+    def start(cls, register: Register) -> "ActiveSet":
+        """Begin with free prices and no rows."""
+        fixed = [AT_HIGH if high <= low else FREE for low, high in _tariffs(register)]
+        if not float(register.give_p.sum()) > 0.0:
+            fixed = [AT_HIGH] * register.interval_count
+        return cls(fixed, [{} for _ in fixed])
+
+    def copy(self) -> "ActiveSet":
+        """Return a copy to change."""
+        return ActiveSet(list(self.price), [dict(rows) for rows in self.rows])
+
+    def binding(self) -> list[tuple[int, int]]:
+        """Return (row, interval) of each row in force or at its ceiling."""
+        return [
+            (number, interval)
+            for interval, rows in enumerate(self.rows)
+            for number, status in rows.items()
+            if status != AT_LOW
+        ]
+
+    def unmet(self) -> list[tuple[int, int]]:
+        """Return (row, interval) of each row at its ceiling."""
+        return [
+            (number, interval)
+            for interval, rows in enumerate(self.rows)
+            for number, status in rows.items()
+            if status == AT_HIGH
+        ]
+
+
+def _tariffs(register: Register) -> Iterable[tuple[float, float]]:
+    return zip(np.asarray(register.sell), np.asarray(register.buy), strict=True)
+
+
+class _Dual(NamedTuple):
+    """One interval's dual: rows in play, and the affine map from wishes to its free entries."""
+
+    numbers: tuple[int, ...]
+    active: Floats
+    reactive: Floats
+    bounds: Floats
+    low: Floats
+    high: Floats
+    free: tuple[int, ...]
+    fixed: Floats
+    map_p: Floats
+    map_q: Floats
+    offset: Floats
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What wishes or demands (bus, interval, word) cause before any correction, on shares.
+
+    Attributes
+    ----------
+    active, reactive : scale 2**32
+        Through the branch that feeds a bus.
+    drop : scale 2**62
+        ``path 2 (r P + x Q)``: how far the squared voltage lies below the substation's.
+    """
+
+    active: Words
+    reactive: Words
+    drop: Words
+
+
+def flow(register: Register, demand_p: Words, demand_q: Words) -> Flow:
+    """Add up flows and drops along the tree, without a message."""
+    tree = register.limits.tree
+    active, reactive = demand_p.copy(), demand_q.copy()
+    for bus in reversed(tree.order[1:].tolist()):
+        parent = int(tree.parent[bus])
+        active[parent] = PRIME_FIELD.add(active[parent], active[bus])
+        reactive[parent] = PRIME_FIELD.add(reactive[parent], reactive[bus])
+    resistance = encode_words(factors(2.0 * tree.resistance_pu))
+    reactance = encode_words(factors(2.0 * tree.reactance_pu))
+    drop = np.zeros_like(active)
+    for bus in tree.order[1:].tolist():
+        own = PRIME_FIELD.add(
+            PRIME_FIELD.scale(resistance[[bus]], active[bus]),
+            PRIME_FIELD.scale(reactance[[bus]], reactive[bus]),
+        )
+        drop[bus] = PRIME_FIELD.add(drop[int(tree.parent[bus])], own)
+    return Flow(active, reactive, drop)
+
+
+Flagged = tuple[str, int, int, Words]
+"""What is wrong, in which interval, with which row or branch, and by how much (shared)."""
+
+
+@dataclass
+class _Checks:
+    """Comparisons to be made in one batch: who asks, and what is below zero if it is wrong."""
+
+    asked: list[tuple[str, int, int]] = field(default_factory=list)
+    values: list[Words] = field(default_factory=list)
+
+    def add(self, kind: str, interval: int, number: int, value: Words) -> None:
+        self.asked.append((kind, interval, number))
+        self.values.append(value.reshape(1, 2))
+
+    def add_all(self, kind: str, places: Iterable[tuple[int, int]], values: Words) -> None:
+        self.asked += [(kind, interval, number) for interval, number in places]
+        self.values.append(values)
+
+    def chosen(self, bits: list[int]) -> "list[Flagged]":
+        """Return those that came out below zero, with their shared values."""
+        if not any(bits):
+            return []
+        whole = np.concatenate(self.values)
+        return [
+            (*asked, whole[[place]])
+            for place, (asked, bit) in enumerate(zip(self.asked, bits, strict=True))
+            if bit
+        ]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Prices of one network step, on shares.
+
+    Attributes
+    ----------
+    register
+        Under which it was made.
+    active
+        The active set that holds.
+    duals : one (entry, word) array an interval, scale 2**32 price units
+        The substation's price, then strengths of scaled rows in the order of ``numbers``.
+    numbers
+        Rows in play, by interval.
+    passes
+        Active sets tried.
+    """
+
+    register: Register
+    active: ActiveSet
+    duals: list[Words]
+    numbers: list[tuple[int, ...]]
+    passes: int
+
+    def price(self, constant: "Shares", bus: int, *, is_reactive: bool = False) -> Shares:
+        """Return one bus's prices, (interval,), scale 2**62 price units."""
+        one = encode([2**FACTOR_BITS])
+        register, out = self.register, []
+        for dual, numbers in zip(self.duals, self.numbers, strict=True):
+            total = PRIME_FIELD.zeros(1) if is_reactive else PRIME_FIELD.scale(one, dual[:1])
+            if numbers:
+                rows = (register.row(number) for number in numbers)
+                own = [row_q[bus] if is_reactive else row_p[bus] for row_p, row_q, _, _ in rows]
+                weights = factors(np.array(own))
+                part = PRIME_FIELD.inner(dual[1:], encode_words(weights))
+                total = PRIME_FIELD.add(total, part)
+            out.append(total)
+        return Shares(np.concatenate(out), COMPARED_BOUND, constant.constant)
+
+    def rent(self, constant: "Shares") -> Shares:
+        """Return what all binding rows collect, one element, scale 2**62 price units."""
+        total = PRIME_FIELD.zeros(1)
+        for interval, (dual, numbers) in enumerate(zip(self.duals, self.numbers, strict=True)):
+            if numbers:
+                bounds = np.array([self.register.bound(number, interval) for number in numbers])
+                part = PRIME_FIELD.inner(dual[1:], encode_words(factors(bounds)))
+                total = PRIME_FIELD.add(total, part)
+        return Shares(total, COMPARED_BOUND, constant.constant)
+
+
+def network_step(
+    mpc: Mpc,
+    register: Register,
+    wish_p: Shares,
+    wish_q: Shares,
+    active: ActiveSet,
+    *,
+    check_all: bool = True,
+) -> Steps[StepResult]:
+    """Project shared wishes onto what the network can carry.
+
+    Parameters
+    ----------
+    mpc
+        Where to compute.
+    register
+        The public model.
+    wish_p, wish_q : (bus * interval,), scale 2**32 per-unit
+        Bus by bus; a rigid bus's wish is its net demand.
+    active
+        Where to start; not changed.
+    check_all
+        Whether rows that are not in play are checked too.
+
+    Raises
+    ------
+    RunAborted
+        The active set did not settle.
+    """
+    work = _Step(mpc, register, wish_p, wish_q)
+    current = active.copy()
+    for count in range(1, PASSES_MAX + 1):
+        result = yield from work.solve(current, count)
+        checks = work.checks(result, check_all=check_all)
+        wrong = yield from below_zero(mpc, checks.values)
+        flagged = checks.chosen(wrong)
+        screened = {(interval, bus) for kind, interval, bus, _ in flagged if kind == "screen"}
+        if screened:
+            sides = work.side_checks(result, sorted(screened))
+            bits = yield from below_zero(mpc, sides.values)
+            flagged = [one for one in flagged if one[0] != "screen"] + sides.chosen(bits)
+        if not flagged:
+            return result
+        exceeded = _worth_adding(flagged)
+        worst = yield from _worst(mpc, exceeded)
+        moves = [(kind, interval, number) for kind, interval, number, _ in flagged if kind != "row"]
+        moves += [("row", interval, number) for interval, number in worst]
+        current = _changed(register, current, moves, is_single=count > PASSES_AT_ONCE)
+    raise RunAborted(f"the active set of the network step did not settle in {PASSES_MAX} passes")
+
+
+def below_zero(mpc: Mpc, values: list[Words]) -> Steps[list[int]]:
+    """Open which of some shared numbers are below zero."""
+    if not values:
+        return []
+    whole = mpc.wrap(np.concatenate(values), COMPARED_BOUND)
+    bits = yield from mpc.is_negative(whole)
+    return (yield from mpc.open(bits))
+
+
+def limit_checks(
+    mpc: Mpc, register: Register, demand_p: Shares, demand_q: Shares, tolerance: float
+) -> Steps[list[tuple[int, int]]]:
+    """Open which network rows (row, interval) net demands exceed by more than ``tolerance``."""
+    if register.limits.are_absent:
+        return []
+    plain = replace(register, inner=EXCESS_TOLERANCE - tolerance)
+    nothing = ActiveSet([AT_HIGH] * register.interval_count, [{} for _ in register.buy])
+    work = _Step(mpc, plain, demand_p, demand_q)
+    result = work.still(nothing)
+    checks = work.checks(result, check_all=True, check_prices=False)
+    flagged = checks.chosen((yield from below_zero(mpc, checks.values)))
+    screened = {(interval, bus) for kind, interval, bus, _ in flagged if kind == "screen"}
+    if screened:
+        sides = work.side_checks(result, sorted(screened))
+        bits = yield from below_zero(mpc, sides.values)
+        flagged = [one for one in flagged if one[0] != "screen"] + sides.chosen(bits)
+    return [(number, interval) for _, interval, number, _ in flagged]
+
+
+class _Step:
+    """One network step's shared quantities."""
+
+    def __init__(self, mpc: Mpc, register: Register, wish_p: Shares, wish_q: Shares) -> None:
+        self.mpc, self.register = mpc, register
+        shape = (register.bus_count, register.interval_count, 2)
+        invariant(len(wish_p) == len(wish_q) == shape[0] * shape[1], "one wish a bus and interval")
+        self.wish_p, self.wish_q = wish_p.data.reshape(shape), wish_q.data.reshape(shape)
+        self.flow = flow(register, self.wish_p, self.wish_q)
+        self.total = self.flow.active[register.limits.tree.root]
+        self._give = np.concatenate([register.give_p, register.give_q])
+        self._duals: list[_Dual] = []
+
+    # -- the dual on a fixed active set ---------------------------------------------------------
+
+    def solve(self, active: ActiveSet, count: int) -> Steps[StepResult]:
+        """Return the dual on a fixed active set."""
+        register, unit = self.register, self.register.unit
+        self._duals = [_dual_of(register, active, t) for t in range(register.interval_count)]
+        raw: list[Words] = []
+        for interval, dual in enumerate(self._duals):
+            if not dual.free:
+                continue
+            raw.append(self._free_entries(dual, interval, unit))
+        found = PRIME_FIELD.zeros(0)
+        if raw:
+            rough = self.mpc.wrap(np.concatenate(raw), COMPARED_BOUND)
+            fine = yield from self.mpc.truncate(rough, FACTOR_BITS)
+            found = fine.data
+        duals, at = [], 0
+        for dual in self._duals:
+            whole = self.mpc.constant(np.rint(dual.fixed / unit * 2.0**POWER_BITS).tolist()).data
+            whole = whole.copy()
+            whole[list(dual.free)] = found[at : at + len(dual.free)]
+            at += len(dual.free)
+            duals.append(whole)
+        return StepResult(register, active, duals, [dual.numbers for dual in self._duals], count)
+
+    def _free_entries(self, dual: _Dual, interval: int, unit: float) -> Words:
+        """Return the free entries of one interval, scale 2**62 price units."""
+        offset = _integers(dual.offset / unit, POWER_BITS + FACTOR_BITS)
+        half = 2 ** (FACTOR_BITS - 1)
+        constant = self.mpc.constant([value + half for value in offset]).data
+        if not dual.numbers:  # the price alone: one sum
+            factor = encode_words(factors(dual.map_p[0, :1] / unit))
+            part = PRIME_FIELD.scale(factor, self.total[[interval]])
+        else:
+            matrix = factors(np.hstack([dual.map_p, dual.map_q]) / unit)
+            vector = np.concatenate([self.wish_p[:, interval], self.wish_q[:, interval]])
+            words = encode_words(matrix.ravel()).reshape(*matrix.shape, 2)
+            part = apply_matrix(words, np.ascontiguousarray(vector))
+        return np.asarray(PRIME_FIELD.add(part, constant))
+
+    # -- what has to hold -----------------------------------------------------------------------
+
+    def still(self, active: ActiveSet) -> StepResult:
+        """Return a step in which every price is zero: wishes are their own targets."""
+        register = self.register
+        self._duals = [_dual_of(register, active, t) for t in range(register.interval_count)]
+        duals = [PRIME_FIELD.zeros(1) for _ in self._duals]
+        return StepResult(register, active, duals, [() for _ in duals], 0)
+
+    def checks(self, result: StepResult, *, check_all: bool, check_prices: bool = True) -> _Checks:
+        """Collect what is below zero where an entry leaves its bounds or a row is exceeded."""
+        checks = _Checks()
+        drop = self._corrected_drop(result)
+        for interval, dual in enumerate(self._duals if check_prices else []):
+            entries = result.duals[interval]
+            self._price_checks(checks, result.active, interval, entries)
+            for place, number in enumerate(dual.numbers, 1):
+                status = result.active.rows[interval][number]
+                if status == FREE:
+                    checks.add("weak", interval, number, entries[place])
+                    ceiling = self._constant(dual.high[place] / self.register.unit, POWER_BITS)
+                    over = PRIME_FIELD.subtract(ceiling, entries[[place]])
+                    checks.add("strong", interval, number, over)
+                else:
+                    room = self._room(result, drop, number, interval)
+                    if status == AT_HIGH:
+                        room = PRIME_FIELD.subtract(PRIME_FIELD.zeros(1), room)
+                    checks.add("row", interval, number, room)
+        if check_all:
+            self._voltage_checks(checks, result, drop)
+            self._screens(checks, result)
+        return checks
+
+    def _price_checks(
+        self, checks: _Checks, active: ActiveSet, interval: int, entries: Words
+    ) -> None:
+        register = self.register
+        low, high = register.sell[interval] / register.unit, register.buy[interval] / register.unit
+        status = active.price[interval]
+        if status == FREE:
+            over = PRIME_FIELD.subtract(self._constant(high, POWER_BITS), entries[:1])
+            under = PRIME_FIELD.subtract(entries[:1], self._constant(low, POWER_BITS))
+            checks.add("high", interval, 0, over)
+            checks.add("low", interval, 0, under)
+        elif high > low:
+            dual = self._duals[interval]
+            push = self._scaled(self.total[[interval]])
+            gram = (dual.active * register.give_p) @ dual.active[0]
+            pull = PRIME_FIELD.inner(entries, encode_words(factors(gram * register.unit)))
+            slope = PRIME_FIELD.subtract(push, pull)
+            if status == AT_LOW:
+                slope = PRIME_FIELD.subtract(PRIME_FIELD.zeros(1), slope)
+            tolerance = self._constant(EXCESS_TOLERANCE, POWER_BITS + FACTOR_BITS)
+            checks.add("free", interval, 0, PRIME_FIELD.add(slope, tolerance))
+
+    def _corrected_drop(self, result: StepResult) -> Words:
+        """Return the drops (bus, interval) that the targets cause, scale 2**62."""
+        limits, register = self.register.limits, self.register
+        if limits.are_absent:
+            return self.flow.drop
+        response_p = limits.shared_resistance * register.give_p
+        response_q = limits.shared_reactance * register.give_q
+        return self._corrected(result, self.flow.drop, response_p, response_q)
+
+    def _corrected(
+        self, result: StepResult, base: Words, response_p: Floats, response_q: Floats
+    ) -> Words:
+        """Subtract what prices move: ``base - response (rows' dual)``, each (bus, interval)."""
+        unit, buses = self.register.unit, base.shape[0]
+        out = base.copy()
+        to_price = encode_words(factors(response_p.sum(axis=1) * unit))
+        price = np.concatenate([dual[:1] for dual in result.duals])
+        for bus in range(buses):
+            out[bus] = PRIME_FIELD.subtract(out[bus], PRIME_FIELD.scale(to_price[[bus]], price))
+        for interval, dual in enumerate(self._duals):
+            if not dual.numbers:
+                continue
+            matrix = response_p @ dual.active[1:].T + response_q @ dual.reactive[1:].T
+            words = encode_words(factors(matrix * unit).ravel()).reshape(*matrix.shape, 2)
+            moved = apply_matrix(words, np.ascontiguousarray(result.duals[interval][1:]))
+            out[:, interval] = PRIME_FIELD.subtract(np.ascontiguousarray(out[:, interval]), moved)
+        return out
+
+    def _room(self, result: StepResult, drop: Words, number: int, interval: int) -> Words:
+        """Return how much of a row is left, plus the tolerance, scale 2**62."""
+        count = self.register.bus_count
+        kind, bus = divmod(number, count)
+        if kind >= 2:
+            return self._side_room(result, kind - 2, bus, interval)
+        activity = drop[[bus], interval]
+        if kind == 1:
+            activity = PRIME_FIELD.subtract(PRIME_FIELD.zeros(1), activity)
+        return PRIME_FIELD.subtract(self._bounds([number], [interval]), activity)
+
+    def _bounds(self, numbers: list[int], intervals: list[int]) -> Words:
+        """Return shares of rows' own bounds less the inner distance, plus the tolerance."""
+        register = self.register
+        values = [
+            register.bound(number, interval) * register.row(number)[3]
+            - register.inner
+            + EXCESS_TOLERANCE
+            for number, interval in zip(numbers, intervals, strict=True)
+        ]
+        return self.mpc.constant(_integers(np.array(values), POWER_BITS + FACTOR_BITS)).data
+
+    def _voltage_checks(self, checks: _Checks, result: StepResult, drop: Words) -> None:
+        """Check every voltage row that is not in play."""
+        limits, count = self.register.limits, self.register.bus_count
+        others = [bus for bus in range(count) if bus != limits.tree.root]
+        for kind, limit in enumerate((limits.squared_min, limits.squared_max)):
+            if limit is None:
+                continue
+            places = [
+                (interval, kind * count + bus)
+                for bus in others
+                for interval in range(self.register.interval_count)
+                if kind * count + bus not in result.active.rows[interval]
+            ]
+            buses = np.array([number - kind * count for _, number in places], dtype=np.int64)
+            times = np.array([interval for interval, _ in places], dtype=np.int64)
+            activity = np.ascontiguousarray(drop[buses, times])
+            if kind == 1:
+                activity = PRIME_FIELD.subtract(PRIME_FIELD.zeros(len(places)), activity)
+            bounds = self._bounds([number for _, number in places], times.tolist())
+            checks.add_all("row", places, PRIME_FIELD.subtract(bounds, activity))
+
+    # -- ratings --------------------------------------------------------------------------------
+
+    def _screens(self, checks: _Checks, result: StepResult) -> None:
+        """Ask whether flows leave a box inside the rating; only then the sides are compared."""
+        limits, register = self.register.limits, self.register
+        rated = limits.rated.tolist()
+        if not rated:
+            return
+        subtree = limits.tree.subtree[limits.rated].toarray()
+        scaled = encode([2**FACTOR_BITS])
+        for base, give, is_reactive in (
+            (self.flow.active, register.give_p, False),
+            (self.flow.reactive, register.give_q, True),
+        ):
+            wide = PRIME_FIELD.scale(scaled, np.ascontiguousarray(base[rated]).reshape(-1, 2))
+            wide = wide.reshape(len(rated), -1, 2)
+            nothing = np.zeros_like(subtree)
+            response = subtree * give
+            pair = (nothing, response) if is_reactive else (response, nothing)
+            flows = self._corrected(result, wide, *pair)
+            charge = register.charging_flow[limits.rated] if is_reactive else np.zeros(len(rated))
+            for sign in (1.0, -1.0):
+                reach = BOX_SHARE * limits.tree.rating_pu[limits.rated] + sign * charge
+                self._screen(checks, rated, flows, reach, sign)
+
+    def _screen(
+        self, checks: _Checks, rated: list[int], flows: Words, reach: Floats, sign: float
+    ) -> None:
+        times = self.register.interval_count
+        ceiling = _integers(reach, POWER_BITS + FACTOR_BITS)
+        constant = self.mpc.constant([value for value in ceiling for _ in range(times)]).data
+        flat = np.ascontiguousarray(flows).reshape(-1, 2)
+        subtract, add = PRIME_FIELD.subtract, PRIME_FIELD.add
+        room = subtract(constant, flat) if sign > 0 else add(constant, flat)
+        checks.add_all("screen", [(t, bus) for bus in rated for t in range(times)], room)
+
+    def side_checks(self, result: StepResult, places: list[tuple[int, int]]) -> _Checks:
+        """Compare all sides of some branches' polygons in some intervals."""
+        checks, count = _Checks(), self.register.bus_count
+        for interval, bus in places:
+            for side in range(POLYGON_SIDES):
+                number = (2 + side) * count + bus
+                if number not in result.active.rows[interval]:
+                    room = self._side_room(result, side, bus, interval)
+                    checks.add("row", interval, number, room)
+        return checks
+
+    def _side_room(self, result: StepResult, side: int, bus: int, interval: int) -> Words:
+        """Return what is left to one side of a rating's polygon, plus the tolerance."""
+        register, limits = self.register, self.register.limits
+        number = (2 + side) * register.bus_count + bus
+        angle = limits.angles[side]
+        cosine, sine = factors(np.array([np.cos(angle), np.sin(angle)])).tolist()
+        activity = PRIME_FIELD.add(
+            PRIME_FIELD.scale(encode([cosine]), self.flow.active[[bus], interval]),
+            PRIME_FIELD.scale(encode([sine]), self.flow.reactive[[bus], interval]),
+        )
+        dual, (row_p, row_q, _, scale) = self._duals[interval], register.row(number)
+        moved = dual.active @ (row_p * scale * register.give_p) + dual.reactive @ (
+            row_q * scale * register.give_q
+        )
+        weights = encode_words(factors(moved * register.unit))
+        correction = PRIME_FIELD.inner(result.duals[interval], weights)
+        bound = self._bounds([number], [interval])
+        return np.asarray(PRIME_FIELD.add(PRIME_FIELD.subtract(bound, activity), correction))
+
+    def _scaled(self, data: Words) -> Words:
+        return np.asarray(PRIME_FIELD.scale(encode([2**FACTOR_BITS]), data))
+
+    def _constant(self, value: float, bits: int) -> Words:
+        return self.mpc.constant(_integers(np.array([value]), bits)).data
+
+
+def rounded_steps(value: float, bits: int) -> int:
+    """Return a real number in steps of two to the minus ``bits``."""
+    return _integers(np.array([value]), bits)[0]
+
+
+def _integers(values: Floats, bits: int) -> list[int]:
+    """Round real numbers to ``bits`` binary places, exactly whatever their size."""
+    out = []
+    for value in np.asarray(values, dtype=np.float64).ravel().tolist():
+        numerator, denominator = value.as_integer_ratio()
+        out.append((2 * (numerator << bits) + denominator) // (2 * denominator))
+    return out
+
+
+def _dual_of(register: Register, active: ActiveSet, interval: int) -> _Dual:
+    """Prepare one interval's dual on a fixed active set."""
+    numbers = tuple(sorted(active.rows[interval]))
+    rows = [register.row(number) for number in numbers]
+    own_p = np.vstack([np.ones(register.bus_count), *(row[0] for row in rows)])
+    own_q = np.vstack([np.zeros(register.bus_count), *(row[1] for row in rows)])
+    bounds = np.array(
+        [0.0]
+        + [
+            register.bound(number, interval) - register.inner / row[3]
+            for number, row in zip(numbers, rows, strict=True)
+        ]
+    )
+    low = np.array([register.sell[interval]] + [0.0] * len(rows))
+    high = np.array([register.buy[interval]] + [register.strength_max] * len(rows))
+    statuses = [active.price[interval], *(active.rows[interval][number] for number in numbers)]
+    free = tuple(place for place, status in enumerate(statuses) if status == FREE)
+    fixed = np.where(np.array(statuses) == AT_HIGH, high, low)
+    gram = (own_p * register.give_p) @ own_p.T + (own_q * register.give_q) @ own_q.T
+    empty = np.zeros((0, register.bus_count))
+    if not free:
+        return _Dual(
+            numbers, own_p, own_q, bounds, low, high, free, fixed, empty, empty, np.zeros(0)
+        )
+    inside = list(free)
+    outside = [place for place in range(len(statuses)) if place not in free]
+    reduced = gram[np.ix_(inside, inside)]
+    reduced = reduced + 1e-13 * float(np.diag(gram).max()) * np.eye(len(inside))
+    inverse = np.linalg.inv(reduced)
+    constant = bounds[inside] + gram[np.ix_(inside, outside)] @ fixed[outside]
+    return _Dual(
+        numbers,
+        own_p,
+        own_q,
+        bounds,
+        low,
+        high,
+        free,
+        fixed,
+        np.asarray(inverse @ own_p[inside], dtype=np.float64),
+        np.asarray(inverse @ own_q[inside], dtype=np.float64),
+        -inverse @ constant,
+    )
+
+
+def _worth_adding(flagged: list[Flagged]) -> dict[int, list[tuple[int, Words]]]:
+    """Return exceeded rows of the intervals whose own entries all keep their bounds."""
+    unsettled = {interval for kind, interval, *_ in flagged if kind != "row"}
+    out: dict[int, list[tuple[int, Words]]] = {}
+    for kind, interval, number, value in flagged:
+        if kind == "row" and interval not in unsettled:
+            out.setdefault(interval, []).append((number, value))
+    return out
+
+
+def _worst(mpc: Mpc, exceeded: dict[int, list[tuple[int, Words]]]) -> Steps[list[tuple[int, int]]]:
+    """Open the number of the most exceeded row of each interval, by a tournament on shares."""
+    settled = [(t, rows[0][0]) for t, rows in exceeded.items() if len(rows) == 1]
+    groups = {t: rows for t, rows in exceeded.items() if len(rows) > 1}
+    if not groups:
+        return settled
+    size = 1 << (max(len(rows) for rows in groups.values()) - 1).bit_length()
+    nothing = mpc.constant([0]).data
+    values, numbers = [], []
+    for rows in groups.values():
+        values += [value for _, value in rows] + [nothing] * (size - len(rows))
+        numbers += [number for number, _ in rows] + [rows[0][0]] * (size - len(rows))
+    value = mpc.wrap(np.concatenate(values), COMPARED_BOUND)
+    number = mpc.constant(numbers)
+    while size > 1:
+        first, second = value[0::2], value[1::2]
+        gap = (second - first).claim(COMPARED_BOUND)
+        is_second = yield from mpc.is_negative(gap)
+        step = concatenate([gap, number[1::2] - number[0::2]])
+        moved = yield from mpc.multiply(is_second.tile(2), step)
+        half = len(first)
+        value = (first + moved[:half]).claim(COMPARED_BOUND)
+        number = (number[0::2] + moved[half:]).claim(number.bound)
+        size //= 2
+    opened = yield from mpc.open(number)
+    return settled + list(zip(groups, opened, strict=True))
+
+
+def _changed(
+    register: Register,
+    active: ActiveSet,
+    moves: list[tuple[str, int, int]],
+    *,
+    is_single: bool,
+) -> ActiveSet:
+    """Return the next active set."""
+    by_interval: dict[int, list[tuple[str, int]]] = {}
+    for kind, interval, number in moves:
+        by_interval.setdefault(interval, []).append((kind, number))
+    out = active.copy()
+    for interval, wrong in by_interval.items():
+        for kind, number in sorted(wrong)[: 1 if is_single else None]:
+            _apply(register, out, kind, interval, number)
+    return out
+
+
+def _apply(register: Register, out: ActiveSet, kind: str, interval: int, number: int) -> None:
+    rows = out.rows[interval]
+    match kind:
+        case "high":
+            out.price[interval] = AT_HIGH
+        case "low":
+            out.price[interval] = AT_LOW
+        case "free":
+            is_movable = float(register.give_p.sum()) > 0.0
+            out.price[interval] = FREE if is_movable else -out.price[interval]
+        case "weak":
+            rows[number] = AT_LOW
+        case "strong":
+            rows[number] = AT_HIGH
+        case _:
+            _bring_in(register, rows, number)
+
+
+def _bring_in(register: Register, rows: dict[int, int], number: int) -> None:
+    """Put a row in force; where those in force all but span it, the one most like it leaves."""
+    rows[number] = FREE
+    while True:
+        others = [other for other, status in rows.items() if status == FREE and other != number]
+        own_p = np.vstack([np.ones(register.bus_count), *(register.row(k)[0] for k in others)])
+        own_q = np.vstack([np.zeros(register.bus_count), *(register.row(k)[1] for k in others)])
+        row_p, row_q = (
+            register.row(number)[0] * register.give_p,
+            register.row(number)[1] * register.give_q,
+        )
+        gram = (own_p * register.give_p) @ own_p.T + (own_q * register.give_q) @ own_q.T
+        like = own_p @ row_p + own_q @ row_q
+        own = float(row_p @ register.row(number)[0] + row_q @ register.row(number)[1])
+        weights = np.linalg.lstsq(gram, like, rcond=None)[0]
+        if not others or own - float(weights @ like) > INDEPENDENT_MIN * own:
+            return
+        rows[others[int(np.argmax(np.abs(weights[1:])))]] = AT_LOW
