@@ -85,18 +85,24 @@ class Durability(Checker):
         What an outcome promises, or None. It is looked for among what the records hold.
     evidence
         What a record holds, or None.
+    honest
+        Whom the claim is made for; None means everybody.
     """
 
     def __init__(
         self,
         promise: Callable[[Any], Hashable | None],
         evidence: Callable[[Any], Hashable | None],
+        honest: Iterable[NodeId] | None = None,
     ) -> None:
         self._promise, self._evidence = promise, evidence
+        self._honest = frozenset(honest) if honest is not None else None
         self._promised: dict[NodeId, set[Hashable]] = {}
 
     def decided(self, node: NodeId, outcome: Any) -> None:
         """Remember the promise."""
+        if self._honest is not None and node not in self._honest:
+            return
         promise = self._promise(outcome)
         if promise is not None:
             self._promised.setdefault(node, set()).add(promise)
