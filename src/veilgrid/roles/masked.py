@@ -1,0 +1,585 @@
+"""Scheme ``masked``: exchange coordination whose site problems are solved masked, by third parties.
+
+The flow of a day [masking 3]: bids are masked and registered by digest; each iteration the
+coordinator's offer becomes one c' a site, its worker solves and signs, validators verify from the
+masked data, the accepted solution is recorded, and the coordinator recovers net demands - with the
+recovery rows that it holds - and moves prices. At the end each edge device recovers its own
+set-points. Everything is a plain function or method on arrays; who runs where is the drivers' part.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from veilgrid.admm.exchange import Coordinator, ExchangeSettings, ExchangeState, Metric, StopRule
+from veilgrid.admm.masked_site import SiteForm, site_form
+from veilgrid.admm.outcome import Coordination, Interrupted, Progress, ProgressSink, RunStatus
+from veilgrid.admm.reference import least_violation
+from veilgrid.admm.site_step import SiteAnswer
+from veilgrid.errors import RunAborted, invariant
+from veilgrid.grid.day import Day
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.network import Floats
+from veilgrid.qp.dense import DenseSolution
+from veilgrid.qp.mask import Mask, MaskedProblem, MaskOptions, RecoveryRows, draw_mask
+from veilgrid.roles.masked_task import (
+    Council,
+    Registration,
+    Submission,
+    Task,
+    Verdict,
+    Worker,
+    assign,
+    with_linear,
+)
+from veilgrid.secret import Randomness, Secret
+from veilgrid.signature import Signer
+
+SUSPICION = (10, 20, 40, 80)
+"""Iterations at which extreme prices make the run ask whether the day is feasible."""
+
+SUSPICIOUS_PRICE = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedSettings:
+    """How a masked day runs.
+
+    Attributes
+    ----------
+    exchange
+        Of the coordination.
+    options
+        Of the masks.
+    worker_count : >= 1
+    fault_max : >= 0
+        f of ``3f + 1`` validators.
+    """
+
+    exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
+    options: MaskOptions = field(default_factory=MaskOptions)
+    worker_count: int = 2
+    fault_max: int = 1
+
+
+class Record(NamedTuple):
+    """One settled task as the ledger has it."""
+
+    task: Task
+    submission: Submission
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass
+class EdgeDevice:
+    """A site's edge device: holds bid and key, makes tasks' data, recovers.
+
+    Attributes
+    ----------
+    form
+        The bid in standard form.
+    near, cheapest
+        The masked problems, with and without penalty.
+    """
+
+    form: SiteForm
+    options: MaskOptions
+    randomness: Randomness
+    key: Mask = field(init=False, repr=False)
+    near: MaskedProblem = field(init=False, repr=False)
+    cheapest: MaskedProblem = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.remask()
+
+    @property
+    def name(self) -> str:
+        """Of the site."""
+        return str(self.form.site.name)
+
+    def remask(self) -> None:
+        """Draw a fresh key and mask the bid with it."""
+        self.key = draw_mask(self.form.problem, self.randomness, self.options)
+        self.near = self.key.masked()
+        self.cheapest = replace(self.near, quadratic=self.key.quadratic(self.form.cheapest))
+
+    def registration(self) -> Registration:
+        """Return what is recorded of the bid: digests only."""
+        return Registration(site=self.name, near=self.near.digest, cheapest=self.cheapest.digest)
+
+    def rows(self) -> RecoveryRows:
+        """Return the recovery rows of the net demands, for the coordinator."""
+        return self.key.rows_for(self.form.coupling)
+
+    def near_task(self, offer: "Offer") -> MaskedProblem:
+        """Mask one offer's linear cost."""
+        linear = self.form.linear(*offer)
+        return with_linear(self.near, self.key.linear(linear))
+
+    def cheapest_task(self, price_p: Floats, price_q: Floats) -> MaskedProblem:
+        """Mask the linear cost of prices alone."""
+        linear = self.form.linear(price_p, price_q, is_cheapest=True)
+        return with_linear(self.cheapest, self.key.linear(linear, self.form.cheapest))
+
+    def setpoints(self, solution: DenseSolution) -> Floats:
+        """Recover the site's own set-points, (variable,), inside their bounds."""
+        site = self.form.site
+        own = self.key.recover(solution.values)[: self.form.own_count]
+        return np.clip(own, site.lower, site.upper)
+
+
+class Offer(NamedTuple):
+    """Prices and targets of one site, (interval,)."""
+
+    price_p: Floats
+    price_q: Floats
+    target_p: Floats
+    target_q: Floats
+
+
+Tamper = Callable[[Task, MaskedProblem, Submission], Submission]
+"""What a dishonest worker makes of an honest submission."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misconduct:
+    """Who departs from the protocol; empty in any real run.
+
+    Attributes
+    ----------
+    workers
+        By name: what they make of their submissions.
+    refusing
+        By index of the site: from which iteration on its edge device stays silent.
+    """
+
+    workers: Mapping[str, Tamper] = field(default_factory=dict)
+    refusing: Mapping[int, int] = field(default_factory=dict)
+
+
+class Watched(NamedTuple):
+    """One iteration as it is shown to tests and the audit; arrays (flexible site, interval)."""
+
+    iteration: int
+    offer: ExchangeState
+    demand_p: Floats
+    demand_q: Floats
+    records: tuple[Record, ...]
+    problems: tuple[MaskedProblem, ...]
+
+
+class MaskedOutcome(NamedTuple):
+    """A masked day.
+
+    Attributes
+    ----------
+    refused
+        Claims that validators refused: task, worker, reason.
+    excluded
+        Sites (indices) that went silent; the plan takes their register's fallback.
+    """
+
+    coordination: Coordination
+    refused: tuple[tuple[Task, str, str], ...]
+    excluded: tuple[int, ...]
+
+
+@dataclass
+class Traffic:
+    """Messages and octets that a deployment would send, counted as they arise."""
+
+    validators: int
+    messages: int = 0
+    octets: int = 0
+
+    def send(self, size: int, receivers: int = 1) -> None:
+        """Count one message to several receivers."""
+        self.messages += receivers
+        self.octets += size * receivers
+
+    def order(self, size: int) -> None:
+        """Count one request to the ledger and its share of agreement on a batch's digest."""
+        self.send(size, self.validators)
+
+    def batch(self) -> None:
+        """Count agreement on one batch: pre-prepare, prepare, commit between all validators."""
+        n = self.validators
+        self.send(ORDERING_OCTETS, (n - 1) + (n - 1) * (n - 1) + n * (n - 1))
+
+
+ORDERING_OCTETS = 168
+"""View, sequence, digest, sender and signature of one ordering message."""
+
+
+class MaskedRun:
+    """One day in the scheme ``masked``.
+
+    Parameters
+    ----------
+    day, limits
+        What to plan and within which limits.
+    settings
+        How.
+    randomness
+        For keys and masks.
+    pool
+        Workers run in it, side by side.
+    misconduct
+        Who departs from the protocol.
+    """
+
+    def __init__(
+        self,
+        day: Day,
+        limits: Limits,
+        settings: MaskedSettings,
+        randomness: Randomness,
+        pool: ThreadPoolExecutor,
+        misconduct: Misconduct = Misconduct(),
+    ) -> None:
+        self.day, self.limits, self.settings = day, limits, settings
+        self.misconduct, self._pool, self._randomness = misconduct, pool, randomness
+        self.council = Council(fault_max=settings.fault_max)
+        self.workers = {
+            name: Worker(name, Signer(Secret(randomness.octets(32))))
+            for name in (f"worker-{k}" for k in range(settings.worker_count))
+        }
+        self.traffic = Traffic(len(self.council.names))
+        self.refused: list[tuple[Task, str, str]] = []
+        self.excluded: list[int] = []
+        self.barred: set[str] = set()
+        self.history: list[Progress] = []
+        self.checked: list[int] = []
+        self._gather()
+
+    # Bids and registration.
+
+    def _gather(self, known: Mapping[int, EdgeDevice] | None = None) -> None:
+        """Take the bids of all flexible sites, mask and register them; sites keep their keys."""
+        day, exchange = self.day, self.settings.exchange
+        self.metric = Metric.of(day, self.limits, exchange.penalty, exchange.evenness)
+        self.coordinator = Coordinator(day, self.limits, self.metric, exchange)
+        self.rule = StopRule.of(day, self.limits, exchange)
+        self.members = list(day.flexible)
+        self.edges: dict[int, EdgeDevice] = {}
+        for place, index in enumerate(self.members):
+            penalty_p = float(self.metric.active[place])
+            penalty_q = float(self.metric.reactive[place])
+            old = (known or {}).get(index)
+            if old is not None and (old.form.penalty_p, old.form.penalty_q) == (
+                penalty_p,
+                penalty_q,
+            ):
+                self.edges[index] = old
+                continue
+            form = site_form(day.sites[index], penalty_p, penalty_q)
+            self.edges[index] = EdgeDevice(form, self.settings.options, self._randomness)
+            self._register(self.edges[index])
+        self.rows = {index: edge.rows() for index, edge in self.edges.items()}
+        self.assigned = self._assign()
+        self.setpoints = list(day.load_only)
+        self.coordinator.declare(*day.demands(self.setpoints))
+
+    def _register(self, edge: EdgeDevice) -> None:
+        traffic, near = self.traffic, edge.near
+        traffic.order(len(msgspec.msgpack.encode(edge.registration())))
+        readers = 1 + len(self.council.names)
+        both = len(near.octets) + 8 * edge.cheapest.quadratic.size
+        traffic.send(both)  # to the store
+        traffic.send(both, readers)  # to its worker and the validators
+        traffic.send(8 * (edge.rows().matrix.size + edge.rows().offset.size))
+
+    def _assign(self) -> dict[int, str]:
+        """Give each site a worker for the day, by work to do; ties by a beacon of all bids."""
+        names = [name for name in self.workers if name not in self.barred]
+        if not names:
+            raise RunAborted("no worker is left that delivers acceptable solutions")
+        beacon = hashlib.sha256(b"".join(edge.near.digest for edge in self.edges.values()))
+        first = int.from_bytes(beacon.digest()[:8], "big") % len(names)
+        load = dict.fromkeys(names[first:] + names[:first], 0.0)
+        heavy = sorted(self.edges, key=lambda i: -self.edges[i].near.matrix.size)
+        chosen = {}
+        for index in heavy:
+            name = min(load, key=lambda worker: load[worker])
+            chosen[index] = name
+            load[name] += float(self.edges[index].near.matrix.size) * self.edges[index].key.width
+        return chosen
+
+    # One set of tasks: solve by workers, verify by validators, record.
+
+    def settle(self, kind: str, problems: Mapping[int, MaskedProblem]) -> dict[int, Record]:
+        """Get an accepted solution for each site's problem; replace workers that fail."""
+        iteration = len(self.history) + 1
+        done: dict[int, Record] = {}
+        open_tasks = dict(problems)
+        while open_tasks:
+            mine: dict[str, list[int]] = {}
+            for index in open_tasks:
+                mine.setdefault(self.assigned[index], []).append(index)
+            jobs = [
+                self._pool.submit(self._work, kind, iteration, name, sites, open_tasks)
+                for name, sites in mine.items()
+            ]
+            for job in jobs:
+                for index, record in job.result():
+                    self._count(open_tasks[index], record)
+                    if self.council.outcome(record.verdicts):
+                        done[index] = record
+                    else:
+                        self._refuse(index, record)
+            for _ in range(3):  # tasks, claims, verdicts
+                self.traffic.batch()
+            open_tasks = {i: p for i, p in open_tasks.items() if i not in done}
+        return done
+
+    def _work(
+        self,
+        kind: str,
+        iteration: int,
+        worker: str,
+        sites: list[int],
+        problems: Mapping[int, MaskedProblem],
+    ) -> list[tuple[int, Record]]:
+        """Let one worker solve its tasks, and the validators judge them."""
+        found, own = [], self.workers[worker]
+        tamper = self.misconduct.workers.get(worker)
+        for index in sites:
+            problem = problems[index]
+            task = assign(problem, self.edges[index].name, iteration, kind, worker)
+            submission = own.solve(task, problem)
+            if tamper is not None:
+                submission = tamper(task, problem, submission)
+            verdicts = self.council.verdicts(task, problem, submission, own.signer.verify_key)
+            found.append((index, Record(task, submission, tuple(verdicts))))
+        return found
+
+    def _refuse(self, index: int, record: Record) -> None:
+        """Bar a worker whose claim was refused and give its sites to others."""
+        reason = record.verdicts[0].reason
+        self.refused.append((record.task, record.task.worker, reason))
+        self.barred.add(record.task.worker)
+        self.assigned = {**self.assigned, **self._assign()}
+        invariant(self.assigned[index] not in self.barred, "a barred worker gets no task")
+
+    def _count(self, problem: MaskedProblem, record: Record) -> None:
+        traffic, claim = self.traffic, len(msgspec.msgpack.encode(record.submission.claim))
+        readers = 1 + len(self.council.names)
+        linear = 8 * len(problem.linear)
+        traffic.send(linear)
+        traffic.send(linear, readers)
+        traffic.order(len(msgspec.msgpack.encode(record.task)))
+        solution = len(record.submission.solution.octets)
+        traffic.send(solution)
+        traffic.send(solution, len(self.council.names))
+        traffic.send(8 * len(problem.linear))  # y, to the coordinator
+        traffic.order(claim)
+        for verdict in record.verdicts:
+            traffic.order(len(msgspec.msgpack.encode(verdict)))
+
+    # Iterations.
+
+    def open(self, start: ExchangeState | None = None) -> ExchangeState:
+        """Begin near what devices do uncontrolled, at the tariff, or where the last day ended."""
+        day, members = self.day, self.members
+        blank = np.zeros((len(members), day.interval_count))
+        if start is None or start.target_p.shape != blank.shape:
+            demand_p, demand_q = day.demands(list(day.uncontrolled))
+            start = ExchangeState(
+                target_p=demand_p[members],
+                target_q=demand_q[members],
+                price_p=blank + day.buy,
+                price_q=blank,
+            )
+        self.coordinator.start(start)
+        return self.coordinator.offer()
+
+    def iterate(self, offer: ExchangeState) -> Watched:
+        """Turn an offer into accepted solutions and their net demands."""
+        if self.settings.options.is_fresh_each_iteration and self.history:
+            self._remask()
+        problems: dict[int, MaskedProblem] = {}
+        for place, index in enumerate(self.members):
+            own = Offer(
+                offer.price_p[place],
+                offer.price_q[place],
+                offer.target_p[place],
+                offer.target_q[place],
+            )
+            problems[index] = self.edges[index].near_task(own)
+        records = self.settle("near", problems)
+        demand_p = np.zeros_like(offer.price_p)
+        demand_q = np.zeros_like(offer.price_q)
+        for place, index in enumerate(self.members):
+            edge, solution = self.edges[index], records[index].submission.solution
+            active, reactive = edge.form.demands(self.rows[index].recover(solution.values))
+            demand_p[place] = active
+            self.setpoints[index] = edge.setpoints(solution)
+            site = self.day.sites[index]
+            demand_q[place] = site.demand_q(self.setpoints[index]) if reactive is None else reactive
+        self.last = {index: record.submission.solution for index, record in records.items()}
+        return Watched(
+            len(self.history) + 1,
+            offer,
+            demand_p,
+            demand_q,
+            tuple(records[index] for index in self.members),
+            tuple(problems[index] for index in self.members),
+        )
+
+    def _remask(self) -> None:
+        for index, edge in self.edges.items():
+            for problem in (edge.near.digest, edge.cheapest.digest):
+                for worker in self.workers.values():
+                    worker.forget(problem)
+            edge.remask()
+            self._register(edge)
+            self.rows[index] = edge.rows()
+
+    def note(self) -> Progress:
+        """Record the present iteration."""
+        coordinator = self.coordinator
+        cost = self.day.cost(self.setpoints)
+        entry = Progress(len(self.history) + 1, coordinator.primal, coordinator.dual, cost)
+        self.history.append(entry)
+        return entry
+
+    def is_done(self, watched: Watched) -> bool:
+        """Certify the present plan: regrets are differences of accepted masked costs."""
+        target, residual = self.result, self.coordinator.primal
+        demand_p, demand_q = self.day.demands(self.setpoints)
+        if not self.rule.is_promising(target, demand_p, demand_q, 0.0, residual):
+            return False
+        self.checked.append(len(self.history))
+        offer = watched.offer
+        problems = {
+            index: self.edges[index].cheapest_task(offer.price_p[place], offer.price_q[place])
+            for place, index in enumerate(self.members)
+        }
+        cheapest = self.settle("cheapest", problems)
+        gap = self.rule.network_gap(target, demand_p, demand_q)
+        for index, problem in problems.items():
+            mine = problem.objective(self.last[index].values)
+            best = problem.objective(cheapest[index].submission.solution.values)
+            gap += max(mine - best, 0.0)
+        return self.rule.is_met(gap / self.rule.scale(demand_p, 0.0), residual)
+
+    def exclude(self, index: int, offer: ExchangeState) -> ExchangeState:
+        """Go on without a silent site: it counts as rigid at its register's fallback."""
+        day, keep = self.day, [i for i in self.members if i != index]
+        places = [self.members.index(i) for i in keep]
+        still = day.sites[index].uncontrolled
+        fixed = replace(day.sites[index], lower=still, upper=still)
+        sites = tuple(fixed if i == index else site for i, site in enumerate(day.sites))
+        self.day = replace(day, sites=sites)
+        self.excluded.append(index)
+        self._gather(self.edges)
+        return self.open(
+            ExchangeState(
+                target_p=offer.target_p[places],
+                target_q=offer.target_q[places],
+                price_p=offer.price_p[places],
+                price_q=offer.price_q[places],
+            )
+        )
+
+    def run(
+        self,
+        start: object = None,
+        progress: ProgressSink | None = None,
+        watch: Callable[[Watched], None] | None = None,
+    ) -> MaskedOutcome:
+        """Iterate to the end."""
+        offer = self.open(start if isinstance(start, ExchangeState) else None)
+        status = RunStatus.ITERATION_LIMIT
+        violations: tuple[tuple[int, int, float], ...] = ()
+        last = self.settings.exchange.iteration_count_max
+        try:
+            for iteration in range(1, last + 1):
+                for index, since in self.misconduct.refusing.items():
+                    if iteration >= since and index in self.members:
+                        offer = self.exclude(index, offer)
+                self.result = self.coordinator.result
+                watched = self.iterate(offer)
+                if watch is not None:
+                    watch(watched)
+                self.coordinator.take(SiteAnswer([], watched.demand_p, watched.demand_q))
+                entry = self.note()
+                if progress is not None:
+                    progress(entry)
+                if self.is_done(watched):
+                    status = RunStatus.CONVERGED
+                    break
+                if iteration in SUSPICION or iteration == last:
+                    violations = self._obstacles(iteration == last)
+                    if violations:
+                        status = RunStatus.INFEASIBLE
+                        break
+                offer = self.coordinator.offer()
+        except Interrupted:
+            status = RunStatus.ABORTED
+        target = self.result
+        return MaskedOutcome(
+            Coordination(
+                status=status,
+                setpoints=[] if violations else self.setpoints,
+                price_p=target.price_p,
+                price_q=target.price_q,
+                rent=float(target.rent.sum()),
+                history=tuple(self.history),
+                message_count=self.traffic.messages,
+                byte_count=self.traffic.octets,
+                violations=violations,
+                warm=offer,
+            ),
+            tuple(self.refused),
+            tuple(self.excluded),
+        )
+
+    def _obstacles(self, is_last: bool) -> tuple[tuple[int, int, float], ...]:
+        """Ask whether the day is feasible at all, where prices say that it may not be."""
+        highest = SUSPICIOUS_PRICE * float(np.max(np.abs(self.day.buy)))
+        is_high = float(np.abs(self.result.price_p).max()) > highest
+        if not (is_last or is_high or self.coordinator.network.unmet()):
+            return ()
+        return least_violation(self.day, self.limits)
+
+
+def plan_masked(
+    day: Day,
+    limits: Limits,
+    randomness: Randomness,
+    settings: MaskedSettings = MaskedSettings(),
+    start: object = None,
+    progress: ProgressSink | None = None,
+    misconduct: Misconduct = Misconduct(),
+    watch: Callable[[Watched], None] | None = None,
+) -> MaskedOutcome:
+    """Plan a day in the scheme ``masked``.
+
+    Parameters
+    ----------
+    day, limits
+        What to plan and within which limits.
+    randomness
+        For keys and masks; the plan does not depend on it beyond rounding.
+    settings
+        How.
+    start
+        ``warm`` of the last day's outcome; anything else starts from the tariff.
+    progress
+        Called once an iteration; an exception from it ends the run.
+    misconduct
+        Who departs from the protocol.
+    watch
+        Called with each iteration's data.
+    """
+    # Workers share the cores already; threads inside their small products would only fight.
+    with ThreadPoolExecutor(settings.worker_count) as pool, threadpool_limits(1, user_api="blas"):
+        run = MaskedRun(day, limits, settings, randomness, pool, misconduct)
+        return run.run(start, progress, watch)
