@@ -17,8 +17,9 @@ from veilgrid.mpc.form import number, number_bits
 from veilgrid.mpc.intake import intake
 from veilgrid.mpc.message import Said, private_statement, statement
 from veilgrid.mpc.party import Program
-from veilgrid.roles.committee import Call, Entered, Member, Message, Outcome, Terms
+from veilgrid.roles.committee import Member
 from veilgrid.roles.convener import Convener, Gateway, RoundReport
+from veilgrid.roles.rounds import Call, Entered, Message, Outcome, Terms
 from veilgrid.secret import Secret, SeededRandomness
 from veilgrid.signature import Signer
 from veilgrid.sim import CALM, Checker, NoSecretOnWire, Violation, Weather, World

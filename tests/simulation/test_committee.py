@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from veilgrid.machine import Effect, Event, Machine, NodeId, Send
 from veilgrid.mpc import prss
 from veilgrid.mpc.message import Said
-from veilgrid.roles.committee import (
+from veilgrid.roles.committee import Member
+from veilgrid.roles.convener import Report
+from veilgrid.roles.rounds import (
     Call,
     Entered,
     Exclusion,
-    Member,
     Outcome,
     Verdict,
     refusal,
@@ -26,7 +27,6 @@ from veilgrid.roles.committee import (
     signed_verdict,
     surely_faulty,
 )
-from veilgrid.roles.convener import Report
 from veilgrid.sim import Replaying, Rushing, Silent, Tampering, Twins, Weather, World
 
 P1, P2, P3 = NodeId("p1"), NodeId("p2"), NodeId("p3")
@@ -336,6 +336,7 @@ def trial(seed: int) -> str:
 
 
 def test_members_of_the_cast_in_any_weather_get_nothing_wrong_accepted() -> None:
-    """80 seeds; `python -m veilgrid.sim test_committee:trial --import-path tests/simulation`."""
-    names = {trial(seed) for seed in range(80)}
+    """40 seeds; one more: `python -m veilgrid.sim test_committee:trial --seed N --import-path
+    tests/simulation`."""
+    names = {trial(seed) for seed in range(40)}
     assert names == {*CAST, "nobody"}

@@ -17,8 +17,9 @@ from veilgrid.mpc.message import Submission
 from veilgrid.mpc.party import Program
 from veilgrid.node.local import ProcessResult, ProcessSpec, run_machines, run_processes
 from veilgrid.node.wire import Codec
-from veilgrid.roles.committee import Call, Member, Message, Outcome, Record, Terms
+from veilgrid.roles.committee import Member
 from veilgrid.roles.convener import Called, Concluded, Convener, Gateway, Report, RoundReport
+from veilgrid.roles.rounds import Call, Message, Outcome, Record, Terms
 from veilgrid.secret import Randomness, Secret, SeededRandomness, SystemRandomness
 from veilgrid.signature import Signer, Signs
 
@@ -400,8 +401,8 @@ def round_specs(
         ProcessSpec(
             node=party,
             factory="veilgrid.cli._committee:build_member",
-            messages="veilgrid.roles.committee:Message",
-            records="veilgrid.roles.committee:Record",
+            messages="veilgrid.roles.rounds:Message",
+            records="veilgrid.roles.rounds:Record",
             arguments=MemberArguments(
                 terms, name, question, list(places), clients, bytes(box), waits
             ),
@@ -415,7 +416,7 @@ def round_specs(
         node=CONVENER,
         role="convener",
         factory="veilgrid.cli._committee:build_convener",
-        messages="veilgrid.roles.committee:Message",
+        messages="veilgrid.roles.rounds:Message",
         records="veilgrid.cli._committee:ConvenerRecord",
         arguments=ConvenerArguments(terms, master, told, public, waits),
     )

@@ -23,7 +23,7 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
-from veilgrid.roles.committee import (
+from veilgrid.roles.rounds import (
     Call,
     Close,
     Exclusion,
