@@ -11,12 +11,13 @@ from functools import cache
 from veilgrid.errors import Finding, InputError
 from veilgrid.mpc._round import Steps
 from veilgrid.mpc._shares import Shares
+from veilgrid.mpc.form import Form, number, range_bits
 from veilgrid.mpc.order import Mpc
 
 DRAW_BITS = 62
 """Each probability is rounded to a multiple of 2**-62."""
 
-SIGMA_MAX = 1000.0
+SIGMA_MAX = 4000.0
 
 
 @cache
@@ -55,9 +56,45 @@ def gaussian_steps(sigma: float) -> tuple[int, tuple[int, ...]]:
     return -reach, tuple(limits)
 
 
+def gaussian_slack(sigma: float) -> float:
+    """Return how far the drawn distribution is from the exact one, as a probability."""
+    return (19 * sigma + 5) * 2.0**-DRAW_BITS
+
+
 def discrete_gaussian(mpc: Mpc, count: int, sigma: float) -> Steps[Shares]:
     """Return shares of independent draws from the discrete Gaussian around zero."""
     lowest, limits = gaussian_steps(sigma)
     below = yield from mpc.below_public(limits, DRAW_BITS, count)
     passed = -below.sum(len(limits)) + len(limits)
     return (passed + lowest).claim(-lowest)
+
+
+def coarsened(mpc: Mpc, x: Shares, factor: int, shift: int) -> Steps[Shares]:
+    """Return ``x * factor`` divided by ``2**shift`` and rounded down.
+
+    Two figures that differ by at most ``d`` differ by at most ``factor * d / 2**shift``, rounded
+    up, afterwards. Noise is added to the coarse figure, so no finer digit tells anything.
+    """
+    scaled = x * factor
+    if shift == 0:
+        return scaled
+    return (yield from mpc.truncate(scaled, shift))
+
+
+def with_noise(form: Form, bound: int) -> Form:
+    """Return a form that carries noise within ``-bound..bound`` as one more value [mpc 5.8].
+
+    Whoever sends it cannot shift the result by more than the bound.
+    """
+    noise = number(-bound, bound)
+    size = form.bit_count
+    rows = [(*row, *[0] * noise.bit_count) for row in form.weights]
+    rows.append((*[0] * size, *noise.weights[0]))
+    equalities = tuple(((*row, *[0] * noise.bit_count), total) for row, total in form.equalities)
+    return Form(size + noise.bit_count, tuple(rows), (*form.offsets, *noise.offsets), equalities)
+
+
+def noise_bits(form: Form, bound: int, noise: int) -> list[int]:
+    """Return the bits of noise for the last value of a form of :func:`with_noise`."""
+    size = number(-bound, bound).bit_count
+    return range_bits(noise + bound, form.weights[-1][-size:])
