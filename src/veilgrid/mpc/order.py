@@ -112,14 +112,19 @@ def rank_of(count: int, quantile: float) -> int:
     return min(max(int(np.ceil(quantile * count - 1e-12)), 1), count)
 
 
-def by_rank(mpc: Mpc, x: Shares, ranks: list[int], bits: int) -> Steps[Shares]:
+def by_rank(
+    mpc: Mpc, x: Shares, ranks: list[int], bits: int, weights: list[int] | None = None
+) -> Steps[Shares]:
     """Return the elements of the given ranks (from 1) without sorting.
+
+    With ``weights``, public and at least 0, an element stands for as many as its weight.
 
     The elements, non-negative and below two to the ``bits``, are decomposed once; then the bits
     of each answer are found from the top down. Nothing is opened on the way.
     """
-    invariant(all(1 <= rank <= len(x) for rank in ranks), "a rank exists")
     count = len(x)
+    whole = count if weights is None else sum(weights)
+    invariant(all(1 <= rank <= whole for rank in ranks), "a rank exists")
     planes = yield from mpc.decompose(x, bits)
     active = mpc.constant([1] * (count * len(ranks)))
     wanted = mpc.constant(ranks)
@@ -128,7 +133,8 @@ def by_rank(mpc: Mpc, x: Shares, ranks: list[int], bits: int) -> Steps[Shares]:
         bit = planes[place].tile(len(ranks))
         ones = yield from mpc.multiply(active, bit)
         zeros = (active - ones).claim(1)
-        below = zeros.sum(count)
+        counted = zeros if weights is None else zeros * (weights * len(ranks))
+        below = counted.sum(count).claim(whole)
         # The answer's bit is one if fewer elements than the rank have a zero here.
         chosen = yield from mpc.is_negative(below - wanted)
         spread = chosen.repeat(count)
@@ -136,7 +142,7 @@ def by_rank(mpc: Mpc, x: Shares, ranks: list[int], bits: int) -> Steps[Shares]:
             concatenate([spread, chosen]), concatenate([ones - zeros, below])
         )
         active = (zeros + both[: len(spread)]).claim(1)
-        wanted = (wanted - both[len(spread) :]).claim(count)
+        wanted = (wanted - both[len(spread) :]).claim(whole)
         answer = answer + chosen * 2**place
     return answer.claim(2**bits - 1)
 
