@@ -15,12 +15,15 @@ from veilgrid.grid.acflow import ElectricalCheck, electrical_check
 from veilgrid.grid.correction import STEP_PU, corrected, margin_pu, rating_share
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
+from veilgrid.roles.masked import plan_masked
+from veilgrid.roles.masked_ledger import LedgerRun, plan_neighbour_ledger
 from veilgrid.roles.obstacles import Obstacle, obstacles
+from veilgrid.secret import SystemRandomness
 
 REPLAN_COUNT_MAX = 6
 """Wider margins tried before a plan that fails the AC check is given up."""
 
-LOCAL_MARGINS = frozenset({"central", "exchange"})
+LOCAL_MARGINS = frozenset({"central", "exchange", "ledger", "masked"})
 """Schemes whose limits may differ by bus and interval; the others keep one margin for all."""
 
 EXPOSED = {
@@ -28,6 +31,10 @@ EXPOSED = {
     "central": "the operator sees every bid, device and load",
     "exchange": "the coordinator sees each site's net demand and cost in every iteration",
     "neighbour": "neighbouring sites see flows and voltages of the branch they share",
+    "ledger": "everybody who reads the ledger sees every bid, device, load and schedule",
+    "neighbour-ledger": "everybody who reads the ledger sees every bid and every iterate",
+    "masked": "workers and validators see masked problems, from which schedules, forecasts and "
+    "battery sizes can be read (veilgrid audit); the coordinator sees net demands",
 }
 """Who sees what under each scheme [model 4]."""
 
@@ -159,11 +166,35 @@ def _neighbour(
     return outcome
 
 
+def _ledger(
+    day: Day, limits: Limits, _start: object, progress: ProgressSink | None
+) -> Coordination:
+    outcome = LedgerRun(randomness=SystemRandomness()).run(day, limits)
+    if progress is not None and outcome.history:
+        with suppress(Interrupted):
+            progress(outcome.history[-1])
+    return outcome
+
+
+def _neighbour_ledger(
+    day: Day, limits: Limits, start: object, progress: ProgressSink | None
+) -> Coordination:
+    return plan_neighbour_ledger(day, limits, start, progress)
+
+
+def _masked(day: Day, limits: Limits, start: object, progress: ProgressSink | None) -> Coordination:
+    found = plan_masked(day, limits, SystemRandomness(), start=start, progress=progress)
+    return found.coordination
+
+
 SCHEMES: dict[str, Scheme] = {
     "alone": _alone,
     "central": _central,
+    "ledger": _ledger,
     "neighbour": _neighbour,
+    "neighbour-ledger": _neighbour_ledger,
     "exchange": _exchange,
+    "masked": _masked,
 }
 
 
