@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -209,12 +210,35 @@ def dispatch(
 
 
 @bench.command()
+@click.option("--growth", is_flag=True, help="Instead: growth with inputs and with parties.")
+@click.option(
+    "--update",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --growth: put picture and table into this page.",
+)
 @click.option("--seed", type=int, help="Accepted by every verb; a benchmark draws afresh.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def mpc(seed: int | None, as_json: bool) -> int:  # noqa: ARG001 - part of the contract
+def mpc(
+    growth: bool,
+    update: Path | None,
+    seed: int | None,  # noqa: ARG001 - part of the contract
+    as_json: bool,
+) -> int:
     """Time secure computation between processes over TLS, beside MPyC."""
     from veilgrid.cli._bench_mpc import bench_mpc
 
+    if growth or update:
+        return _growth(update, as_json)
     measure: Callable[[], list[Row]] = bench_mpc
     columns = ("what", "ours", "peer", "ratio", "unit")
     return _print("mpc", measure(), as_json, columns)
+
+
+def _growth(page: Path | None, as_json: bool) -> int:
+    from veilgrid.cli import _bench_growth
+
+    rows = _bench_growth.bench_growth(told=lambda text: click.echo(text, err=True))
+    for path in _bench_growth.update(page, rows) if page else []:
+        click.echo(f"wrote {path}", err=True)
+    columns = ("what", "parties", "count", "seconds", "megabytes", "rounds", "peak_megabytes")
+    return _print("mpc-growth", rows, as_json, columns)

@@ -68,7 +68,7 @@ def bench_mpc(
     rows = []
     for n in committees:
         for kind, count in _WORK:
-            ours = _ours(Workload(kind, count, (n - 1) // 2), n)
+            ours = measured(Workload(kind, count, (n - 1) // 2), n)
             peer = _peer(kind, count) if with_peer and n == 3 else None
             rows.append(
                 {
@@ -91,21 +91,9 @@ def bench_mpc(
     return rows
 
 
-def bench_growth(
-    counts: Sequence[int] = (100, 1_000, 10_000, 100_000), committees: Sequence[int] = (3, 5, 7)
-) -> list[dict[str, Any]]:
-    """Return how comparisons grow with their number and with the number of parties."""
-    rows = []
-    for n in committees:
-        for count in counts:
-            ours = _ours(Workload("comparisons", count, (n - 1) // 2), n)
-            rows.append({"parties": n, "count": count, **ours})
-    return rows
-
-
-def _ours(workload: Workload, n: int) -> dict[str, float]:
-    """Run a workload with ``n`` processes and check its result."""
-    specs = [
+def specs_of(workload: Workload, n: int) -> list[ProcessSpec]:
+    """Return one process for each of ``n`` parties."""
+    return [
         ProcessSpec(
             node=NodeId(f"party-{index}"),
             factory="veilgrid.mpc.workload:build_party",
@@ -114,7 +102,11 @@ def _ours(workload: Workload, n: int) -> dict[str, float]:
         )
         for index in range(1, n + 1)
     ]
-    results = run_processes(specs, timeout_s=600, start_timeout_s=120)
+
+
+def measured(workload: Workload, n: int) -> dict[str, float]:
+    """Run a workload with ``n`` processes and check its result."""
+    results = run_processes(specs_of(workload, n), timeout_s=600, start_timeout_s=120)
     right = expected(workload)
     for result in results:
         outcome = result.outcomes[0] if result.outcomes else {"reason": result.stderr}
