@@ -192,7 +192,7 @@ class SameCheckpoint(Checker):
         if isinstance(outcome, Diverged):
             raise Violation(f"{node} diverged at {outcome.sequence}")
         if isinstance(outcome, Anchored):
-            summary = outcome.certificate.summary
+            summary = outcome.lineage.stable.summary
             if self.summaries.setdefault(summary.sequence, summary) != summary:
                 raise Violation(f"two certified checkpoints at {summary.sequence}")
 

@@ -371,9 +371,17 @@ class Confirmed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Anchored(msgspec.Struct, frozen=True, tag=True):
-    """A checkpoint has its certificate."""
+    """A checkpoint has its certificate; the lineage leads to it from the first configuration."""
 
-    certificate: Certificate
+    lineage: Lineage
+
+
+class CaughtUp(msgspec.Struct, frozen=True, tag=True):
+    """A replica took over a snapshot; these records it had not executed itself."""
+
+    sequence: int
+    first_record: int
+    records: tuple[bytes, ...]
 
 
 class Accusation(msgspec.Struct, frozen=True, tag=True):

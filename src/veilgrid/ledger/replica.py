@@ -27,6 +27,7 @@ from veilgrid.ledger.message import (
     Accusation,
     Anchored,
     Batch,
+    CaughtUp,
     Certificate,
     Checkpoint,
     Commit,
@@ -581,8 +582,11 @@ class Replica:
         if moment is None or self.service.summary(moment) != certificate.summary:
             self.is_halted = True
             return [Decide(Diverged(sequence))]
-        effects: list[Effect] = [Persist(Stable(certificate)), Decide(Anchored(certificate))]
         self._settle(certificate)
+        effects: list[Effect] = [
+            Persist(Stable(certificate)),
+            Decide(Anchored(Lineage(self.steps, certificate))),
+        ]
         return [*effects, *self._propose(), *self._watch()]
 
     def _settle(self, certificate: Certificate) -> None:
@@ -824,10 +828,13 @@ class Replica:
         invariant(lineage is not None, "a snapshot belongs to a target")
         if lineage is None or self.transfer.sequence <= self.service.sequence:
             return []
+        first = len(self.service.records)
         if not self._install(lineage, answer):
             return []  # A liar's snapshot: the next tick asks somebody else.
         effects: list[Effect] = [Persist(Installed(lineage, answer))]
-        effects.append(Decide(Anchored(lineage.stable)))
+        missed = tuple(self.service.records[first:])
+        effects.append(Decide(CaughtUp(self.service.sequence, first, missed)))
+        effects.append(Decide(Anchored(lineage)))
         return [*effects, *self._execute()]
 
     def _install(self, lineage: Lineage, snapshot: bytes) -> bool:

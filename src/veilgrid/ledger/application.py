@@ -1,0 +1,550 @@
+"""The replicated state of coordination days: integers only, every refusal a result [ledger 9].
+
+``apply`` is a pure function of state, context and operation. Validators compute outside and submit
+what they found; here it is only counted, to 2f + 1 of the validators.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from veilgrid.ledger.message import Notary, digest_of, encode
+from veilgrid.ledger.operation import (
+    MONEY_MAX,
+    NAME_LENGTH_MAX,
+    REVEAL_LENGTH,
+    SITE_COUNT_MAX,
+    Absent,
+    Announce,
+    Approve,
+    Assigned,
+    Bid,
+    CloseBids,
+    CloseDay,
+    Counted,
+    Done,
+    Evidence,
+    Fixed,
+    Late,
+    OpenDay,
+    ProposeIteration,
+    ProposeSettlement,
+    Refused,
+    Result,
+    RevealBeacon,
+    SealBeacon,
+    Settled,
+    Solve,
+    Verdict,
+    decode_operation,
+    is_digest,
+    seal_of,
+    subject_of,
+)
+from veilgrid.ledger.service import Context
+
+SCORE_MAX: Final = 1 << 20
+"""Reliability of a worker who never failed; everybody begins with half of it."""
+_DAYS_MAX: Final = 8
+_ELAPSED_MAX_MS: Final = 1 << 31
+
+replace = msgspec.structs.replace
+
+
+class Performance(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of a worker: reliability up to ``SCORE_MAX``, and its usual time."""
+
+    score: int = SCORE_MAX // 2
+    elapsed_ms: int = 100
+
+    @property
+    def weight(self) -> int:
+        """Its share of the draw: reliable and quick workers are drawn more often, none never."""
+        return 1 + self.score // (10 + min(self.elapsed_ms, 100_000))
+
+    def accepted(self, elapsed_ms: int) -> "Performance":
+        """Return the performance after an accepted solution."""
+        score = self.score + (SCORE_MAX - self.score) // 8
+        return Performance(score, (7 * self.elapsed_ms + elapsed_ms) // 8)
+
+    def late(self) -> "Performance":
+        """Return the performance after a missing solution."""
+        return Performance(self.score // 2, self.elapsed_ms)
+
+    def wrong(self) -> "Performance":
+        """Return the performance after a refused solution."""
+        return Performance(0, self.elapsed_ms)
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A site's problem of this iteration and what became of it."""
+
+    problem: bytes
+    workers: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    attempt: int = 0
+    solutions: dict[str, bytes] = {}
+    accepted: tuple[str, ...] = ()
+
+
+class Day(msgspec.Struct, frozen=True):
+    """A day under way; ``tasks`` are those of ``iteration``."""
+
+    sites: tuple[str, ...]
+    redundancy: int
+    is_bidding: bool = True
+    bids: dict[str, bytes] = {}
+    excluded: dict[str, str] = {}
+    seals: dict[str, bytes] = {}
+    reveals: dict[str, bytes] = {}
+    missing: tuple[str, ...] = ()
+    beacon: bytes = b""
+    iteration: int = 1
+    tasks: dict[str, Task] = {}
+    banned: tuple[str, ...] = ()
+    proposal: ProposeIteration | ProposeSettlement | None = None
+    last: ProposeIteration | None = None
+    settlement: ProposeSettlement | None = None
+    votes: dict[str, dict[str, bytes]] = {}
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Sites that take part."""
+        return tuple(site for site in self.sites if site not in self.excluded)
+
+
+class State(msgspec.Struct, frozen=True):
+    """Everything that ``apply`` may depend on."""
+
+    days: dict[str, Day] = {}
+    closed: dict[str, bytes] = {}
+    performance: dict[str, Performance] = {}
+    convicted: dict[str, str] = {}
+
+
+class Roles(msgspec.Struct, frozen=True):
+    """Who may do what: names among clients and replicas of the configuration."""
+
+    operator: str
+    validators: tuple[str, ...]
+    workers: tuple[str, ...] = ()
+
+    @property
+    def quorum(self) -> int:
+        """How many validators decide: 2f + 1 of 3f + 1."""
+        return 2 * ((len(self.validators) - 1) // 3) + 1
+
+
+_encode_state = msgspec.msgpack.Encoder(order="deterministic").encode
+_decode_state = msgspec.msgpack.Decoder(State).decode
+_DONE: Final = Done()
+Step = tuple[State, Result]
+
+
+def refused(state: State, reason: str) -> Step:
+    """Return that nothing changed, and why."""
+    return state, Refused(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Coordination:
+    """The application of the ledger.
+
+    Attributes
+    ----------
+    roles
+        The same on every replica.
+    notary, keys
+        Check evidence against the keys of the replicas.
+    """
+
+    roles: Roles
+    notary: Notary
+    keys: Mapping[str, bytes] = field(default_factory=dict)
+
+    def genesis(self) -> State:
+        """Return the state before anything happened."""
+        return State(performance={worker: Performance() for worker in self.roles.workers})
+
+    def encode(self, state: State) -> bytes:
+        """Return the canonical octets of a state."""
+        return _encode_state(state)
+
+    def decode(self, octets: bytes) -> State:
+        """Return the state that these octets encode."""
+        return _decode_state(octets)
+
+    def apply(self, state: State, context: Context, operation: bytes) -> tuple[State, bytes]:
+        """Return the next state and the encoded result. Never raises, never leaves integers."""
+        decoded = decode_operation(operation)
+        if decoded is None:
+            return state, encode(Refused("not an operation"))
+        following, result = _STEPS[type(decoded)](self, state, context, decoded)
+        return following, encode(result)
+
+    # -- days and bids ---------------------------------------------------------------------------
+
+    def _open(self, state: State, context: Context, operation: OpenDay) -> Step:
+        sites = operation.sites
+        names = [operation.day, *sites]
+        if context.client != self.roles.operator:
+            return refused(state, "only the operator opens a day")
+        if operation.day in state.days or operation.day in state.closed:
+            return refused(state, "this day was opened before")
+        if len(state.days) >= _DAYS_MAX:
+            return refused(state, "too many days are open")
+        if not 0 < len(set(sites)) == len(sites) <= SITE_COUNT_MAX:
+            return refused(state, "sites must be named once each")
+        if not all(0 < len(name) <= NAME_LENGTH_MAX for name in names):
+            return refused(state, "a name is empty or too long")
+        if not 0 <= operation.redundancy <= len(self.roles.workers):
+            return refused(state, "more redundancy than workers")
+        day = Day(tuple(sorted(sites)), operation.redundancy)
+        return replace(state, days={**state.days, operation.day: day}), _DONE
+
+    def _bid(self, state: State, context: Context, operation: Bid) -> Step:
+        day = state.days.get(operation.day)
+        if day is None or context.client not in day.sites:
+            return refused(state, "not a site of an open day")
+        if not day.is_bidding:
+            return refused(state, "bidding is over")
+        if context.client in day.bids:
+            return refused(state, "a bid is binding")
+        if not is_digest(operation.digest):
+            return refused(state, "not a digest")
+        bids = {**day.bids, context.client: operation.digest}
+        return _with(state, operation.day, replace(day, bids=bids)), _DONE
+
+    def _close_bids(self, state: State, context: Context, operation: CloseBids) -> Step:
+        day = state.days.get(operation.day)
+        if context.client != self.roles.operator or day is None or not day.is_bidding:
+            return refused(state, "only the operator ends bidding, once")
+        if not day.bids:
+            return refused(state, "nobody has bid")
+        late = {site: "no bid" for site in day.sites if site not in day.bids}
+        day = replace(day, is_bidding=False, excluded={**day.excluded, **late})
+        return _with(state, operation.day, day), _DONE
+
+    # -- the beacon [ledger 9.3] -----------------------------------------------------------------
+
+    def _seal(self, state: State, context: Context, operation: SealBeacon) -> Step:
+        day = state.days.get(operation.day)
+        if day is None or not self._may_vote(state, context.client):
+            return refused(state, "not a validator of an open day")
+        if context.client in day.seals or day.reveals or not is_digest(operation.seal):
+            return refused(state, "a seal comes once, before any value is revealed")
+        seals = {**day.seals, context.client: operation.seal}
+        return _with(state, operation.day, replace(day, seals=seals)), _DONE
+
+    def _reveal(self, state: State, context: Context, operation: RevealBeacon) -> Step:
+        day = state.days.get(operation.day)
+        if day is None or context.client not in day.seals:
+            return refused(state, "nothing was sealed")
+        if len(day.seals) < self.roles.quorum or day.is_bidding:
+            return refused(state, "values are revealed after bidding, when a quorum has sealed")
+        if day.beacon or context.client in (*day.reveals, *day.missing):
+            return refused(state, "this value was revealed or given up before")
+        expected = seal_of(operation.value, context.client, operation.day)
+        if len(operation.value) != REVEAL_LENGTH or expected != day.seals[context.client]:
+            return refused(state, "this is not what was sealed")
+        day = replace(day, reveals={**day.reveals, context.client: operation.value})
+        return self._fix(state, context, operation.day, day)
+
+    def _fix(self, state: State, context: Context, name: str, day: Day) -> Step:
+        """Fix the beacon when every sealed value is revealed or given up."""
+        if set(day.seals) - set(day.reveals) - set(day.missing) or not day.reveals:
+            return _with(state, name, day), _DONE
+        values = tuple(sorted(day.reveals.items()))
+        beacon = digest_of("beacon", encode((name, context.head, values)))
+        return _with(state, name, replace(day, beacon=beacon)), Fixed(beacon)
+
+    # -- tasks -----------------------------------------------------------------------------------
+
+    def _announce(self, state: State, context: Context, operation: Announce) -> Step:
+        day, site = state.days.get(operation.day), context.client
+        if day is None or site not in day.present or day.is_bidding:
+            return refused(state, "not a present site of a day that has its bids")
+        if not day.beacon or not day.redundancy:
+            return refused(state, "this day has no beacon or no tasks")
+        if operation.iteration != day.iteration or site in day.tasks or day.last is not None:
+            return refused(state, "not the present iteration, or announced before")
+        if not is_digest(operation.digest):
+            return refused(state, "not a digest")
+        task = Task(operation.digest, ())
+        task = self._drawn(state, operation.day, day, site, task, day.redundancy)
+        tasks = {**day.tasks, site: task}
+        state = _with(state, operation.day, replace(day, tasks=tasks))
+        return state, Assigned(site, task.workers)
+
+    def _drawn(self, state: State, name: str, day: Day, site: str, task: Task, count: int) -> Task:
+        """Draw ``count`` further workers by weight; the problem's digest plays no part."""
+        taken = {*task.workers, *task.dropped, *day.banned}
+        left = [worker for worker in sorted(self.roles.workers) if worker not in taken]
+        workers = list(task.workers)
+        for number in range(min(count, len(left))):
+            weights = [state.performance[worker].weight for worker in left]
+            seed = (day.beacon, name, day.iteration, site, task.attempt, number)
+            ticket = int.from_bytes(digest_of("draw", encode(seed)), "big") % sum(weights)
+            chosen = 0
+            while ticket >= weights[chosen]:
+                ticket -= weights[chosen]
+                chosen += 1
+            workers.append(left.pop(chosen))
+        return replace(task, workers=tuple(workers), attempt=task.attempt + 1)
+
+    def _solve(self, state: State, context: Context, operation: Solve) -> Step:
+        day = state.days.get(operation.day)
+        task = day.tasks.get(operation.site) if day else None
+        worker = context.client
+        if day is None or task is None or operation.iteration != day.iteration:
+            return refused(state, "no such task in the present iteration")
+        if worker not in task.workers or worker in task.solutions:
+            return refused(state, "not assigned to this worker, or solved by it before")
+        if operation.problem != task.problem or not is_digest(operation.solution):
+            return refused(state, "the solution of another problem")
+        task = replace(task, solutions={**task.solutions, worker: operation.solution})
+        return _with_task(state, operation.day, day, operation.site, task), _DONE
+
+    def _verdict(self, state: State, context: Context, operation: Verdict) -> Step:
+        day, task, why = self._voting(state, context, operation)
+        if day is None or task is None:
+            return refused(state, why)
+        if task.solutions.get(operation.worker) != operation.solution:
+            return refused(state, "the worker has submitted no such solution")
+        if operation.worker in task.accepted:
+            return refused(state, "this solution was accepted before")
+        if not 0 <= operation.elapsed_ms <= _ELAPSED_MAX_MS:
+            return refused(state, "a time out of range")
+        key = f"verdict {operation.site} {operation.worker}"
+        ballot = encode((operation.is_accepted, operation.elapsed_ms))
+        day, votes = _cast(day, key, context.client, ballot)
+        ballots = [msgspec.msgpack.decode(vote) for vote in votes.values()]
+        agreeing = [elapsed for accepted, elapsed in ballots if accepted == operation.is_accepted]
+        if len(agreeing) < self.roles.quorum:
+            state = _with(state, operation.day, day)
+            return state, Counted(len(agreeing), self.roles.quorum)
+        day = _forget(day, key)
+        if not operation.is_accepted:
+            return self._replaced(state, operation, day, task, "wrong")
+        task = replace(task, accepted=(*task.accepted, operation.worker))
+        state = _performed(
+            state,
+            operation.worker,
+            lambda held: held.accepted(sorted(agreeing)[len(agreeing) // 2]),
+        )
+        state = _with_task(state, operation.day, day, operation.site, task)
+        return state, Settled("solution", operation.worker, is_accepted=True)
+
+    def _late(self, state: State, context: Context, operation: Late) -> Step:
+        day, task, why = self._voting(state, context, operation)
+        if day is None or task is None:
+            return refused(state, why)
+        if operation.worker in task.solutions:
+            return refused(state, "the solution is there")
+        key = f"late {operation.site} {operation.worker}"
+        day, votes = _cast(day, key, context.client, b"")
+        if len(votes) < self.roles.quorum:
+            return _with(state, operation.day, day), Counted(len(votes), self.roles.quorum)
+        return self._replaced(state, operation, _forget(day, key), task, "late")
+
+    def _voting(
+        self, state: State, context: Context, operation: Verdict | Late
+    ) -> tuple[Day | None, Task | None, str]:
+        day = state.days.get(operation.day)
+        if not self._may_vote(state, context.client):
+            return None, None, "not a validator"
+        if day is None or operation.iteration != day.iteration:
+            return None, None, "not the present iteration of an open day"
+        task = day.tasks.get(operation.site)
+        if task is None or operation.worker not in task.workers:
+            return None, None, "not assigned to this worker"
+        return day, task, ""
+
+    def _replaced(
+        self, state: State, operation: Verdict | Late, day: Day, task: Task, why: str
+    ) -> Step:
+        """Take a worker off a task and draw another one; a wrong one is done for the day."""
+        worker = operation.worker
+        task = replace(
+            task,
+            workers=tuple(other for other in task.workers if other != worker),
+            dropped=(*task.dropped, worker),
+            solutions={w: s for w, s in task.solutions.items() if w != worker},
+        )
+        if why == "wrong":
+            state = _performed(state, worker, Performance.wrong)
+            day = replace(day, banned=tuple(sorted({*day.banned, worker})))
+        else:
+            state = _performed(state, worker, Performance.late)
+        task = self._drawn(state, operation.day, day, operation.site, task, 1)
+        state = _with_task(state, operation.day, day, operation.site, task)
+        return state, Settled(why, worker, is_accepted=False, workers=task.workers)
+
+    # -- absence, iterations, settlement ---------------------------------------------------------
+
+    def _absent(self, state: State, context: Context, operation: Absent) -> Step:
+        day, who = state.days.get(operation.day), operation.who
+        if day is None or not self._may_vote(state, context.client):
+            return refused(state, "not a validator of an open day")
+        is_silent = who in day.seals and not day.beacon and who not in (*day.reveals, *day.missing)
+        if not is_silent and who not in day.present:
+            return refused(state, "neither a present site nor an unrevealed seal")
+        if not is_silent and (day.is_bidding or day.settlement is not None):
+            return refused(state, "sites are missed between bidding and settlement")
+        key = f"absent {who}"
+        day, votes = _cast(day, key, context.client, b"")
+        if len(votes) < self.roles.quorum:
+            return _with(state, operation.day, day), Counted(len(votes), self.roles.quorum)
+        day = _forget(day, key)
+        if is_silent:
+            day = replace(day, missing=tuple(sorted({*day.missing, who})))
+            state, result = self._fix(state, context, operation.day, day)
+            is_fixed = isinstance(result, Fixed)
+            return state, result if is_fixed else Settled("seal", who, is_accepted=False)
+        tasks = {site: task for site, task in day.tasks.items() if site != who}
+        excluded = {**day.excluded, who: "absent"}
+        day = replace(day, excluded=excluded, tasks=tasks, proposal=None, votes={})
+        return _with(state, operation.day, day), Settled("site", who, is_accepted=False)
+
+    def _propose_iteration(
+        self, state: State, context: Context, operation: ProposeIteration
+    ) -> Step:
+        day = state.days.get(operation.day)
+        if day is None or context.client != self.roles.operator or day.is_bidding:
+            return refused(state, "only the operator proposes, for a day that has its bids")
+        if operation.iteration != day.iteration or day.last is not None:
+            return refused(state, "not the present iteration")
+        residuals = (operation.primal_residual, operation.dual_residual)
+        if not is_digest(operation.digest) or not all(0 <= r <= MONEY_MAX for r in residuals):
+            return refused(state, "a digest or a residual out of range")
+        if day.redundancy and any(
+            len(day.tasks[site].accepted) < day.redundancy if site in day.tasks else True
+            for site in day.present
+        ):
+            return refused(state, "a present site has no accepted solution yet")
+        day = replace(_forget(day, "proposal"), proposal=operation)
+        return _with(state, operation.day, day), _DONE
+
+    def _propose_settlement(
+        self, state: State, context: Context, operation: ProposeSettlement
+    ) -> Step:
+        day = state.days.get(operation.day)
+        if day is None or context.client != self.roles.operator or day.last is None:
+            return refused(state, "only the operator settles, after the last iteration")
+        if day.settlement is not None:
+            return refused(state, "this day was settled before")
+        names = [name for name, _ in operation.payments]
+        if len(set(names)) != len(names) or not set(names) >= set(day.present):
+            return refused(state, "every present site is paid exactly once")
+        if not set(names) <= {*day.sites, self.roles.operator}:
+            return refused(state, "only sites and the operator are paid")
+        if not all(abs(amount) <= MONEY_MAX for _, amount in operation.payments):
+            return refused(state, "an amount out of range")
+        if sum(amount for _, amount in operation.payments) != 0:
+            return refused(state, "payments do not sum to zero")
+        day = replace(_forget(day, "proposal"), proposal=operation)
+        return _with(state, operation.day, day), _DONE
+
+    def _approve(self, state: State, context: Context, operation: Approve) -> Step:
+        day = state.days.get(operation.day)
+        if day is None or not self._may_vote(state, context.client):
+            return refused(state, "not a validator of an open day")
+        proposal = day.proposal
+        if proposal is None or subject_of(proposal) != operation.subject:
+            return refused(state, "this is not proposed now")
+        day, votes = _cast(day, "proposal", context.client, bytes([operation.is_accepted]))
+        count = sum(vote == bytes([operation.is_accepted]) for vote in votes.values())
+        if count < self.roles.quorum:
+            return _with(state, operation.day, day), Counted(count, self.roles.quorum)
+        day = replace(_forget(day, "proposal"), proposal=None)
+        kind = "iteration" if isinstance(proposal, ProposeIteration) else "settlement"
+        if operation.is_accepted and isinstance(proposal, ProposeIteration):
+            last = proposal if proposal.is_last else None
+            day = replace(day, iteration=day.iteration + 1, tasks={}, votes={}, last=last)
+        elif operation.is_accepted and isinstance(proposal, ProposeSettlement):
+            day = replace(day, settlement=proposal)
+        result = Settled(kind, operation.subject.hex(), operation.is_accepted)
+        return _with(state, operation.day, day), result
+
+    def _close(self, state: State, context: Context, operation: CloseDay) -> Step:
+        day = state.days.get(operation.day)
+        if context.client != self.roles.operator or day is None or day.settlement is None:
+            return refused(state, "only the operator closes a day, when it is settled")
+        days = {name: other for name, other in state.days.items() if name != operation.day}
+        closed = {**state.closed, operation.day: subject_of(day.settlement)}
+        return replace(state, days=days, closed=closed), _DONE
+
+    # -- evidence --------------------------------------------------------------------------------
+
+    def _evidence(self, state: State, _context: Context, operation: Evidence) -> Step:
+        """Convict a validator by its own signatures; it votes on nothing any more."""
+        accusation = operation.accusation
+        if accusation.culprit in state.convicted:
+            return refused(state, "convicted before")
+        key = self.keys.get(accusation.culprit)
+        first, second = accusation.digests
+        kinds = ("pre-prepare", "prepare", "commit")
+        is_shown = accusation.kind in kinds and first != second
+        if not is_shown or not all(
+            self.notary.check(
+                key, accusation.kind, signature, accusation.view, accusation.sequence, digest
+            )
+            for digest, signature in zip(accusation.digests, accusation.signatures, strict=True)
+        ):
+            return refused(state, "this proves nothing")
+        convicted = {**state.convicted, accusation.culprit: accusation.kind}
+        state = replace(state, convicted=convicted)
+        return state, Settled("evidence", accusation.culprit, is_accepted=True)
+
+    def _may_vote(self, state: State, who: str) -> bool:
+        return who in self.roles.validators and who not in state.convicted
+
+
+def _with(state: State, name: str, day: Day) -> State:
+    return replace(state, days={**state.days, name: day})
+
+
+def _with_task(state: State, name: str, day: Day, site: str, task: Task) -> State:
+    return _with(state, name, replace(day, tasks={**day.tasks, site: task}))
+
+
+def _performed(state: State, worker: str, change: Callable[[Performance], Performance]) -> State:
+    held = state.performance[worker]
+    return replace(state, performance={**state.performance, worker: change(held)})
+
+
+def _cast(day: Day, key: str, validator: str, ballot: bytes) -> tuple[Day, Mapping[str, bytes]]:
+    """Count a ballot; the first one of a validator stands."""
+    votes = {**day.votes.get(key, {})}
+    votes.setdefault(validator, ballot)
+    return replace(day, votes={**day.votes, key: votes}), votes
+
+
+def _forget(day: Day, key: str) -> Day:
+    return replace(day, votes={name: votes for name, votes in day.votes.items() if name != key})
+
+
+_STEPS: Final[dict[type, Callable[..., Step]]] = {
+    OpenDay: Coordination._open,
+    Bid: Coordination._bid,
+    CloseBids: Coordination._close_bids,
+    SealBeacon: Coordination._seal,
+    RevealBeacon: Coordination._reveal,
+    Announce: Coordination._announce,
+    Solve: Coordination._solve,
+    Verdict: Coordination._verdict,
+    Late: Coordination._late,
+    Absent: Coordination._absent,
+    ProposeIteration: Coordination._propose_iteration,
+    ProposeSettlement: Coordination._propose_settlement,
+    Approve: Coordination._approve,
+    Evidence: Coordination._evidence,
+    CloseDay: Coordination._close,
+}
+
+
+def quantised_digest(quanta: bytes) -> bytes:
+    """Return the digest of a solution given as little-endian int64 of 1e-9 per unit."""
+    return digest_of("solution", quanta)
