@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -235,12 +236,47 @@ def test_lying_dealer_is_caught_by_sacrifice() -> None:
         dealt(5, 3, lie=1)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a verifier of attestation returns."""
+
+    kind: str = "tdx"
+    hardware: bool = True
+    measurement: bytes = b"agreed on"
+    status: str = "ok"
+
+
 def test_dealer_without_hardware_is_refused() -> None:
-    with pytest.raises(InputError, match="not hardware"):
-        dealer.check_dealer(policy.Policy(is_dealer_allowed=True), is_attested=False)
+    """Who deals triples could learn products: it runs what was agreed on, where nobody looks."""
+    allowing = policy.Policy(is_dealer_allowed=True, dealer_measurements=frozenset({b"agreed on"}))
+    dealer.check_dealer(allowing, Found())
     with pytest.raises(InputError, match="allows none"):
-        dealer.check_dealer(policy.Policy(), is_attested=True)
-    dealer.check_dealer(policy.Policy(is_dealer_allowed=True), is_attested=True)
+        dealer.check_dealer(policy.Policy(), Found())
+    with pytest.raises(InputError, match="not hardware: attestation is missing"):
+        dealer.check_dealer(allowing, None)
+    with pytest.raises(InputError, match="kind software is by software"):
+        dealer.check_dealer(allowing, Found("software", hardware=False))
+    with pytest.raises(InputError, match="status revoked"):
+        dealer.check_dealer(allowing, Found(status="revoked"))
+    with pytest.raises(InputError, match="not agreed on"):
+        dealer.check_dealer(allowing, Found(measurement=b"another"))
+    with pytest.raises(InputError, match="not agreed on"):
+        dealer.check_dealer(policy.Policy(is_dealer_allowed=True), Found())
+    with pytest.raises(InputError) as caught:
+        dealer.check_dealer(allowing, Found("software", False, b"x", "old"))
+    assert len(caught.value.findings) == 3
+    lenient = policy.Policy(is_dealer_allowed=True, is_software_dealer_allowed=True)
+    dealer.check_dealer(lenient, None)
+    with pytest.raises(InputError, match="status revoked"):
+        dealer.check_dealer(lenient, Found(status="revoked"))
+
+
+def test_a_refusal_says_what_would_work() -> None:
+    """Comparisons above half need fewer who may collude or more parties; at most 7 there are."""
+    with pytest.raises(InputError, match=r"also with dealt.*use degree 2 or less, or 7 parties"):
+        policy.check(5, 3, "median", policy=policy.Policy(is_dealer_allowed=True))
+    with pytest.raises(InputError, match=r"use degree 3 or less\)"):
+        policy.check(7, 4, "median")
 
 
 @pytest.mark.parametrize("n", range(3, 8))

@@ -17,7 +17,7 @@ from veilgrid.mpc._points import key_sets
 from veilgrid.mpc._round import Steps
 from veilgrid.mpc.engine import CheckFailed, Engine, Source
 from veilgrid.mpc.field import PRIME_FIELD, Field, Words, octets_of, words_of
-from veilgrid.mpc.policy import Policy
+from veilgrid.mpc.policy import Claims, Policy
 from veilgrid.mpc.prss import Members, client_words
 from veilgrid.secret import Randomness
 
@@ -47,23 +47,41 @@ def deal(
     return Deal(count, correction, hashlib.sha256(correction).digest()), seeds
 
 
-def check_dealer(policy: Policy, *, is_attested: bool) -> None:
+def check_dealer(policy: Policy, claims: Claims | None) -> None:
     """Refuse a dealer that the policy does not allow.
+
+    Parameters
+    ----------
+    policy
+        What the committee agreed on.
+    claims
+        What a verifier found about the dealer's evidence; None if it showed none.
 
     Raises
     ------
     InputError
-        Dealers are off, or this one runs on no attested hardware.
+        Dealers are off, or this one runs on no attested hardware, on hardware whose status is
+        not accepted, or a program that was not agreed on: all of it at once.
     """
-    findings = []
     if not policy.is_dealer_allowed:
-        findings.append(
-            Finding("dealer", "the policy allows none", "lower the degree or allow a dealer")
-        )
-    elif not is_attested and not policy.is_software_dealer_allowed:
-        findings.append(
-            Finding("dealer", "not hardware: attestation is missing", "use an attested dealer")
-        )
+        problem = "the policy allows none"
+        raise InputError([Finding("dealer", problem, "lower the degree or allow a dealer")])
+    if policy.is_software_dealer_allowed and (claims is None or not claims.hardware):
+        return
+    if claims is None:
+        problem = "not hardware: attestation is missing"
+        raise InputError([Finding("dealer", problem, "use an attested dealer")])
+    findings = []
+    if not claims.hardware:
+        problem = f"not hardware: attestation of kind {claims.kind} is by software"
+        findings.append(Finding("dealer", problem, "use an attested dealer"))
+    if claims.status not in policy.dealer_statuses:
+        accepted = ", ".join(sorted(policy.dealer_statuses))
+        problem = f"its attestation has status {claims.status}; accepted is {accepted}"
+        findings.append(Finding("dealer", problem, "update the dealer's platform"))
+    if claims.measurement not in policy.dealer_measurements:
+        problem = f"its program {claims.measurement.hex()[:16]}... was not agreed on"
+        findings.append(Finding("dealer", problem, "add its measurement to the policy"))
     if findings:
         raise InputError(findings)
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from veilgrid.errors import Finding, InputError
 from veilgrid.mpc.shamir import check_degree
 
 LINEAR: Final = frozenset({"sum", "mean", "weighted-sum"})
 QUADRATIC: Final = frozenset({"variance"})
+PARTIES_MAX: Final = 7
 COMPARING: Final = frozenset({"median", "quantile", "sort", "clip"})
 
 
@@ -24,11 +25,42 @@ class Policy:
         Whether triples of a dealer are used where the degree asks for them.
     is_software_dealer_allowed
         Whether a dealer without hardware attestation is accepted; never in production.
+    dealer_measurements
+        Digests of the programs that a dealer may run; empty allows none.
+    dealer_statuses
+        What the verifier may say of the hardware; anything else (revoked, out of date) is refused.
     """
 
     batch_min: int = 2
     is_dealer_allowed: bool = False
     is_software_dealer_allowed: bool = False
+    dealer_measurements: frozenset[bytes] = frozenset()
+    dealer_statuses: frozenset[str] = frozenset({"ok"})
+
+
+class Claims(Protocol):
+    """What a verifier of attestation found; any value with these attributes will do.
+
+    Attributes
+    ----------
+    kind
+        Of the evidence, for example ``tdx`` or ``software``.
+    hardware
+        Whether a chip vouches for it.
+    measurement
+        Digest of the program that runs.
+    status
+        ``ok``, or what is wrong.
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def hardware(self) -> bool: ...
+    @property
+    def measurement(self) -> bytes: ...
+    @property
+    def status(self) -> str: ...
 
 
 def linear_degree(n: int) -> int:
@@ -85,9 +117,9 @@ def check(
         findings.append(
             Finding(
                 where("degree"),
-                f"{function} compares numbers, which needs 2 x degree + 1 <= parties; "
-                f"found degree {degree} with {n} parties",
-                f"use degree {largest} or less, or {2 * degree + 1} parties or more",
+                f"{function} compares numbers, which needs 2 x degree + 1 <= parties, also with "
+                f"dealt triples; found degree {degree} with {n} parties",
+                _instead(degree, largest),
             )
         )
     elif multiplies and degree > largest and not agreed.is_dealer_allowed:
@@ -97,7 +129,7 @@ def check(
                 where("degree"),
                 f"{what} need multiplications, that is 2 x degree + 1 <= parties, or dealt "
                 f"triples; found degree {degree} with {n} parties",
-                f"use degree {largest} or less, {2 * degree + 1} parties or more, or a dealer",
+                f"{_instead(degree, largest)}, or a dealer",
             )
         )
     elif multiplies and degree > n - 2:
@@ -110,3 +142,10 @@ def check(
         )
     if findings:
         raise InputError(findings)
+
+
+def _instead(degree: int, largest: int) -> str:
+    """Say what would work: fewer who may collude, or more parties, of which there are up to 7."""
+    needed = 2 * degree + 1
+    more = f", or {needed} parties or more" if needed <= PARTIES_MAX else ""
+    return f"use degree {largest} or less{more}"
