@@ -13,10 +13,14 @@ from veilgrid.errors import InvariantError, VeilgridError
 _VERBS = {
     "run": "veilgrid.cli._day:run",
     "compare": "veilgrid.cli._day:compare",
+    "attack": "veilgrid.cli._attack:attack",
+    "audit": "veilgrid.cli._audit:audit",
     "report": "veilgrid.cli._day:report",
     "import": "veilgrid.cli._import:import_",
     "aggregate": "veilgrid.cli._aggregate:aggregate",
+    "sensitivity": "veilgrid.cli._sensitivity:sensitivity",
     "bench": "veilgrid.cli._bench:bench",
+    "verify": "veilgrid.cli._verify:verify",
 }
 """Where each verb lives; loaded when it is called, so that help and errors come at once."""
 
