@@ -86,6 +86,26 @@ class Shape:
             curved=np.flatnonzero(site.quadratic),
         )
 
+    def still(self) -> "Shape":
+        """Return the shape of the same site without any choice: it takes its fallback."""
+        nothing = np.zeros(0, dtype=np.int64)
+        none = np.zeros(0, dtype=bool)
+        return Shape(
+            name=self.name,
+            rows=nothing,
+            columns=nothing,
+            row_count=0,
+            variable_count=0,
+            interval_count=self.interval_count,
+            is_equality=none,
+            has_lower=none,
+            has_upper=none,
+            inject_p=sparse.csr_matrix((self.interval_count, 0)),
+            reactive_rows=nothing,
+            reactive_columns=nothing,
+            curved=nothing,
+        )
+
     @cached_property
     def bid_parts(self) -> dict[str, int]:
         """Return the parts of a bid in order, with their lengths."""
@@ -93,6 +113,9 @@ class Shape:
         return {
             "load_p": self.interval_count,
             "load_q": self.interval_count,
+            "fallback_p": self.interval_count,
+            "fallback_q": self.interval_count,
+            "alone": 1,
             "lower": n,
             "upper": n,
             "row_lower": m,
@@ -114,12 +137,26 @@ class Shape:
             "below": n,
             "row_above": m,
             "row_below": m,
-            "alone": 1,
         }
 
 
-def bid_of(site: Site, unit: float) -> Integers:
+def fallback_of(site: Site) -> tuple[Floats, Floats]:
+    """Return the net demands (interval,) of a site whose devices stand still, per-unit."""
+    idle = np.clip(0.0, site.lower, site.upper)
+    return site.demand_p(idle), site.demand_q(idle)
+
+
+def bid_of(site: Site, unit: float, cost_alone: float) -> Integers:
     """Return a site's bid as one vector of integers, in the order of :attr:`Shape.bid_parts`.
+
+    Parameters
+    ----------
+    site
+        Its problem.
+    unit
+        Price unit of the register.
+    cost_alone
+        What the site would pay alone, currency; it only serves to count who gains.
 
     Raises
     ------
@@ -131,11 +168,13 @@ def bid_of(site: Site, unit: float) -> Integers:
         np.where(np.isfinite(part), part, 0.0)
         for part in (site.lower, site.upper, site.row_lower, site.row_upper)
     ]
-    powers = [site.load_p, site.load_q, *bounds]
+    powers = [site.load_p, site.load_q, *fallback_of(site)]
     curved = site.quadratic[np.flatnonzero(site.quadratic)] / unit
     secret = [matrix.data, reactive.data, curved]
     parts = [
         *(_steps(site, part, POWER_BITS, POWER_MAX) for part in powers),
+        _steps(site, np.array([cost_alone / unit]), POWER_BITS, PRICE_MAX),
+        *(_steps(site, part, POWER_BITS, POWER_MAX) for part in bounds),
         *(_steps(site, part, FACTOR_BITS, FACTOR_MAX) for part in secret),
         _steps(site, site.linear / unit, POWER_BITS, PRICE_MAX),
     ]
@@ -159,7 +198,6 @@ def proof_of(
     price_p: Floats,
     price_q: Floats,
     unit: float,
-    cost_alone: float,
 ) -> Integers:
     """Return a site's proof as one vector of integers, in the order of :attr:`Shape.proof_parts`.
 
@@ -177,8 +215,6 @@ def proof_of(
         The agreed prices.
     unit
         Price unit of the register.
-    cost_alone
-        What the site would pay alone, currency; it only serves to count who gains.
 
     Notes
     -----
@@ -213,7 +249,6 @@ def proof_of(
             above,
             above - rounded,
             *rows,
-            np.array([np.rint(cost_alone / unit * scale)], dtype=np.int64),
         ]
     )
 

@@ -52,15 +52,27 @@ class Stack:
 
     @classmethod
     def of(
-        cls, shapes: Sequence[Shape], bids: Sequence[Shares], proofs: Sequence[Shares]
+        cls, shapes: Sequence[Shape], bids: Sequence[Shares], proofs: Sequence[Shares | None]
     ) -> "Stack":
-        """Cut bids and proofs into parts and join each part over all sites."""
+        """Cut bids and proofs into parts and join each part over all sites.
+
+        A site without a proof takes its fallback.
+        """
+        own = [
+            shape if proof is not None else shape.still()
+            for shape, proof in zip(shapes, proofs, strict=True)
+        ]
+        kept = [
+            bid if proof is not None else _idle(shape, bid)
+            for shape, bid, proof in zip(shapes, bids, proofs, strict=True)
+        ]
+        given = [proof if proof is not None else bids[0][:0] for proof in proofs]
         return cls(
-            shapes=tuple(shapes),
-            bids=_joined([shape.bid_parts for shape in shapes], bids),
-            proofs=_joined([shape.proof_parts for shape in shapes], proofs),
-            owner_of_variable=_owners([shape.variable_count for shape in shapes]),
-            owner_of_row=_owners([shape.row_count for shape in shapes]),
+            shapes=tuple(own),
+            bids=_joined([shape.bid_parts for shape in own], kept),
+            proofs=_joined([shape.proof_parts for shape in own], given),
+            owner_of_variable=_owners([shape.variable_count for shape in own]),
+            owner_of_row=_owners([shape.row_count for shape in own]),
         )
 
     def columns(self, attribute: str) -> Integers:
@@ -82,6 +94,13 @@ class Stack:
             for shape, start in zip(self.shapes, starts, strict=True)
         ]
         return np.concatenate(parts)
+
+
+def _idle(shape: Shape, bid: Shares) -> Shares:
+    """Return the bid of a site that takes its fallback as its load."""
+    times = shape.interval_count
+    fallback = bid[2 * times : 4 * times]
+    return concatenate([fallback, fallback, bid[4 * times : 4 * times + 1]])
 
 
 def _owners(counts: Sequence[int]) -> Integers:
@@ -478,7 +497,7 @@ def _totals(
 
 def _worse_off(mpc: Mpc, stack: Stack, paid: Shares, own: Shares) -> Steps[int]:
     """Open how many sites pay more than they say they would alone."""
-    alone = stack.proofs["alone"] * 2 ** (COST_BITS + 1 - POWER_BITS)
+    alone = stack.bids["alone"] * 2 ** (COST_BITS + 1 - POWER_BITS)
     spared = alone - (paid + own) + rounded_steps(TINY_AMOUNT, COST_BITS + 1)
     bits = yield from mpc.is_negative(spared.claim(COMPARED_BOUND))
     opened = yield from mpc.open(bits.sum())

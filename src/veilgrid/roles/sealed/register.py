@@ -5,7 +5,7 @@ All numbers on shares are integers: power in steps of ``2**-32`` per-unit, price
 once, here; parties compare their digest, because floating point differs between machines.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -69,6 +69,16 @@ class Register:
     def interval_count(self) -> int:
         """Number of intervals."""
         return len(self.buy)
+
+    def tightened(self, inner: float) -> "Register":
+        """Keep an inner distance from limits, per-unit."""
+        return replace(self, inner=inner)
+
+    def without(self, bus: int) -> "Register":
+        """Treat a bus as one without choice."""
+        give_p, give_q = self.give_p.copy(), self.give_q.copy()
+        give_p[bus] = give_q[bus] = 0.0
+        return replace(self, give_p=give_p, give_q=give_q)
 
     @cached_property
     def charging_flow(self) -> Floats:

@@ -228,6 +228,16 @@ class StepResult:
                 total = PRIME_FIELD.add(total, part)
         return Shares(total, COMPARED_BOUND, constant.constant)
 
+    def strength(self, constant: "Shares") -> Shares:
+        """Return the sum of all rows' strengths in their own units, scale 2**62 price units."""
+        total = PRIME_FIELD.zeros(1)
+        for dual, numbers in zip(self.duals, self.numbers, strict=True):
+            if numbers:
+                weights = np.array([1.0 / self.register.row(number)[3] for number in numbers])
+                part = PRIME_FIELD.inner(dual[1:], encode_words(factors(weights)))
+                total = PRIME_FIELD.add(total, part)
+        return Shares(total, COMPARED_BOUND, constant.constant)
+
 
 def network_step(
     mpc: Mpc,
@@ -278,6 +288,13 @@ def network_step(
         moves += [("row", interval, number) for interval, number in worst]
         current = _changed(register, current, moves, is_single=count > PASSES_AT_ONCE)
     raise RunAborted(f"the active set of the network step did not settle in {PASSES_MAX} passes")
+
+
+def network_duals(
+    mpc: Mpc, register: Register, wish_p: Shares, wish_q: Shares, active: ActiveSet
+) -> Steps[StepResult]:
+    """Repeat a step on the active set that it ended with; nothing opens."""
+    return (yield from _Step(mpc, register, wish_p, wish_q).solve(active, 0))
 
 
 def below_zero(mpc: Mpc, values: list[Words]) -> Steps[list[int]]:

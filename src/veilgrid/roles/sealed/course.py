@@ -1,0 +1,261 @@
+"""The public course of a sealed day: what comes next, from what opened before [sealed 4].
+
+Parties and sites each keep one and get the same, because it depends on opened results alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from veilgrid.admm.exchange import SUSPICION, TIGHTENED, ExchangeSettings
+from veilgrid.errors import invariant
+from veilgrid.roles.sealed.bid import Shape
+from veilgrid.roles.sealed.mixing import PLAIN, MixingRule, Mixture
+from veilgrid.roles.sealed.program import Binding
+from veilgrid.roles.sealed.register import Register
+from veilgrid.roles.sealed.step import ActiveSet
+
+BIDS: Final = "bids"
+WISH: Final = "wish"
+ANSWER: Final = "answer"
+REGRET: Final = "regret"
+CERTIFICATE: Final = "certificate"
+DONE: Final = "done"
+
+CONVERGED: Final = "converged"
+LIMIT: Final = "iteration_limit"
+INFEASIBLE: Final = "infeasible"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One computation of the committee.
+
+    Attributes
+    ----------
+    number
+        Of the computation; differs also between repetitions.
+    kind
+        :data:`BIDS`, :data:`WISH`, :data:`ANSWER`, :data:`REGRET` or :data:`CERTIFICATE`.
+    iteration
+        Of the coordination, from 1.
+    """
+
+    number: int
+    kind: str
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What opened in one iteration: cost and claimed gap, price units, and residual."""
+
+    iteration: int
+    cost: float
+    gap: float
+    residual: float
+    passes: int
+
+
+@dataclass
+class Course:
+    """Where a day stands.
+
+    Attributes
+    ----------
+    register
+        With the inner distance in force.
+    excluded
+        Flexible buses that take their fallback, with the reason.
+    bindings, registers, wish_tasks
+        By step of the network: its active set, the register it ran under, its task.
+    """
+
+    register: Register
+    settings: ExchangeSettings
+    turnover_min: float
+    flexible: tuple[int, ...]
+    task: Task = field(default_factory=lambda: Task(0, BIDS, 0))
+    excluded: dict[int, str] = field(default_factory=dict)
+    bindings: dict[int, Binding] = field(default_factory=dict)
+    registers: dict[int, Register] = field(default_factory=dict)
+    wish_tasks: dict[int, int] = field(default_factory=dict)
+    history: list[Seen] = field(default_factory=list)
+    mixture: Mixture = field(default_factory=lambda: Mixture(PLAIN))
+    status: str = ""
+    certificate: dict[str, Any] = field(default_factory=dict)
+    bid_task: int = 0
+
+    def __post_init__(self) -> None:
+        self.rule = MixingRule(self.settings.memory, self.settings.mixing_interval)
+        self._strength = 0.0
+        self._exchange_cost = 0.0
+        self._passes = 0
+        self._residual_tried = float("inf")
+        self._claimed = (0.0, 0.0)
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Buses whose sites take part in the coordination."""
+        return tuple(bus for bus in self.flexible if bus not in self.excluded)
+
+    @property
+    def still(self) -> tuple[int, ...]:
+        """Buses that take their committed fallback."""
+        members = set(self.members)
+        return tuple(bus for bus in range(self.register.bus_count) if bus not in members)
+
+    @property
+    def binding(self) -> Binding:
+        """The active set to start the next network step from."""
+        if not self.bindings:
+            return Binding.of(ActiveSet.start(self.register))
+        return self.bindings[max(self.bindings)]
+
+    @property
+    def priced_by(self) -> int:
+        """The network step whose prices the present answers are paid at."""
+        return max(self.task.iteration - 1, 1)
+
+    @property
+    def product_count(self) -> int:
+        """Sums of products that the present answer carries."""
+        return self.rule.product_count if self.task.iteration > 1 else 0
+
+    def lengths(self, shapes: Sequence[Shape]) -> dict[int, int]:
+        """Return how many numbers each bus's site sends for the present task."""
+        times = self.register.interval_count
+        match self.task.kind:
+            case "bids":
+                return {bus: sum(shape.bid_parts.values()) for bus, shape in enumerate(shapes)}
+            case "wish":
+                return dict.fromkeys(self.members, 2 * times)
+            case "answer":
+                return dict.fromkeys(self.members, 2 * times + 2 + self.product_count)
+            case "regret":
+                return dict.fromkeys(self.members, 1)
+            case _:
+                return {bus: sum(shapes[bus].proof_parts.values()) for bus in self.members}
+
+    @property
+    def wish_tasks_needed(self) -> set[int]:
+        """Tasks whose wishes later tasks read."""
+        iteration = self.task.iteration
+        return {
+            number for step, number in self.wish_tasks.items() if step >= max(iteration - 1, 1)
+        } | {self.task.number}
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what is public about the day so far."""
+        return {
+            "status": self.status,
+            "iterations": self.history[-1].iteration if self.history else 0,
+            "history": [
+                [one.iteration, one.cost, one.gap, one.residual, one.passes] for one in self.history
+            ],
+            "excluded": {str(bus): reason for bus, reason in self.excluded.items()},
+            "certificate": self.certificate,
+            "unmet": self.binding.active().unmet() if self.status == INFEASIBLE else [],
+            "inner": self.register.inner,
+        }
+
+    def advance(self, result: dict[str, Any]) -> None:
+        """Go on to the next task."""
+        missing = result.get("missing")
+        if missing:
+            self._leave_out(missing)
+            return
+        kind, iteration = self.task.kind, self.task.iteration
+        match kind:
+            case "bids":
+                self._go(WISH, 1)
+            case "wish":
+                self._on_wish(result, iteration)
+            case "answer":
+                self._on_answer(result, iteration)
+            case "regret":
+                self._on_regret(result, iteration)
+            case _:
+                invariant(kind == CERTIFICATE, "nothing follows the end of a day")
+                self._on_certificate(result)
+
+    def _go(self, kind: str, iteration: int) -> None:
+        self.task = Task(self.task.number + 1, kind, iteration)
+        if kind == WISH:
+            self.wish_tasks[iteration] = self.task.number
+            if iteration in TIGHTENED and self._strength > 0.0:
+                budget = self.settings.inner_share * self.settings.gap_max
+                self.register = self.register.tightened(
+                    budget * abs(self._exchange_cost) / self._strength
+                )
+
+    def _leave_out(self, missing: list[list[Any]]) -> None:
+        """Give up on sites: they take their fallback, and the coordination starts anew."""
+        for bus, reason in missing:
+            self.excluded[int(bus)] = str(reason)
+            if int(bus) in self.flexible:
+                self.register = self.register.without(int(bus))
+        self.rule = MixingRule(self.settings.memory, self.settings.mixing_interval)
+        self.bindings.clear()
+        self.registers.clear()
+        self.wish_tasks.clear()
+        self.mixture = Mixture(PLAIN)
+        self._residual_tried = float("inf")
+        self._go(WISH, 1)
+
+    def _on_wish(self, result: dict[str, Any], iteration: int) -> None:
+        self.bindings[iteration] = msgspec.convert(result["binding"], Binding)
+        self.registers[iteration] = self.register
+        self._strength = float(result.get("strength", 0.0))
+        self._passes = int(result["passes"])
+        is_suspect = iteration in SUSPICION or iteration == self.settings.iteration_count_max
+        if is_suspect and self.bindings[iteration].active().unmet():
+            self.status = INFEASIBLE
+            self._go(DONE, iteration)
+            return
+        self._go(ANSWER, 1 if iteration == 1 else iteration + 1)
+
+    def _on_answer(self, result: dict[str, Any], iteration: int) -> None:
+        products = [float(value) for value in result["products"]]
+        residual = products[0] ** 0.5 if products else float("inf")
+        cost, gap = float(result["cost"]), float(result["gap"])
+        self._exchange_cost = float(result["exchange_cost"])
+        self.history.append(Seen(iteration, cost, gap, residual, self._passes))
+        if iteration > 1:
+            self.mixture = self.rule.decide(products)
+        self._claimed = (cost, gap)
+        if result["fits"] and not residual > 0.7 * self._residual_tried:
+            self._go(REGRET, iteration)
+        else:
+            self._resume(iteration)
+
+    def _on_regret(self, result: dict[str, Any], iteration: int) -> None:
+        cost, gap = self._claimed
+        allowed = self.settings.gap_max * max(abs(cost), self.turnover_min)
+        if gap + float(result["regret"]) <= allowed:
+            self.status = CONVERGED
+            self._go(CERTIFICATE, iteration)
+            return
+        self._residual_tried = self.history[-1].residual
+        self._resume(iteration)
+
+    def _resume(self, iteration: int) -> None:
+        """Take up the coordination after a look at whether it may end."""
+        if iteration >= self.settings.iteration_count_max:
+            self.status = LIMIT
+            self._go(CERTIFICATE, iteration)
+        elif iteration == 1:
+            self._go(ANSWER, 2)
+        else:
+            self._go(WISH, iteration)
+
+    def _on_certificate(self, result: dict[str, Any]) -> None:
+        failed = [(bus, count) for bus, count in enumerate(result["failed"]) if count]
+        if failed:
+            reason = "its plan or its multipliers break what it committed to"
+            self._leave_out([[bus, reason] for bus, _ in failed])
+            return
+        self.certificate = result
+        self._go(DONE, self.task.iteration)

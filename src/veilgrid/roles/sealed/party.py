@@ -1,0 +1,290 @@
+"""A party of the committee that coordinates a sealed day: one computation a task [sealed 4.1]."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from veilgrid.machine import (
+    START,
+    Decide,
+    Effect,
+    Event,
+    NodeId,
+    Received,
+    Send,
+    SetTimer,
+    TimerFired,
+)
+from veilgrid.mpc import Aborted, Engine, Enrolled, Finished, Mailbox, Party, Steps
+from veilgrid.mpc.client import seal_output
+from veilgrid.mpc.field import PRIME_FIELD, octets_of
+from veilgrid.mpc.message import Message as Inner
+from veilgrid.mpc.message import Relay, Submission
+from veilgrid.roles.sealed.bid import Shape
+from veilgrid.roles.sealed.course import BIDS, DONE, Course
+from veilgrid.roles.sealed.message import Agreement, Notice, Parcel, Stopped
+from veilgrid.roles.sealed.program import (
+    BID,
+    Priced,
+    Tolerances,
+    answer_program,
+    bids_program,
+    certificate_program,
+    client_of,
+    fallbacks,
+    regret_program,
+    vector_form,
+    wish_program,
+)
+from veilgrid.secret import Randomness, Secret
+from veilgrid.signature import Signs
+
+_DEADLINE: Final = "deadline"
+_INNER: Final = "inner "
+_EARLY_MAX: Final = 256
+
+
+class SealedParty:
+    """One party, over all tasks of a day.
+
+    Parameters
+    ----------
+    me
+        Own name.
+    agreement
+        Who takes part.
+    course
+        Where the day starts; a copy for this party alone.
+    shapes
+        Of all sites' problems, by bus.
+    limits
+        When the coordination may stop.
+    box_key
+        Own decryption key for the sites' messages.
+    patience_ns
+        How long to wait for the sites' messages of a task, and for other parties.
+    """
+
+    def __init__(
+        self,
+        me: NodeId,
+        agreement: Agreement,
+        course: Course,
+        shapes: tuple[Shape, ...],
+        limits: Tolerances,
+        *,
+        box_key: Secret[bytes],
+        signer: Signs,
+        verify_keys: Mapping[NodeId, bytes],
+        randomness: Randomness,
+        patience_ns: int = 20_000_000_000,
+    ) -> None:
+        self.me, self.agreement, self.course = me, agreement, course
+        self._shapes, self._limits = shapes, limits
+        self._box_key, self._signer, self._keys = box_key, signer, dict(verify_keys)
+        self._randomness, self._patience_ns = randomness, patience_ns
+        self._number = agreement.parties.index(me) + 1
+        self._mailboxes: dict[int, Mailbox] = {}
+        self._inner: Party | None = None
+        self._former: Party | None = None
+        self._is_running = False
+        self._early: dict[int, list[Received]] = {}
+        self._is_over = False
+        self.round_count = 0
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Advance by one event. All branching on event kind happens here."""
+        if self._is_over:
+            return []
+        match event:
+            case TimerFired(name) if name == START:
+                return self._begin()
+            case TimerFired(name) if name == f"{_DEADLINE} {self.course.task.number}":
+                return self._run()
+            case TimerFired(name) if name.startswith(_INNER):
+                return self._on_timer(name.removeprefix(_INNER))
+            case Received(_, Submission() as submission):
+                return self._on_submission(event, submission)
+            case Received(sender, Notice() | Parcel() | Stopped()):
+                return []
+            case Received(sender, message) if sender in self.agreement.parties:
+                return self._on_inner(event, message)
+            case _:
+                return []
+
+    def _begin(self) -> list[Effect]:
+        """Make ready for the present task: a mailbox, and the machine of the computation."""
+        task = self.course.task
+        self._is_running = False
+        self._mailboxes[task.number] = self._mailbox()
+        self._former = self._inner
+        self._inner = Party(
+            self.me,
+            self.agreement.parties,
+            self.agreement.degree,
+            self._program,
+            signer=self._signer,
+            verify_keys=self._keys,
+            randomness=self._randomness,
+            session=self.agreement.session(task.number),
+            patience_ns=self._patience_ns,
+        )
+        effects: list[Effect] = [SetTimer(f"{_DEADLINE} {task.number}", self._patience_ns)]
+        for event in self._early.pop(task.number, []):
+            effects += self.handle(event)
+        return effects
+
+    def _mailbox(self) -> Mailbox:
+        """Return an empty mailbox for the present task."""
+        task, agreement = self.course.task, self.agreement
+        clients = {
+            client_of(bus, BID if task.kind == BIDS else f"{task.kind} {task.number}"): Enrolled(
+                agreement.site_keys[bus], vector_form(length)
+            )
+            for bus, length in self.course.lengths(self._shapes).items()
+        }
+        return Mailbox(
+            self._number,
+            len(agreement.parties),
+            agreement.degree,
+            agreement.session(task.number),
+            clients,
+            self._box_key,
+        )
+
+    def _on_submission(self, event: Event, submission: Submission) -> list[Effect]:
+        task = self.course.task
+        mailbox = self._mailboxes.get(task.number)
+        if mailbox is None or submission.session != mailbox.session:
+            return self._keep(event, submission.session)
+        if self._is_running:
+            return []
+        mailbox.accept(submission)
+        return self._run() if len(mailbox.received) == len(mailbox.clients) else []
+
+    def _on_inner(self, event: Event, message: Inner) -> list[Effect]:
+        session = message.said.session if isinstance(message, Relay) else message.session
+        if self._former is not None and session == self._former.session:
+            # Somebody still asks what was said, or who lied.
+            effects = self._former.handle(event)
+            return [effect for effect in effects if isinstance(effect, Send)]
+        if self._inner is None or session != self._inner.session:
+            return self._keep(event, session)
+        return self._passed(self._inner.handle(event))
+
+    def _keep(self, event: Event, session: bytes) -> list[Effect]:
+        """Keep what belongs to the next task: others may be ahead by one."""
+        after = self.course.task.number + 1
+        if session == self.agreement.session(after) and isinstance(event, Received):
+            waiting = self._early.setdefault(after, [])
+            if len(waiting) < _EARLY_MAX + len(self.agreement.site_keys):
+                waiting.append(event)
+        return []
+
+    def _run(self) -> list[Effect]:
+        """Start the computation: all messages are here, or the time for them is over."""
+        if self._is_running or self._inner is None:
+            return []
+        self._is_running = True
+        return self._passed(self._inner.handle(TimerFired(START)))
+
+    def _on_timer(self, name: str) -> list[Effect]:
+        number, _, inner = name.partition(" ")
+        if self._inner is None or int(number) != self.course.task.number:
+            return []
+        return self._passed(self._inner.handle(TimerFired(inner)))
+
+    def _passed(self, effects: list[Effect]) -> list[Effect]:
+        """Pass the computation's effects on, its timers under this task's name."""
+        out: list[Effect] = []
+        for effect in effects:
+            match effect:
+                case SetTimer(name, delay_ns):
+                    out.append(SetTimer(f"{_INNER}{self.course.task.number} {name}", delay_ns))
+                case Decide(Finished() as finished):
+                    out += self._on_finished(finished)
+                case Decide(Aborted() as aborted):
+                    out += self._on_aborted(aborted)
+                case _:
+                    out.append(effect)
+        return out
+
+    # -- tasks ----------------------------------------------------------------------------------
+
+    def _program(self, mpc: Engine) -> Steps[dict[str, Any]]:
+        course, task = self.course, self.course.task
+        mailbox = self._mailboxes[task.number]
+        if task.kind == BIDS:
+            return (yield from bids_program(mpc, mailbox))
+        bids = self._mailboxes[course.bid_task]
+        still = fallbacks(mpc, course.register, bids, course.still)
+        match task.kind:
+            case "wish":
+                steps = wish_program(mpc, course.register, mailbox, still, course.binding)
+            case "answer":
+                steps = answer_program(
+                    mpc, course.register, mailbox, self._priced(), still, self._limits
+                )
+            case "regret":
+                steps = regret_program(mpc, mailbox)
+            case _:
+                steps = certificate_program(
+                    mpc, course.register, self._shapes, bids, mailbox, self._priced(), still
+                )
+        return (yield from steps)
+
+    def _priced(self) -> Priced:
+        """Return the network step whose prices the present answers are paid at."""
+        course, step = self.course, self.course.priced_by
+        wishes = self._mailboxes[course.wish_tasks[step]]
+        return Priced(course.registers[step], wishes, course.bindings[step])
+
+    def _on_finished(self, finished: Finished) -> list[Effect]:
+        agreement, task = self.agreement, self.course.task
+        self.round_count += finished.round_count
+        result = msgspec.msgpack.encode(finished.result)
+        notice = Notice(agreement.day, task.number, result)
+        effects: list[Effect] = [
+            Send(group, notice) for group in sorted(set(agreement.groups.values()))
+        ]
+        effects += self._parcels()
+        self.course.advance(msgspec.msgpack.decode(result))
+        self._forget()
+        if self.course.task.kind == DONE:
+            self._is_over = True
+            return [*effects, Decide(self.outcome())]
+        return [*effects, *self._begin()]
+
+    def _parcels(self) -> list[Effect]:
+        """Seal what opens to one site only."""
+        agreement, task = self.agreement, self.course.task
+        engine = self._inner.state.engine if self._inner is not None else None
+        out: list[Effect] = []
+        for client, label, data in engine.deliveries if engine is not None else []:
+            bus = int(client)
+            octets = bytes(octets_of(PRIME_FIELD.flat(data)))
+            session = agreement.session(task.number)
+            output = seal_output(session, label, octets, agreement.site_boxes[bus])
+            parcel = Parcel(agreement.day, task.number, bus, output)
+            out.append(Send(agreement.groups[bus], parcel))
+        return out
+
+    def _forget(self) -> None:
+        """Drop mailboxes that no later task reads."""
+        kept = {self.course.bid_task, *self.course.wish_tasks_needed}
+        for number in [number for number in self._mailboxes if number not in kept]:
+            del self._mailboxes[number]
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what is public about the day."""
+        return {**self.course.outcome(), "rounds": self.round_count}
+
+    def _on_aborted(self, aborted: Aborted) -> list[Effect]:
+        self._is_over = True
+        agreement, task = self.agreement, self.course.task
+        stopped = Stopped(agreement.day, task.number, aborted.reason, aborted.culprits)
+        groups = sorted(set(agreement.groups.values()))
+        return [*(Send(group, stopped) for group in groups), Decide(stopped)]

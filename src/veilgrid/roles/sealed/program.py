@@ -1,0 +1,399 @@
+"""What the committee computes in each task of a sealed day, and all that opens [sealed 4].
+
+Every task is one computation of its own: sites send shares afresh, the parties keep nothing but
+the messages with the committed bids. So a day resumes where it stopped, and a task runs again with
+fewer parties.
+
+==============  ===========================================================  ==================
+task            opens to all parties and sites                               opens to one site
+==============  ===========================================================  ==================
+bids            who sent a readable bid
+wish            which limits bind, which way the exchange goes, by interval  its prices
+answer          cost and claimed gap of the iterate, which way the exchange
+                goes, exceeded rows; sums over all sites of products of
+                their movements (for the acceleration)
+regret          the claimed gap with all sites' regrets
+certificate     verdicts, cost, gap, rent, how many pay more than alone      its payment
+==============  ===========================================================  ==================
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from veilgrid.mpc import Engine, Form, Mailbox, Shares, Steps, concatenate
+from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words, words_of
+from veilgrid.mpc.intake import agree_on_submissions
+from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
+from veilgrid.roles.sealed.certificate import COST_BITS, Stack, certify
+from veilgrid.roles.sealed.register import (
+    FACTOR_BITS,
+    POWER_BITS,
+    POWER_MAX,
+    Integers,
+    Register,
+)
+from veilgrid.roles.sealed.step import (
+    ActiveSet,
+    StepResult,
+    below_zero,
+    limit_checks,
+    network_duals,
+    network_step,
+)
+
+PRODUCT_BITS: Final = 70
+"""Binary places of sums of products."""
+
+BID: Final = "bid"
+"""What a site's committed message is called."""
+
+AMOUNT_BITS: Final = 40
+"""Binary places of amounts that sites claim, in price units."""
+
+WIDE_BITS: Final = 2 * POWER_BITS + FACTOR_BITS
+"""Binary places of products of prices and powers before they open."""
+
+NARROW_PRICE: Final = 2**70
+"""Claimed bound of prices in steps of ``2**-62``: 256 price units."""
+
+AMOUNT_MAX: Final = 2**60
+PRODUCT_MAX: Final = 2**100
+
+
+class Tolerances(msgspec.Struct, frozen=True):
+    """When a day's coordination stops; public.
+
+    Attributes
+    ----------
+    gap_max
+        Relative gap that is small enough.
+    excess_max
+        Per-unit; how far a network row may be exceeded by answers.
+    turnover_min : price units
+        Gaps are relative to the plan's cost, but at least to this.
+    """
+
+    gap_max: float
+    excess_max: float
+    turnover_min: float
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """An active set as it travels: price statuses, and (interval, row, status)."""
+
+    price: list[int]
+    rows: list[tuple[int, int, int]]
+
+    @classmethod
+    def of(cls, active: ActiveSet) -> "Binding":
+        """Write an active set."""
+        rows = [
+            (interval, number, status)
+            for interval, rows in enumerate(active.rows)
+            for number, status in sorted(rows.items())
+        ]
+        return cls(list(active.price), rows)
+
+    def active(self) -> ActiveSet:
+        """Return the active set."""
+        out = ActiveSet(list(self.price), [{} for _ in self.price])
+        for interval, number, status in self.rows:
+            out.rows[interval][number] = status
+        return out
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Vectors that arrived, by bus, and why others did not."""
+
+    vectors: dict[int, Shares]
+    flags: dict[int, str]
+
+    @property
+    def refusal(self) -> dict[str, Any]:
+        """The result of a task that lacks some sites' messages."""
+        return {"missing": [[bus, reason] for bus, reason in sorted(self.flags.items())]}
+
+
+def vector_form(length: int) -> Form:
+    """Return the form of a vector of integers that is not checked when it arrives."""
+    return Form(length, (), ())
+
+
+def take_in(mpc: Engine, mailbox: Mailbox, bound: int) -> Steps[Taken]:
+    """Return the vectors that all parties agree on, unchecked [sealed 4.2]."""
+    names = sorted(mailbox.clients)
+    flags: dict[str, str] = {}
+    chosen = yield from agree_on_submissions(mpc, mailbox, names, flags)
+    vectors = {bus_of(name): vector(mpc, mailbox, name, bound) for name in names if name in chosen}
+    return Taken(vectors, {bus_of(name): reason for name, reason in flags.items()})
+
+
+def vector(
+    mpc: Engine, mailbox: Mailbox, name: str, bound: int, count: int | None = None
+) -> Shares:
+    """Return shares of a client's vector, or of its first ``count`` elements."""
+    received = mailbox.received[name]
+    mpc.source.learn(name, received.seeds)
+    correction = words_of(received.submission.correction)[: None if count is None else 2 * count]
+    total = mpc.source.constant(PRIME_FIELD.from_words(correction))
+    for members in mpc.source.sets:
+        words = mpc.source.client_words(name, members, correction.size)
+        part = mpc.source.known(PRIME_FIELD, members, PRIME_FIELD.from_words(words))
+        total = PRIME_FIELD.add(total, part)
+    return mpc.wrap(total, bound)
+
+
+def fallbacks(
+    mpc: Engine, register: Register, bids: Mailbox, buses: Sequence[int]
+) -> dict[int, Shares]:
+    """Return the committed fallback demands, active then reactive, of some buses."""
+    times = register.interval_count
+    return {
+        bus: vector(mpc, bids, client_of(bus, BID), POWER_MAX, 4 * times)[2 * times :]
+        for bus in buses
+    }
+
+
+def client_of(bus: int, task: str) -> str:
+    """Return the name under which a bus's site sends for a task."""
+    return f"{bus:06d} {task}"
+
+
+def bus_of(client: str) -> int:
+    """Return the bus of a client's name."""
+    return int(client.split(" ", 1)[0])
+
+
+def _network(
+    mpc: Engine, register: Register, vectors: Mapping[int, Shares]
+) -> tuple[Shares, Shares]:
+    """Place demands or wishes, active then reactive at the head of each vector, by bus."""
+    times, buses = register.interval_count, register.bus_count
+    active = np.zeros((buses, times, 2), np.uint64)
+    reactive = np.zeros((buses, times, 2), np.uint64)
+    for bus, one in vectors.items():
+        active[bus], reactive[bus] = one.data[:times], one.data[times : 2 * times]
+    flat = (active.reshape(-1, 2), reactive.reshape(-1, 2))
+    return mpc.wrap(flat[0], POWER_MAX), mpc.wrap(flat[1], POWER_MAX)
+
+
+# -- bids -----------------------------------------------------------------------------------------
+
+
+def bids_program(mpc: Engine, mailbox: Mailbox) -> Steps[dict[str, Any]]:
+    """Agree on who committed to a bid; nothing of it opens."""
+    taken = yield from take_in(mpc, mailbox, POWER_MAX)
+    yield from mpc.agree()
+    return {"bids": len(taken.vectors), **(taken.refusal if taken.flags else {})}
+
+
+# -- wish: the network step -----------------------------------------------------------------------
+
+
+def wish_program(
+    mpc: Engine,
+    register: Register,
+    mailbox: Mailbox,
+    still: Mapping[int, Shares],
+    binding: Binding,
+) -> Steps[dict[str, Any]]:
+    """Do the network step on the sites' wishes; send each site its own prices."""
+    taken = yield from take_in(mpc, mailbox, POWER_MAX)
+    if taken.flags:
+        return taken.refusal
+    step = yield from _step(mpc, register, {**taken.vectors, **still}, binding)
+    yield from mpc.agree()
+    for bus in sorted(taken.vectors):
+        mpc.deliveries.append((f"{bus}", "prices", _prices(mpc, register, step, bus)))
+    result: dict[str, Any] = {"binding": msgspec.to_builtins(Binding.of(step.active))}
+    result["passes"] = step.passes
+    if step.active.binding():
+        result |= yield from _strength(mpc, step)
+    return result
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A network step that is done: what repeats its prices without opening anything."""
+
+    register: Register
+    wishes: Mailbox
+    binding: Binding
+
+    def duals(self, mpc: Engine, still: Mapping[int, Shares]) -> Steps[StepResult]:
+        """Return its prices on shares."""
+        vectors = {
+            bus_of(name): vector(mpc, self.wishes, name, POWER_MAX)
+            for name in sorted(self.wishes.received)
+        }
+        wish_p, wish_q = _network(mpc, self.register, {**vectors, **still})
+        active = self.binding.active()
+        return (yield from network_duals(mpc, self.register, wish_p, wish_q, active))
+
+
+def _prices(mpc: Engine, register: Register, step: StepResult, bus: int) -> Words:
+    zero = mpc.constant([0])
+    prices = [step.price(zero, bus)]
+    if not register.limits.are_absent:
+        prices.append(step.price(zero, bus, is_reactive=True))
+    return concatenate(prices).data
+
+
+def _step(
+    mpc: Engine, register: Register, vectors: Mapping[int, Shares], binding: Binding
+) -> Steps[StepResult]:
+    wish_p, wish_q = _network(mpc, register, vectors)
+    return (yield from network_step(mpc, register, wish_p, wish_q, binding.active()))
+
+
+def _strength(mpc: Engine, step: StepResult) -> Steps[dict[str, Any]]:
+    """Open what binding rows collect, and how strong they are together: for the inner distance."""
+    rent = step.rent(mpc.constant([0]))
+    strength = step.strength(mpc.constant([0]))
+    opened = yield from mpc.open(concatenate([rent, strength]))
+    return {
+        "rent": opened[0] / 2.0 ** (POWER_BITS + FACTOR_BITS),
+        "strength": opened[1] / 2.0 ** (POWER_BITS + FACTOR_BITS),
+    }
+
+
+# -- answer: does it fit together? ----------------------------------------------------------------
+
+
+def answer_program(
+    mpc: Engine,
+    register: Register,
+    mailbox: Mailbox,
+    priced: Priced,
+    still: Mapping[int, Shares],
+    limits: Tolerances,
+) -> Steps[dict[str, Any]]:
+    """Open cost and claimed gap of the sites' answers, and sums of products over all sites.
+
+    Each vector holds demands, own cost, payment at the last prices, and products. Where the gap
+    is small enough, exceeded network rows open too.
+    """
+    taken = yield from take_in(mpc, mailbox, AMOUNT_MAX)
+    if taken.flags:
+        return taken.refusal
+    times = register.interval_count
+    claims = _total([one[2 * times :] for one in taken.vectors.values()])
+    everyone = {**taken.vectors, **still}
+    step = yield from priced.duals(mpc, still)
+    exchange = yield from _exchange_cost(mpc, register, everyone)
+    owed = yield from _owed_by_still(mpc, step, still)
+    amounts = _amounts(mpc, step, owed, claims, exchange)
+    opened = yield from mpc.open_elements(np.concatenate([amounts, claims.data[2:]]))
+    cost, gap, paid = (value / 2.0**WIDE_BITS for value in opened[:3])
+    result: dict[str, Any] = {
+        "products": [value / 2.0**PRODUCT_BITS for value in opened[3:]],
+        "cost": cost,
+        "exchange_cost": paid,
+        "gap": gap,
+        "fits": False,
+    }
+    if gap <= limits.gap_max * max(abs(cost), limits.turnover_min):
+        demand_p, demand_q = _network(mpc, register, everyone)
+        exceeded = yield from limit_checks(mpc, register, demand_p, demand_q, limits.excess_max)
+        result["fits"] = not exceeded
+    return result
+
+
+def _owed_by_still(mpc: Engine, step: StepResult, still: Mapping[int, Shares]) -> Steps[Shares]:
+    """Return what sites that take their fallback pay together, scale 2**94 price units."""
+    zero = mpc.constant([0])
+    if not still:
+        return zero
+    prices = [
+        concatenate([step.price(zero, bus), step.price(zero, bus, is_reactive=True)])
+        for bus in still
+    ]
+    return (
+        yield from mpc.inner(
+            concatenate(prices).claim(NARROW_PRICE), concatenate(still.values()).claim(POWER_MAX)
+        )
+    )
+
+
+def _amounts(mpc: Engine, step: StepResult, owed: Shares, claims: Shares, exchange: Words) -> Words:
+    """Return cost, claimed gap and cost of the exchange, scale 2**94 price units."""
+    add, subtract, scale = PRIME_FIELD.add, PRIME_FIELD.subtract, PRIME_FIELD.scale
+    own = scale(encode([2 ** (WIDE_BITS - AMOUNT_BITS)]), claims.data[:2])
+    up = encode([2**POWER_BITS])
+    paid = scale(up, exchange)
+    gap = subtract(add(paid, scale(up, step.rent(mpc.constant([0])).data)), own[1:2])
+    return np.concatenate([add(paid, own[:1]), subtract(gap, owed.data), paid])
+
+
+def _total(parts: Sequence[Shares]) -> Shares:
+    total = parts[0]
+    for part in parts[1:]:
+        total = (total + part).claim(PRODUCT_MAX)
+    return total
+
+
+def _exchange_cost(mpc: Engine, register: Register, vectors: Mapping[int, Shares]) -> Steps[Words]:
+    """Return what the exchange with the grid above costs, scale 2**62; its directions open."""
+    exchange = _total([one[: register.interval_count] for one in vectors.values()])
+    exports = yield from below_zero(mpc, [exchange.data])
+    tariff = np.where(np.array(exports) == 1, register.sell, register.buy) / register.unit
+    weights = encode_words(np.rint(tariff * 2.0**FACTOR_BITS).astype(np.int64))
+    return PRIME_FIELD.inner(np.ascontiguousarray(exchange.data), weights)
+
+
+# -- regret: is it cheap enough? ------------------------------------------------------------------
+
+
+def regret_program(mpc: Engine, mailbox: Mailbox) -> Steps[dict[str, Any]]:
+    """Open what all sites together would save by their cheapest answers."""
+    taken = yield from take_in(mpc, mailbox, AMOUNT_MAX)
+    if taken.flags:
+        return taken.refusal
+    opened = yield from mpc.open_elements(_total(list(taken.vectors.values())).data)
+    return {"regret": opened[0] / 2.0**AMOUNT_BITS}
+
+
+# -- certificate ----------------------------------------------------------------------------------
+
+
+def certificate_program(
+    mpc: Engine,
+    register: Register,
+    shapes: Sequence[Shape],
+    bids: Mailbox,
+    proofs: Mailbox,
+    priced: Priced,
+    still: Mapping[int, Shares],
+) -> Steps[dict[str, Any]]:
+    """Check the day against the committed bids; send each site its payment."""
+    proved = yield from take_in(mpc, proofs, PRICE_MAX)
+    if proved.flags:
+        return proved.refusal
+    step = yield from priced.duals(mpc, still)
+    buses = range(register.bus_count)
+    own = [vector(mpc, bids, client_of(bus, BID), PRICE_MAX) for bus in buses]
+    stack = Stack.of(shapes, own, [proved.vectors.get(bus) for bus in buses])
+    found = yield from certify(mpc, register, stack, np.arange(len(buses), dtype=np.int64), step)
+    yield from mpc.agree()
+    for bus in buses:
+        amounts = concatenate([found.payments[bus], found.own_costs[bus]])
+        mpc.deliveries.append((f"{bus}", "payment", amounts.data))
+    return {
+        "failed": list(found.failed),
+        "exceeded": [list(one) for one in found.exceeded],
+        "cost": found.cost * register.unit,
+        "gap": found.gap * register.unit,
+        "rent": found.rent * register.unit,
+        "exchange_cost": found.exchange_cost * register.unit,
+        "worse_off": found.worse_off,
+    }
+
+
+def amount_of(values: Integers | Sequence[int], unit: float) -> float:
+    """Return a delivered amount in currency."""
+    return float(values[0]) / 2.0 ** (COST_BITS + 1) * unit
