@@ -1,8 +1,8 @@
 """What a secure computation says and hears in one round [mpc 4.2]."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -40,6 +40,26 @@ class Round:
     def parts(self, n: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Return label and words of each party for each of the rounds that were put together."""
         return self.sections or ((self.label, self.lengths or (self.shared.size,) * n),)
+
+
+class Spoken(Protocol):
+    """What one party said, as octets."""
+
+    @property
+    def shared(self) -> bytes: ...
+    @property
+    def private(self) -> bytes: ...
+
+
+def misshapen(spoken: Round | None, said: Mapping[int, Spoken], me: int) -> tuple[int, ...]:
+    """Return who said more or fewer words than the round asks for."""
+    wrong = []
+    for number, one in said.items() if spoken is not None else ():
+        size = spoken.shared.size if spoken.lengths is None else spoken.lengths[number - 1]  # type: ignore[union-attr]
+        is_private_right = number == me or len(one.private) == 8 * spoken.private_length  # type: ignore[union-attr]
+        if len(one.shared) != 8 * size or not is_private_right:
+            wrong.append(number)
+    return tuple(wrong)
 
 
 @dataclass(frozen=True, slots=True)

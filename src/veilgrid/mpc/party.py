@@ -26,7 +26,7 @@ from veilgrid.machine import (
     TimerFired,
 )
 from veilgrid.mpc import _blame
-from veilgrid.mpc._round import EMPTY, Heard, Round, Steps
+from veilgrid.mpc._round import EMPTY, Heard, Round, Steps, misshapen
 from veilgrid.mpc._setup import set_up
 from veilgrid.mpc._state import Heading, State
 from veilgrid.mpc.client import Mailbox, seal_output
@@ -272,7 +272,7 @@ class Party:
         state = self.state
         while not state.is_over and not state.is_judging and self._is_complete():
             heading = state.rounds[state.round]
-            wrong = self._misshapen(heading)
+            wrong = misshapen(state.current, heading.said, self.number)
             if wrong:
                 effects += self._fail("a message has the wrong length", wrong)
                 break
@@ -297,21 +297,6 @@ class Party:
         if state.current.private_length == 0:
             return True
         return all(one.private for number, one in said.items() if number != self.number)
-
-    def _misshapen(self, heading: Heading) -> tuple[int, ...]:
-        spoken = self.state.current
-        invariant(spoken is not None, "a party listens after it spoke")
-        wrong = []
-        for number, said in heading.said.items():
-            size = spoken.shared.size  # type: ignore[union-attr]
-            if spoken.lengths is not None:  # type: ignore[union-attr]
-                size = spoken.lengths[number - 1]  # type: ignore[union-attr]
-            is_private_right = number == self.number or (
-                len(said.private) == 8 * spoken.private_length  # type: ignore[union-attr]
-            )
-            if len(said.shared) != 8 * size or not is_private_right:
-                wrong.append(number)
-        return tuple(wrong)
 
     def _words(self, heading: Heading, number: int) -> Heard:
         said, spoken = heading.said[number], self.state.current

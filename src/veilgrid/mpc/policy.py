@@ -140,6 +140,15 @@ def check(
                 f"use degree {n - 2}",
             )
         )
+    elif degree > n - 2:
+        findings.append(
+            Finding(
+                where("degree"),
+                f"a wrong share of the result is noticed only if degree <= parties - 2; found "
+                f"{degree} with {n} parties",
+                f"use degree {n - 2} or less",
+            )
+        )
     if findings:
         raise InputError(findings)
 
