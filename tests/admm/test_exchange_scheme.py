@@ -9,8 +9,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from strategies import scenarios
+from veilgrid.admm.accelerate import PenaltyBalance
 from veilgrid.admm.certify import certify, turnover
-from veilgrid.admm.exchange import ExchangeSettings, plan_exchange
+from veilgrid.admm.exchange import (
+    Coordinator,
+    ExchangeSettings,
+    ExchangeState,
+    Metric,
+    plan_exchange,
+)
 from veilgrid.admm.outcome import Interrupted, Progress, RunStatus
 from veilgrid.admm.reference import central
 from veilgrid.grid.lindistflow import Limits
@@ -120,6 +127,92 @@ def test_a_start_from_the_last_day_is_no_slower() -> None:
     again, second = planned(scenario, start=first.warm)
     assert second.iteration_count <= first.iteration_count
     assert again == pytest.approx(cost, rel=1e-4)
+
+
+@pytest.mark.parametrize("day", ["07", "08"])
+def test_a_start_from_the_last_day_is_no_slower_where_the_tariff_decides(day: str) -> None:
+    """Yesterday's batteries are no reason to refuse today's optimum: it is found at once."""
+    _, before = planned(yingkou("06"))
+    _, cold = planned(yingkou(day))
+    cost, warm = planned(yingkou(day), start=before.warm)
+    assert warm.iteration_count == cold.iteration_count == 1
+    assert cost == pytest.approx(OPTIMA[day], rel=1e-4)
+
+
+def test_a_start_is_taken_over_by_names_of_sites() -> None:
+    """Days differ in who has a choice: a wind site in a calm has none."""
+    _, outcome = planned(open_scenario("six-bus"))
+    last = outcome.warm
+    assert isinstance(last, ExchangeState)
+    count = len(last.members)
+    assert count >= 2
+    blank = np.zeros_like(last.target_p)
+    opening = ExchangeState(
+        target_p=blank,
+        target_q=blank,
+        price_p=blank + 1.0,
+        price_q=blank,
+        members=("newcomer", *reversed(last.members[1:])),
+    )
+    found = last.fitted(opening)
+    assert found is not None
+    assert found.members == opening.members
+    np.testing.assert_array_equal(found.target_p[0], opening.target_p[0])
+    np.testing.assert_array_equal(found.price_p[0], opening.price_p[0])
+    np.testing.assert_array_equal(found.target_p[1:], last.target_p[:0:-1])
+    np.testing.assert_array_equal(found.price_q[1:], last.price_q[:0:-1])
+    shorter = replace(last, target_p=last.target_p[:, 1:])
+    assert shorter.fitted(opening) is None
+    assert replace(last, members=tuple("?" * (k + 1) for k in range(count))).fitted(opening) is None
+
+
+@pytest.mark.parametrize("penalty", [0.2, 20.0])
+def test_poor_penalties_are_mended_on_the_way(penalty: float) -> None:
+    """A day whose scale was guessed wrong by ten must not cost ten times the iterations."""
+    scenario = open_scenario("six-bus")
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    mended = plan_exchange(day, limits, ExchangeSettings(penalty=penalty))
+    kept = plan_exchange(day, limits, ExchangeSettings(penalty=penalty, change_count_max=0))
+    assert mended.status is RunStatus.CONVERGED
+    assert mended.iteration_count <= 100
+    assert mended.iteration_count < kept.iteration_count
+
+
+def test_a_stiff_day_with_small_penalties_is_mended_on_the_way() -> None:
+    scenario = tightened(yingkou("09"), 3.0, 0.945, 1.05)
+    _, outcome = planned(scenario, settings=ExchangeSettings(penalty=0.2))
+    assert outcome.iteration_count <= 80  # 53; more than 150 with the penalties as given.
+
+
+def test_a_change_of_penalties_leaves_targets_and_prices_where_they_are() -> None:
+    """Otherwise each change would throw the run back."""
+    scenario = open_scenario("six-bus")
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    settings = ExchangeSettings()
+    metric = Metric.of(day, limits, settings.penalty, settings.evenness)
+    rng = np.random.default_rng(5)
+    shape = (len(day.flexible), day.interval_count)
+    begun = ExchangeState(
+        target_p=rng.normal(size=shape),
+        target_q=rng.normal(size=shape),
+        price_p=float(day.buy.max()) * rng.normal(size=shape),
+        price_q=np.zeros(shape),
+    )
+    found = []
+    for scale in (1.0, 16.0, 0.25):
+        coordinator = Coordinator(day, limits, metric, settings, PenaltyBalance())
+        coordinator.declare(*day.demands(day.load_only))
+        coordinator.start(begun)
+        offer = coordinator.offer()
+        again = coordinator.resume(replace(offer, scale=scale))
+        assert again is not None
+        assert again.scale == scale
+        found.append(again)
+    for other in found[1:]:
+        size = float(day.buy.max())
+        np.testing.assert_allclose(other.target_p, found[0].target_p, atol=1e-8)
+        np.testing.assert_allclose(other.target_q, found[0].target_q, atol=1e-8)
+        np.testing.assert_allclose(other.price_p, found[0].price_p, atol=1e-8 * size)
 
 
 def test_a_start_that_does_not_fit_is_left_aside() -> None:

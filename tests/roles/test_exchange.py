@@ -7,16 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from veilgrid.admm.exchange import (
-    Answer,
-    Check,
-    Close,
-    ExchangeSettings,
-    Message,
-    Offer,
-    Regret,
-    plan_exchange,
-)
+from veilgrid.admm.exchange import ExchangeSettings, plan_exchange
+from veilgrid.admm.exchange_message import Answer, Check, Close, Message, Offer, Regret
 from veilgrid.admm.outcome import Coordination, RunStatus
 from veilgrid.admm.site_step import SiteSteps
 from veilgrid.grid.day import Day
@@ -42,11 +34,10 @@ from veilgrid.roles.exchange import (
     TOO_LARGE,
     Accusation,
     ExchangeOutcome,
-    Register,
-    SitePlan,
     exchange_machines,
-    packed,
 )
+from veilgrid.roles.exchange_register import Register
+from veilgrid.roles.exchange_site import SitePlan, packed
 
 FLEXIBLE = NodeId("village")
 RIGID = NodeId("grid")
@@ -183,6 +174,33 @@ def test_machines_start_from_the_last_day(one_by_one) -> None:
     queue = queue_of(day, 5, start=first.warm)
     queue.run()
     assert_same(queue, expected, day, 1e-9)
+
+
+def test_machines_change_their_penalties_as_the_arrays_do(one_by_one) -> None:
+    """A site that missed a change would answer as if it were another problem."""
+    day = six_bus()
+    poor = ExchangeSettings(penalty=40.0, iteration_count_max=40)
+    expected = plan_exchange(day, Limits.of(day.network), poor)
+    queue = queue_of(day, 18, settings=poor)
+    queue.run()
+    assert_same(queue, expected, day, 1e-9)
+    scales = {m.scale for _, _, m in queue.sent if isinstance(m, Offer)}
+    assert len(scales) > 1
+    assert queue.outcome.warm.scale == expected.warm.scale < 1.0
+
+
+def test_machines_go_on_as_begun_where_the_last_day_does_not_fit(one_by_one) -> None:
+    """Another network's prices, row by row, would be anybody's."""
+    day = six_bus()
+    warm = plan_exchange(day, Limits.of(day.network)).warm
+    strange = replace(warm, members=tuple(f"another {name}" for name in warm.members))
+    queue, cold = (
+        queue_of(day, 19, start=strange, settings=SHORT),
+        queue_of(day, 19, settings=SHORT),
+    )
+    queue.run()
+    cold.run()
+    np.testing.assert_array_equal(queue.outcome.demand_p, cold.outcome.demand_p)
 
 
 def test_machines_end_at_the_iteration_limit(one_by_one) -> None:
@@ -403,7 +421,7 @@ def test_foreign_late_and_meaningless_messages_are_ignored() -> None:
         Received(RIGID, Answer(1, part, part, 0.0)),
         Received(FLEXIBLE, Regret(1, 0.0)),
         Received(stranger, Regret(0, 0.0)),
-        Received(FLEXIBLE, Offer(1, part, part, part, part)),
+        Received(FLEXIBLE, Offer(1, part, part, part, part, 1.0)),
         Received(FLEXIBLE, Close(1, "converged")),
         Received(FLEXIBLE, "not a message of ours"),
         Computed(("network", 0), "nonsense"),
@@ -413,12 +431,15 @@ def test_foreign_late_and_meaningless_messages_are_ignored() -> None:
         TimerFired("nonsense"),
     ]
     to_site = [
-        Received(stranger, Offer(2, part, part, part, part)),
+        Received(stranger, Offer(2, part, part, part, part, 1.0)),
         Received(mill, Close(1, "converged")),
-        Received(COORDINATOR, Offer(1, part, part, part, part)),
-        Received(COORDINATOR, Offer(2, part[:-8], part, part, part)),
-        Received(COORDINATOR, Offer(2, part, b"", part, part)),
-        Received(COORDINATOR, Offer(2, packed(np.full(count, np.nan)), part, part, part)),
+        Received(COORDINATOR, Offer(1, part, part, part, part, 1.0)),
+        Received(COORDINATOR, Offer(2, part[:-8], part, part, part, 1.0)),
+        Received(COORDINATOR, Offer(2, part, b"", part, part, 1.0)),
+        Received(COORDINATOR, Offer(2, packed(np.full(count, np.nan)), part, part, part, 1.0)),
+        Received(COORDINATOR, Offer(2, part, part, part, part, 0.0)),
+        Received(COORDINATOR, Offer(2, part, part, part, part, float("nan"))),
+        Received(COORDINATOR, Offer(2, part, part, part, part, 1e9)),
         Received(COORDINATOR, Check(1, part, part)),
         Received(COORDINATOR, Answer(1, part, part, 0.0)),
         Received(COORDINATOR, None),

@@ -11,6 +11,15 @@ import numpy as np
 from veilgrid.errors import invariant
 from veilgrid.grid.network import Floats
 
+BALANCE_FACTOR = 4.0
+"""By which a balance changes penalties at a time."""
+
+SCALE_MAX = BALANCE_FACTOR**4
+"""Penalties stay within this factor, up or down, of what they were given as."""
+
+RATIO_MAX = 3.0
+"""Logarithm beyond which a single step's ratio tells nothing more."""
+
 STRETCH_MAX = 1024.0
 """Longest stride through a drift, in plain steps."""
 
@@ -74,6 +83,55 @@ class Anderson:
         return np.asarray(weights @ np.array(self._images)), np.asarray(weights @ residuals)
 
 
+class PenaltyBalance:
+    """Change all penalties by a common factor while prices and targets move out of proportion.
+
+    Residual balancing [Boyd 2011, section 3.4.1] for the splitting in one state: with a penalty
+    that suits the problem, prices and targets move about equally far, both measured in the metric.
+    Prices that run ahead call for larger penalties, targets that run ahead for smaller ones. One
+    change is a power of :data:`BALANCE_FACTOR`; it needs a whole window of plain steps on the same
+    side, each change makes the next window twice as long, and there are few of them, so that the
+    iteration ends as one with a fixed metric.
+
+    Parameters
+    ----------
+    window : >= 1
+        Steps that are judged together.
+    low, high : 0 < low < 1 < high
+        Geometric mean of price movement over target movement outside of which penalties change.
+    change_count_max : >= 0
+        0 = penalties stay.
+    """
+
+    def __init__(
+        self,
+        window: int = 6,
+        low: float = 0.25,
+        high: float = 2.0,
+        change_count_max: int = 4,
+    ) -> None:
+        invariant(0.0 < low < 1.0 < high, "balance lies between the two thresholds")
+        self._window, self._low, self._high = window, low, high
+        self._changes_left = change_count_max
+        self._ratios: list[float] = []
+
+    def judge(self, price_moved: float, target_moved: float) -> float:
+        """Take one plain step's movements, >= 0; return the factor for the penalties, often 1."""
+        if not self._changes_left or price_moved <= 0.0 or target_moved <= 0.0:
+            return 1.0
+        ratio = float(np.log(price_moved) - np.log(target_moved))
+        self._ratios.append(min(max(ratio, -RATIO_MAX), RATIO_MAX))
+        if len(self._ratios) < self._window:
+            return 1.0
+        mean = float(np.exp(np.mean(self._ratios[-self._window :])))
+        if self._low <= mean <= self._high:
+            return 1.0
+        self._changes_left -= 1
+        self._window *= 2
+        self._ratios.clear()
+        return BALANCE_FACTOR if mean > self._high else 1.0 / BALANCE_FACTOR
+
+
 class GuardedAnderson:
     """Anderson acceleration with a guard, and long strides where the map only drifts.
 
@@ -112,6 +170,17 @@ class GuardedAnderson:
         self._residual = np.inf
         self._stretch = 1.0
         self._step = 0
+
+    @property
+    def is_striding(self) -> bool:
+        """Whether the map drifts and steps along it are stretched."""
+        return self._stretch > 1.0
+
+    def forget(self) -> None:
+        """Drop the past: the map has changed."""
+        self._mixer.forget()
+        self._plain, self._residual = None, np.inf
+        self._stretch, self._step = 1.0, 0
 
     def mix(self, point: Floats, step: Floats) -> Floats:
         """Return the next point after the plain step ``point -> point + step``; flat arrays."""

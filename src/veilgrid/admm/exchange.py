@@ -11,13 +11,13 @@ iteration; their prices still come from the network step.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 
-from veilgrid.admm.accelerate import GuardedAnderson
+from veilgrid.admm.accelerate import SCALE_MAX, GuardedAnderson, PenaltyBalance
 from veilgrid.admm.certify import bound_from_prices, turnover
+from veilgrid.admm.exchange_message import traffic
 from veilgrid.admm.network_step import NetworkStep, NetworkTarget
 from veilgrid.admm.outcome import Coordination, Interrupted, Progress, ProgressSink, RunStatus
 from veilgrid.admm.reference import least_violation
@@ -59,6 +59,8 @@ class ExchangeSettings:
         Plain iterations from one mixing to the next.
     inner_share : in [0, 1)
         Part of ``gap_max`` that may be spent on an inner distance from limits.
+    change_count_max : >= 0
+        How often the penalties may be changed to balance targets and prices.
     strength_max : > 0
         Ceiling of a row's strength in units of the highest tariff.
     """
@@ -66,57 +68,14 @@ class ExchangeSettings:
     iteration_count_max: int = 200
     gap_max: float = 8e-5
     excess_max: float = 9e-7
-    penalty: float = 2.0
+    penalty: float = 1.5
     relaxation: float = 1.7
     evenness: float = 0.5
     memory: int = 20
     mixing_interval: int = 3
     inner_share: float = 0.5
+    change_count_max: int = 4
     strength_max: float = 200.0
-
-
-class Offer(msgspec.Struct, frozen=True, tag=True):
-    """What the coordinator sends to a site: (interval,) arrays of float64."""
-
-    iteration: int
-    price_p: bytes
-    price_q: bytes
-    target_p: bytes
-    target_q: bytes
-
-
-class Answer(msgspec.Struct, frozen=True, tag=True):
-    """What a site sends back: (interval,) arrays of float64, and what its own devices cost."""
-
-    iteration: int
-    demand_p: bytes
-    demand_q: bytes
-    cost: float
-
-
-class Check(msgspec.Struct, frozen=True, tag=True):
-    """Asks a site how far its last answer is from its cheapest one at these prices alone."""
-
-    iteration: int
-    price_p: bytes
-    price_q: bytes
-
-
-class Regret(msgspec.Struct, frozen=True, tag=True):
-    """What a site would save by its cheapest answer, currency, >= 0; sums to the sites' gap."""
-
-    iteration: int
-    amount: float
-
-
-class Close(msgspec.Struct, frozen=True, tag=True):
-    """Ends a run. ``iteration`` names the receiver's answer that is in the plan, -1 = none."""
-
-    iteration: int
-    status: str
-
-
-Message = Offer | Answer | Check | Regret | Close
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +85,47 @@ class ExchangeState:
     Attributes
     ----------
     target_p, target_q, price_p, price_q : (flexible site, interval)
+    scale : > 0
+        By which all penalties of the metric are multiplied from here on.
+    members
+        Names of the sites; empty = in the order of the day that is planned.
     """
 
     target_p: Floats
     target_q: Floats
     price_p: Floats
     price_q: Floats
+    scale: float = 1.0
+    members: tuple[str, ...] = ()
+
+    def fitted(self, opening: "ExchangeState") -> "ExchangeState | None":
+        """Take over what fits another day: ``None`` if nothing does.
+
+        Parameters
+        ----------
+        opening
+            Of the other day: its first answers to the tariff. Sites that are flexible only there
+            start from it.
+        """
+        place = {name: row for row, name in enumerate(self.members)}
+        known = [row for row, name in enumerate(opening.members) if name in place]
+        if not known or self.target_p.shape[1:] != opening.target_p.shape[1:]:
+            return None
+        rows = [place[opening.members[row]] for row in known]
+
+        def merged(old: Floats, new: Floats) -> Floats:
+            both = new.copy()
+            both[known] = old[rows]
+            return both
+
+        return ExchangeState(
+            target_p=merged(self.target_p, opening.target_p),
+            target_q=merged(self.target_q, opening.target_q),
+            price_p=merged(self.price_p, opening.price_p),
+            price_q=merged(self.price_q, opening.price_q),
+            scale=min(max(self.scale, 1.0 / SCALE_MAX), SCALE_MAX),
+            members=opening.members,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +161,10 @@ class Metric:
         active = penalty * price / (own ** (1.0 - evenness) * middle**evenness)
         return cls(active=active, reactive=np.zeros_like(active) if limits.are_absent else active)
 
+    def scaled(self, scale: float) -> "Metric":
+        """Multiply all penalties by the same number."""
+        return Metric(active=scale * self.active, reactive=scale * self.reactive)
+
 
 def _spread(values: Floats, members: list[int], count: int) -> Floats:
     wide = np.zeros((count, *values.shape[1:]))
@@ -181,22 +179,21 @@ class Coordinator:
     """
 
     def __init__(
-        self, day: Day, limits: Limits, metric: Metric, settings: ExchangeSettings
+        self,
+        day: Day,
+        limits: Limits,
+        metric: Metric,
+        settings: ExchangeSettings,
+        balance: PenaltyBalance | None = None,
     ) -> None:
-        self.settings, self.metric = settings, metric
+        self.settings, self._base, self._balance = settings, metric, balance
         self._members, self._count = list(day.flexible), len(day.sites)
-        self._weight = np.sqrt(np.concatenate([metric.active, metric.reactive]))[:, np.newaxis]
-        reactive_give = np.divide(
-            1.0, metric.reactive, out=np.zeros_like(metric.reactive), where=metric.reactive > 0.0
-        )
-        self.network = NetworkStep(
-            limits,
-            day.buy,
-            day.sell,
-            _spread(1.0 / metric.active, self._members, self._count),
-            _spread(reactive_give, self._members, self._count),
-            strength_max=settings.strength_max * float(np.max(np.abs(day.buy))),
-        )
+        self._names = tuple(str(day.sites[i].name) for i in day.flexible)
+        self._opening: ExchangeState | None = None
+        blank = np.zeros(self._count)
+        strength_max = settings.strength_max * float(np.max(np.abs(day.buy)))
+        self.network = NetworkStep(limits, day.buy, day.sell, blank, blank, strength_max)
+        self._weigh(1.0)
         self._has_reactive = bool((metric.reactive > 0.0).any())
         self._mixer = GuardedAnderson(settings.memory, settings.mixing_interval)
         self._wish_p = np.zeros((self._count, day.interval_count))
@@ -204,6 +201,19 @@ class Coordinator:
         self._target: NetworkTarget | None = None
         self._offers = 0
         self.primal = self.dual = np.inf
+
+    def _weigh(self, scale: float) -> None:
+        """Multiply the penalties given at first by a number from here on."""
+        self.scale = scale
+        self.metric = metric = self._base.scaled(scale)
+        self._weight = np.sqrt(np.concatenate([metric.active, metric.reactive]))[:, np.newaxis]
+        reactive_give = np.divide(
+            1.0, metric.reactive, out=np.zeros_like(metric.reactive), where=metric.reactive > 0.0
+        )
+        self.network.reweigh(
+            _spread(1.0 / metric.active, self._members, self._count),
+            _spread(reactive_give, self._members, self._count),
+        )
 
     @property
     def result(self) -> NetworkTarget:
@@ -217,6 +227,37 @@ class Coordinator:
 
     def start(self, state: ExchangeState) -> None:
         """Begin from targets and prices of the flexible sites."""
+        self._opening = replace(state, members=self._names)
+        self._wish(state)
+
+    def resume(self, last: ExchangeState) -> ExchangeState | None:
+        """Go over from the first answers to where the last day ended, if that fits.
+
+        The first answers to the tariff are certified like any others before: a day that they
+        solve needs no start from the last one.
+
+        Parameters
+        ----------
+        last
+            The last day's offer when it ended.
+
+        Returns
+        -------
+        ExchangeState
+            Targets and prices for the flexible sites, or ``None``: the run goes on as begun.
+        """
+        invariant(self._opening is not None, "a run is begun before it is resumed")
+        state = last.fitted(self._opening)  # type: ignore[arg-type]
+        if state is None:
+            return None
+        self._weigh(state.scale if self._balance is not None else 1.0)
+        self._wish(state)
+        self._mixer.forget()
+        self._target = None
+        return self.offer()
+
+    def _wish(self, state: ExchangeState) -> None:
+        """Set the wishes that have these targets and prices."""
         members, metric = self._members, self.metric
         self._wish_p[members] = state.target_p + state.price_p / metric.active[:, np.newaxis]
         if self._has_reactive:
@@ -230,21 +271,47 @@ class Coordinator:
             scale = float(np.abs(previous.price * previous.target_p.sum(axis=0)).sum())
             self.network.tighten(self.settings.inner_share * self.settings.gap_max * scale)
         self._target = found = self.network.project(self._wish_p, self._wish_q)
+        factor = 1.0 if previous is None else self._compare(previous, found)
         members = self._members
-        if previous is not None:
-            moved = np.concatenate(
-                [
-                    found.target_p[members] - previous.target_p[members],
-                    found.target_q[members] - previous.target_q[members],
-                ]
-            )
-            self.dual = float(np.max(np.abs(self._weight**2 * moved), initial=0.0))
-        return ExchangeState(
+        offered = ExchangeState(
             target_p=found.target_p[members],
             target_q=found.target_q[members],
             price_p=found.price_p[members],
             price_q=found.price_q[members],
+            scale=self.scale * factor,
+            members=self._names,
         )
+        if factor != 1.0:
+            # The same targets and prices come out of other wishes under other penalties.
+            self._weigh(offered.scale)
+            self._wish(offered)
+            self._mixer.forget()
+        return offered
+
+    def _compare(self, previous: NetworkTarget, found: NetworkTarget) -> float:
+        """Measure what a step changed; return the factor for the penalties."""
+        members = self._members
+
+        def moved(before: Floats, after: Floats) -> Floats:
+            return after[members] - before[members]
+
+        target = np.concatenate(
+            [
+                moved(previous.target_p, found.target_p),
+                moved(previous.target_q, found.target_q),
+            ]
+        )
+        self.dual = float(np.max(np.abs(self._weight**2 * target), initial=0.0))
+        if self._balance is None or self._mixer.is_striding:
+            return 1.0
+        price = np.concatenate(
+            [moved(previous.price_p, found.price_p), moved(previous.price_q, found.price_q)]
+        )
+        ratio = np.divide(price, self._weight, out=price, where=self._weight > 0.0)
+        factor = self._balance.judge(
+            float(np.linalg.norm(ratio)), float(np.linalg.norm(self._weight * target))
+        )
+        return factor if 1.0 / SCALE_MAX <= self.scale * factor <= SCALE_MAX else 1.0
 
     def take(self, answer: SiteAnswer) -> None:
         """Move the wishes by what the sites answered to the last offer."""
@@ -339,9 +406,11 @@ class _Run:
     ) -> None:
         self.day, self.limits = day, limits
         metric = Metric.of(day, limits, settings.penalty, settings.evenness)
-        self.coordinator = Coordinator(day, limits, metric, settings)
+        balance = PenaltyBalance(change_count_max=settings.change_count_max)
+        self.coordinator = Coordinator(day, limits, metric, settings, balance)
         sites = [day.sites[i] for i in day.flexible]
-        self.near = SiteSteps(sites, metric.active, metric.reactive, pool)
+        self._near: dict[float, SiteSteps] = {}
+        self._metric, self._sites, self._pool = metric, sites, pool
         nothing = np.zeros(len(sites))
         self.cheapest = SiteSteps(sites, nothing, nothing, pool)
         self.setpoints = list(day.load_only)
@@ -351,13 +420,10 @@ class _Run:
         self.rule = StopRule.of(day, limits, settings)
         self.checked: list[int] = []
 
-    def open(self, start: ExchangeState | None) -> ExchangeState:
-        """Ask for the cheapest answers to the tariff, or go on from the last day."""
+    def open(self) -> ExchangeState:
+        """Ask for the cheapest answers to the tariff."""
         blank = self._blank
         self.coordinator.declare(*self.day.demands(self.setpoints))
-        if start is not None and start.target_p.shape == blank.shape:
-            self.coordinator.start(start)
-            return self.coordinator.offer()
         price = blank + self.day.buy
         answer = self.cheapest.answer(price, blank, blank, blank)
         self._adopt(answer)
@@ -373,10 +439,18 @@ class _Run:
 
     def iterate(self, offer: ExchangeState) -> ExchangeState:
         """Let all sites answer an offer; return the next offer."""
-        answer = self.near.answer(offer.price_p, offer.price_q, offer.target_p, offer.target_q)
+        near = self._near_at(offer.scale)
+        answer = near.answer(offer.price_p, offer.price_q, offer.target_p, offer.target_q)
         self._adopt(answer)
         self.coordinator.take(answer)
         return self.coordinator.offer()
+
+    def _near_at(self, scale: float) -> SiteSteps:
+        """Prepare the sites' problems once for each scale of the penalties."""
+        if scale not in self._near:
+            metric = self._metric.scaled(scale)
+            self._near[scale] = SiteSteps(self._sites, metric.active, metric.reactive, self._pool)
+        return self._near[scale]
 
     def _adopt(self, answer: SiteAnswer) -> None:
         for index, x in zip(self.day.flexible, answer.setpoints, strict=True):
@@ -424,21 +498,21 @@ def plan_exchange(
     settings
         How.
     start
-        ``warm`` of the last day's outcome; anything else starts from the tariff.
+        ``warm`` of the last day's outcome, used from the second iteration on; anything else goes
+        on from the first answers, which are to the tariff.
     progress
         Called once an iteration; an exception from it ends the run.
     """
     with ThreadPoolExecutor() as pool:
         run = _Run(day, limits, settings, pool)
         run.progress = progress
-        state = start if isinstance(start, ExchangeState) else None
-        offer = run.open(state)
+        offer = run.open()
         status = RunStatus.ITERATION_LIMIT
         violations: tuple[tuple[int, int, float], ...] = ()
         try:
             for iteration in range(1, settings.iteration_count_max + 1):
                 target = run.coordinator.result
-                if iteration > 1 or state is not None:
+                if iteration > 1:
                     offer = run.iterate(offer)
                 run.note()
                 if run.is_done(target):
@@ -453,6 +527,8 @@ def plan_exchange(
                     if violations:
                         status = RunStatus.INFEASIBLE
                         break
+                if iteration == 1 and isinstance(start, ExchangeState):
+                    offer = run.coordinator.resume(start) or offer
         except Interrupted:
             status = RunStatus.ABORTED
     messages, octets = traffic(
@@ -460,7 +536,6 @@ def plan_exchange(
         status,
         len(run.history),
         run.checked,
-        is_warm=state is not None,
         are_limits_absent=limits.are_absent,
     )
     return Coordination(
@@ -474,45 +549,4 @@ def plan_exchange(
         byte_count=octets,
         violations=violations,
         warm=offer,
-    )
-
-
-def traffic(
-    day: Day,
-    status: RunStatus,
-    iterations: int,
-    checked: list[int],
-    *,
-    is_warm: bool,
-    are_limits_absent: bool,
-) -> tuple[int, int]:
-    """Count the messages of a run between machines and their octets [exchange 9].
-
-    Parameters
-    ----------
-    day
-        What was planned.
-    status
-        How it ended.
-    iterations, checked
-        How many there were, and those whose plan was certified.
-    is_warm, are_limits_absent
-        A cold run's first answers are to the tariff and need no offer. Reactive parts stay empty
-        where no limit exists.
-    """
-    part = bytes(8 * day.interval_count)
-    other = b"" if are_limits_absent else part
-    flexible, count = len(day.flexible), len(day.sites)
-    sent: list[tuple[int, Message]] = [(count - flexible, Answer(0, part, other, 0.0))]
-    for iteration in range(1, iterations + 1):
-        if iteration > 1 or is_warm:
-            sent.append((flexible, Offer(iteration, part, other, part, other)))
-        sent.append((flexible, Answer(iteration, part, other, 0.0)))
-    for iteration in checked:
-        sent += [(flexible, Check(iteration, part, other)), (flexible, Regret(iteration, 0.0))]
-    sent.append((count - flexible, Close(0, status)))
-    sent.append((flexible, Close(iterations, status)))
-    return (
-        sum(number for number, _ in sent),
-        sum(number * len(msgspec.msgpack.encode(message)) for number, message in sent),
     )

@@ -1,7 +1,7 @@
-"""Sites and a coordinator that plan a day together: scheme ``exchange`` as machines.
+"""The coordinator of scheme ``exchange`` as a machine, and all machines of a day.
 
-Sites without choice declare their net demand once; the others answer the tariff, then one offer of
-prices and targets an iteration. The coordinator does the network step between answers and offers.
+Sites (:mod:`veilgrid.roles.exchange_site`) declare or answer; the coordinator does the network step
+between answers and offers.
 Where the plan promises to pass, it asks each site for its regret - what its cheapest answer to the
 same prices would save - and ends the run when the certified gap is small enough
 [docs/protocol/exchange.md 9].
@@ -16,26 +16,22 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import numpy as np
 
+from veilgrid.admm.accelerate import PenaltyBalance
 from veilgrid.admm.exchange import (
-    Answer,
-    Check,
-    Close,
     Coordinator,
     ExchangeSettings,
     ExchangeState,
     Metric,
-    Offer,
-    Regret,
     StopRule,
 )
+from veilgrid.admm.exchange_message import Answer, Check, Close, Offer, Regret
 from veilgrid.admm.network_step import NetworkTarget
 from veilgrid.admm.outcome import Progress, RunStatus
-from veilgrid.admm.site_step import SiteAnswer, SiteStep
+from veilgrid.admm.site_step import SiteAnswer
 from veilgrid.errors import invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import Floats
-from veilgrid.grid.site import Site
 from veilgrid.machine import (
     START,
     Compute,
@@ -49,6 +45,8 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
+from veilgrid.roles.exchange_register import Register
+from veilgrid.roles.exchange_site import ExchangeSite, packed, unpacked
 
 T = TypeVar("T")
 
@@ -68,26 +66,6 @@ class Accusation(NamedTuple):
     kind: str
     iteration: int
     evidence: Any = None
-
-
-class SitePlan(NamedTuple):
-    """What a site decides.
-
-    Attributes
-    ----------
-    iteration
-        Whose answer is its part of the plan: 0 for a declaration, -1 for none.
-    setpoints : (variable,), per-unit
-        That answer; empty if the coordinator holds none of this site's.
-    price_p, price_q : (interval,), currency per per-unit and interval
-        The last prices it heard.
-    """
-
-    status: str
-    iteration: int
-    setpoints: Floats
-    price_p: Floats
-    price_q: Floats
 
 
 class ExchangeOutcome(NamedTuple):
@@ -118,240 +96,9 @@ class ExchangeOutcome(NamedTuple):
     warm: ExchangeState
 
 
-class Register(NamedTuple):
-    """What the coordinator knows of each site beforehand, from its connection contract.
-
-    Attributes
-    ----------
-    reach_p, reach_q : (bus,), per-unit
-        No answer can be larger.
-    cost_max : (bus,), currency
-        No site's own devices can cost more, or earn more.
-    fallback_p, fallback_q : (bus, interval), per-unit
-        Taken for a site that never spoke: what its devices do if nobody coordinates them.
-    fallback_cost : (bus,), currency
-    """
-
-    reach_p: Floats
-    reach_q: Floats
-    cost_max: Floats
-    fallback_p: Floats
-    fallback_q: Floats
-    fallback_cost: Floats
-
-    @classmethod
-    def of(cls, day: Day) -> "Register":
-        """Draw up the register from the sites' ratings."""
-
-        def largest(site: Site) -> Floats:
-            return np.maximum(np.abs(site.lower), np.abs(site.upper))
-
-        def reach(load: Floats, inject: Any, most: Floats) -> float:
-            return 1.0001 * float(np.max(np.abs(load) + abs(inject) @ most)) + 1e-6
-
-        own = [(site, largest(site)) for site in day.sites]
-        plan = day.uncontrolled
-        fallback_p, fallback_q = day.demands(plan)
-        return cls(
-            reach_p=np.array([reach(site.load_p, site.inject_p, most) for site, most in own]),
-            reach_q=np.array([reach(site.load_q, site.inject_q, most) for site, most in own]),
-            cost_max=np.array(
-                [
-                    1.0001 * (site.quadratic @ most**2 / 2.0 + np.abs(site.linear) @ most) + 1e-6
-                    for site, most in own
-                ]
-            ),
-            fallback_p=fallback_p,
-            fallback_q=fallback_q,
-            fallback_cost=np.array([site.cost(x) for site, x in zip(day.sites, plan, strict=True)]),
-        )
-
-
 def _known(value: T | None, claim: str) -> T:
     invariant(value is not None, claim)
     return cast("T", value)
-
-
-def packed(values: Floats) -> bytes:
-    """Array to bytes."""
-    return np.ascontiguousarray(values, dtype="<f8").tobytes()
-
-
-def unpacked(content: object, count: int) -> Floats | None:
-    """Bytes to a finite (interval,) array, ``None`` if they are none."""
-    if not isinstance(content, bytes) or len(content) != 8 * count:
-        return None
-    values = np.frombuffer(content, dtype="<f8").astype(np.float64)
-    return values if bool(np.isfinite(values).all()) else None
-
-
-class Nearby(NamedTuple):
-    """A site's answer: set-points and the net demand (interval,) they make."""
-
-    setpoints: Floats
-    demand_p: Floats
-    demand_q: Floats
-
-
-def answer_offer(
-    step: SiteStep, price_p: Floats, price_q: Floats, target_p: Floats, target_q: Floats
-) -> Nearby:
-    """Solve one site's problem; arrays are (interval,)."""
-    found = step.answer(
-        price_p[np.newaxis], price_q[np.newaxis], target_p[np.newaxis], target_q[np.newaxis]
-    )
-    return Nearby(found.setpoints[0], found.demand_p[0], found.demand_q[0])
-
-
-class ExchangeSite:
-    """One site: declares, answers offers, tells its regret.
-
-    Parameters
-    ----------
-    site
-        Its own data; never leaves it.
-    coordinator
-        Whose offers it answers.
-    buy : (interval,)
-        The tariff that its first answer is to.
-    penalty_p, penalty_q : >= 0
-        Of this site, from the public metric.
-    needs_reactive
-        Whether any limit exists, so that reactive power matters.
-    is_warm
-        The run starts from the last day: no first answer to the tariff.
-    """
-
-    def __init__(
-        self,
-        site: Site,
-        coordinator: NodeId,
-        buy: Floats,
-        penalty_p: float,
-        penalty_q: float,
-        *,
-        needs_reactive: bool,
-        is_warm: bool = False,
-    ) -> None:
-        self._site, self._coordinator, self._buy = site, coordinator, buy
-        self._needs_reactive, self._is_warm = needs_reactive, is_warm
-        self._blank = np.zeros(site.interval_count)
-        if site.is_flexible:
-            self._near = SiteStep([site], np.array([penalty_p]), np.array([penalty_q]))
-            self._cheapest = SiteStep([site], np.zeros(1), np.zeros(1))
-        self._state = _SiteState(buy, self._blank)
-
-    def start(self) -> list[Effect]:
-        """Begin: declare the net demand, or answer the tariff."""
-        if self._state.is_started:
-            return []
-        self._state.is_started = True
-        if not self._site.is_flexible:
-            x = np.clip(0.0, self._site.lower, self._site.upper)
-            found = Nearby(x, self._site.demand_p(x), self._site.demand_q(x))
-            return [self._answer(0, found)]
-        if self._is_warm:
-            return []
-        self._state.asked = 1
-        blank = self._blank
-        return [Compute(("answer", 1), answer_offer, (self._cheapest, self._buy, *[blank] * 3))]
-
-    def handle(self, event: Event) -> list[Effect]:
-        """Advance by one event; what does not fit is ignored."""
-        state = self._state
-        if state.is_over:
-            return []
-        match event:
-            case TimerFired(name) if name == START:
-                return self.start()
-            case Computed(("answer", iteration), Nearby() as found) if iteration == state.asked:
-                return [self._answer(iteration, found)]
-            case Computed(("regret", iteration), Nearby() as found) if iteration == state.checked:
-                return [self._regret(iteration, found)]
-            case Received(sender, Offer() as offer) if sender == self._coordinator:
-                return self._on_offer(offer)
-            case Received(sender, Check() as check) if sender == self._coordinator:
-                return self._on_check(check)
-            case Received(sender, Close() as close) if sender == self._coordinator:
-                return self._on_close(close)
-            case _:
-                return []  # Late, foreign or malformed: normal between strangers.
-
-    def _on_offer(self, offer: Offer) -> list[Effect]:
-        state = self._state
-        price_p, target_p = self._read(offer.price_p), self._read(offer.target_p)
-        price_q, target_q = self._read_q(offer.price_q), self._read_q(offer.target_q)
-        is_next = self._site.is_flexible and offer.iteration > state.asked
-        if not is_next or price_p is None or target_p is None or price_q is None:
-            return []
-        if target_q is None:
-            return []
-        state.asked = offer.iteration
-        state.price_p, state.price_q = price_p, price_q
-        arguments = (self._near, price_p, price_q, target_p, target_q)
-        return [Compute(("answer", offer.iteration), answer_offer, arguments)]
-
-    def _on_check(self, check: Check) -> list[Effect]:
-        state = self._state
-        price_p, price_q = self._read(check.price_p), self._read_q(check.price_q)
-        is_now = check.iteration == state.answered and check.iteration > state.checked
-        if not is_now or price_p is None or price_q is None:
-            return []
-        state.checked = check.iteration
-        state.price_p, state.price_q = price_p, price_q
-        arguments = (self._cheapest, price_p, price_q, self._blank, self._blank)
-        return [Compute(("regret", check.iteration), answer_offer, arguments)]
-
-    def _regret(self, iteration: int, cheapest: Nearby) -> Effect:
-        """Compare the last answer with the cheapest one, both at the prices asked about."""
-        state, site = self._state, self._site
-
-        def total(found: Nearby) -> float:
-            paid = state.price_p @ found.demand_p + state.price_q @ found.demand_q
-            return site.cost(found.setpoints) + float(paid)
-
-        amount = total(state.answers[iteration]) - total(cheapest)
-        return Send(self._coordinator, Regret(iteration, max(amount, 0.0)))
-
-    def _on_close(self, close: Close) -> list[Effect]:
-        state = self._state
-        state.is_over = True
-        found = state.answers.get(close.iteration)
-        x = np.zeros(0) if found is None else found.setpoints
-        iteration = -1 if found is None else close.iteration
-        return [Decide(SitePlan(close.status, iteration, x, state.price_p, state.price_q))]
-
-    def _answer(self, iteration: int, found: Nearby) -> Effect:
-        """Send an answer; the one before is kept, should this one come too late."""
-        state = self._state
-        state.answers = {k: v for k, v in state.answers.items() if k == state.answered}
-        state.answers[iteration] = found
-        state.answered = iteration
-        demand_q = packed(found.demand_q) if self._needs_reactive else b""
-        cost = self._site.cost(found.setpoints)
-        return Send(self._coordinator, Answer(iteration, packed(found.demand_p), demand_q, cost))
-
-    def _read(self, content: object) -> Floats | None:
-        return unpacked(content, self._site.interval_count)
-
-    def _read_q(self, content: object) -> Floats | None:
-        if not self._needs_reactive:
-            return self._blank if content == b"" else None
-        return self._read(content)
-
-
-@dataclass
-class _SiteState:
-    """Everything of a site that changes."""
-
-    price_p: Floats
-    price_q: Floats
-    answers: dict[int, Nearby] = field(default_factory=dict)
-    is_started: bool = False
-    is_over: bool = False
-    asked: int = 0
-    answered: int = 0
-    checked: int = 0
 
 
 class Advanced(NamedTuple):
@@ -378,6 +125,12 @@ def step_network(coordinator: Coordinator, demand_p: Floats, demand_q: Floats) -
     return Advanced(after, after.offer())
 
 
+def resume_network(coordinator: Coordinator, last: ExchangeState, offer: ExchangeState) -> Advanced:
+    """Go over to where the last day ended; ``offer`` stays where that does not fit."""
+    after = _copied(coordinator)
+    return Advanced(after, after.resume(last) or offer)
+
+
 def _copied(coordinator: Coordinator) -> Coordinator:
     """Copy all that changes, so that the step is pure; the limits never change."""
     limits = coordinator.network.limits
@@ -388,7 +141,8 @@ def _copied(coordinator: Coordinator) -> Coordinator:
 class _Meeting:
     """Everything of the coordinator that changes.
 
-    ``phase`` is ``answers`` or ``regrets`` while sites are waited for, else ``network``;
+    ``phase`` is ``answers`` or ``regrets`` while sites are waited for, else ``network``, or
+    ``resume`` while the last day's end is taken over;
     ``demand_*`` and ``cost`` hold what each site said last.
     """
 
@@ -423,7 +177,7 @@ class ExchangeCoordinator:
         In bus order.
     flexible : indices of ``sites`` that have a choice
     start
-        The last day's outcome; ``None`` = from the tariff.
+        Where the last day ended, taken over after the first answers; ``None`` = go on from these.
     delay_ns : > 0
         How long to wait for the sites of one iteration.
     """
@@ -457,8 +211,7 @@ class ExchangeCoordinator:
         if state.is_started:
             return []
         state.is_started = True
-        choosers = set(self._flexible)
-        state.waiting = {n for n in self._sites if self._start is None or n not in choosers}
+        state.waiting = set(self._sites)
         return [self._timer(), *self._go_on()]
 
     def handle(self, event: Event) -> list[Effect]:
@@ -477,6 +230,8 @@ class ExchangeCoordinator:
                 return self._on_regret(sender, regret)
             case Computed(("network", iteration), Advanced() as value):
                 return self._on_network(value) if iteration == state.iteration else []
+            case Computed(("resume", 1), Advanced() as value) if state.phase == "resume":
+                return self._on_resumed(value)
             case _:
                 return []  # Late, foreign or not for us: normal on an open network.
 
@@ -553,7 +308,7 @@ class ExchangeCoordinator:
 
     def _go_on(self) -> list[Effect]:
         state = self._state
-        if state.waiting or state.phase == "network":
+        if state.waiting or state.phase in ("network", "resume"):
             return []
         if state.phase == "regrets":
             return self._judge()
@@ -566,8 +321,6 @@ class ExchangeCoordinator:
         return [Compute(job, open_network, (self._coordinator, *declared, self._beginning()))]
 
     def _beginning(self) -> ExchangeState:
-        if self._start is not None:
-            return self._start
         demand_p = self._state.demand_p[self._members]
         return ExchangeState(
             target_p=demand_p,
@@ -584,9 +337,6 @@ class ExchangeCoordinator:
         answered = state.target
         self._coordinator, state.offer = value
         if state.iteration == 0:
-            if self._start is not None:
-                state.target = self._coordinator.result
-                return self._make_offer()
             # First answers are to the tariff; the first step's prices are what they are held to.
             state.iteration, answered = 1, self._coordinator.result
         target = _known(answered, "answers are held to the prices they were given")
@@ -635,6 +385,16 @@ class ExchangeCoordinator:
     def _next(self) -> list[Effect]:
         if self._state.iteration >= self._settings.iteration_count_max:
             return self._end(RunStatus.ITERATION_LIMIT, np.inf)
+        if self._state.iteration == 1 and self._start is not None:
+            self._state.phase = "resume"
+            offer = _known(self._state.offer, "a run is begun before it is resumed")
+            arguments = (self._coordinator, self._start, offer)
+            return [Compute(("resume", 1), resume_network, arguments)]
+        self._state.target = self._coordinator.result
+        return self._make_offer()
+
+    def _on_resumed(self, value: Advanced) -> list[Effect]:
+        self._coordinator, self._state.offer = value
         self._state.target = self._coordinator.result
         return self._make_offer()
 
@@ -653,6 +413,7 @@ class ExchangeCoordinator:
                     self._pack_q(offer.price_q[row]),
                     packed(offer.target_p[row]),
                     self._pack_q(offer.target_q[row]),
+                    offer.scale,
                 ),
             )
             for row, name in enumerate(self._flexible)
@@ -701,8 +462,6 @@ def exchange_machines(
     invariant(coordinator not in names, "the coordinator is named like no bus")
     chosen = settings or ExchangeSettings()
     metric = Metric.of(day, limits, chosen.penalty, chosen.evenness)
-    if start is not None and start.target_p.shape != (len(day.flexible), day.interval_count):
-        start = None
     penalties = {
         bus: (float(p), float(q))
         for bus, p, q in zip(day.flexible, metric.active, metric.reactive, strict=True)
@@ -714,12 +473,13 @@ def exchange_machines(
             day.buy,
             *penalties.get(bus, (0.0, 0.0)),
             needs_reactive=not limits.are_absent,
-            is_warm=start is not None,
         )
         for bus, name in enumerate(names)
     }
     machine = ExchangeCoordinator(
-        Coordinator(day, limits, metric, chosen),
+        Coordinator(
+            day, limits, metric, chosen, PenaltyBalance(change_count_max=chosen.change_count_max)
+        ),
         StopRule.of(day, limits, chosen),
         Register.of(day),
         names,
