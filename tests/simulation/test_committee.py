@@ -325,8 +325,16 @@ def trial(seed: int) -> str:
     was_done = is_done(world)
     world.heal()
     report = report_of(world, 200_000)
-    honest = {str(party) for party in world._nodes} - {str(party) for party in corrupt}
+    honest = {str(party) for party in world._nodes} - {CONVENER, *map(str, corrupt)}
+    told = {
+        (one.number, hashlib.sha256(msgspec.msgpack.encode(one.result)).digest())
+        for party in world._nodes
+        if str(party) in honest
+        for one in world.decided(party)
+        if isinstance(one, Outcome)
+    }
     for one in report.rounds:
+        assert one.kind != "finished" or (one.number, one.digest) in told, f"{seed=}"
         cheats = one.kind == "cheated"
         assert not cheats or not honest >= set(one.culprits), f"{seed=}"
     if not was_done and n > 3 and report.stopped:

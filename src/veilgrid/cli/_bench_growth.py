@@ -1,6 +1,7 @@
 """How secure computation grows with inputs and parties: rows, a picture and a table of text."""
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -75,8 +76,6 @@ def start_up(*, is_cold: bool) -> dict[str, Any]:
     is_cold
         Without kernels that an earlier start compiled and kept on disk.
     """
-    import os
-
     workload = Workload("comparisons", 1, 1)
     with tempfile.TemporaryDirectory(prefix="veilgrid-kernels-") as folder:
         environment = dict(os.environ)
@@ -137,8 +136,18 @@ def update(page: Path, rows: Sequence[dict[str, Any]]) -> list[Path]:
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
     shown = f"![Seconds, megabytes and rounds against the amount of work](img/{PICTURE})"
-    page.write_text(f"{head}{BEGIN}\n\n{shown}\n\n{table(rows)}\n\n{END}{tail}", encoding="utf-8")
+    parts = (BEGIN, shown, table(rows), circumstances(), END)
+    page.write_text(head + "\n\n".join(parts) + tail, encoding="utf-8")
     return [page, picture]
+
+
+def circumstances() -> str:
+    """Return what else kept the machine busy while it was measured."""
+    busy = os.getloadavg()[2]
+    return (
+        f"Measured on {os.cpu_count()} processors; load average of the last 15 minutes "
+        f"{busy:.1f}, of which the measured processes are a part."
+    )
 
 
 # -- picture --------------------------------------------------------------------------------------

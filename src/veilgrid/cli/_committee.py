@@ -72,14 +72,21 @@ class Task:
         Called with the question and a party's mailbox; its first parameter is annotated.
     question
         Anything msgspec can encode.
+    mailbox_of
+        Called with the question, returns what makes mailboxes; None: one form a client.
     """
 
     function: Callable[[Any, Mailbox], Program]
     question: Any
+    mailbox_of: Callable[[Any], Callable[..., Mailbox]] | None = None
 
     def __call__(self, mailbox: Mailbox) -> Program:
         """Return the program of one party."""
         return self.function(self.question, mailbox)
+
+    def mailboxes(self) -> Callable[..., Mailbox]:
+        """Return what makes a party's mailbox."""
+        return Mailbox if self.mailbox_of is None else self.mailbox_of(self.question)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,11 @@ class SecureResult:
     octets: int
     mode: str = IN_PROCESS
     rounds: Sequence[RoundReport] = field(default=())
+
+    @property
+    def degree(self) -> int | None:
+        """Return the degree of the round that gave the result: lower if parties were left out."""
+        return self.rounds[-1].degree if self.rounds else None
 
     @property
     def excluded(self) -> list[str]:
@@ -265,6 +277,7 @@ def _machines(
     made = _submissions(
         master, {name: inputs.get(name) for name in forms}, public, committee.randomness
     )
+    mailbox_of = Mailbox if not isinstance(program_of, Task) else program_of.mailboxes()
     machines: dict[NodeId, Machine] = {
         name: Member(
             name,
@@ -279,6 +292,7 @@ def _machines(
             intake_ns=waits.intake_ns,
             patience_ns=waits.patience_ns,
             patience_count=waits.patience_count,
+            mailbox_of=mailbox_of,
         )
         for name, box in zip(committee.names, boxes, strict=True)
     }
@@ -306,6 +320,7 @@ class MemberArguments(msgspec.Struct, frozen=True):
     clients: dict[str, tuple[bytes, int]]
     box_key: bytes
     timing: Timing
+    mailbox: str = ""
 
 
 class ConvenerArguments(msgspec.Struct, frozen=True):
@@ -338,11 +353,13 @@ def build_member(
         name: Enrolled(key, arguments.forms[place])
         for name, (key, place) in arguments.clients.items()
     }
+    mailbox_of = load_name(arguments.mailbox) if arguments.mailbox else None
+    task = Task(function, question, mailbox_of)
     return Member(
         me,
         arguments.terms,
         CONVENER,
-        Task(function, question),
+        task,
         clients=clients,
         box_key=Secret(arguments.box_key),
         signer=signer,
@@ -352,6 +369,7 @@ def build_member(
         intake_ns=arguments.timing.intake_ns,
         patience_ns=arguments.timing.patience_ns,
         patience_count=arguments.timing.patience_count,
+        mailbox_of=task.mailboxes(),
     )
 
 
@@ -377,6 +395,10 @@ def build_convener(
     )
 
 
+def _path(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}:{function.__qualname__}"
+
+
 def round_specs(
     committee: Committee,
     forms: Mapping[str, Form],
@@ -396,7 +418,8 @@ def round_specs(
         for name, one in _enrolled(master, forms).items()
     }
     question = msgspec.Raw(msgspec.msgpack.encode(task.question))
-    name = f"{task.function.__module__}:{task.function.__qualname__}"
+    name = _path(task.function)
+    mailbox = "" if task.mailbox_of is None else _path(task.mailbox_of)
     specs = [
         ProcessSpec(
             node=party,
@@ -404,7 +427,7 @@ def round_specs(
             messages="veilgrid.roles.rounds:Message",
             records="veilgrid.roles.rounds:Record",
             arguments=MemberArguments(
-                terms, name, question, list(places), clients, bytes(box), waits
+                terms, name, question, list(places), clients, bytes(box), waits, mailbox
             ),
         )
         for party, box in zip(committee.names, boxes, strict=True)
