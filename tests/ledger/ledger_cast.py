@@ -29,6 +29,7 @@ from veilgrid.ledger.message import (
     batch_digest,
 )
 from veilgrid.ledger.replica import Replica
+from veilgrid.ledger.service import Snapshot
 from veilgrid.ledger.view_change import new_view_statement, statement_of
 from veilgrid.machine import Effect, Event, Machine, NodeId, Send
 from veilgrid.sim import Replaying, Silent, Tampering, Twins, TwoFaced, tampered
@@ -85,12 +86,39 @@ def signed_lie(node: NodeId) -> Callable[[random.Random, Any], Any]:
         elif isinstance(message, Prepare | Commit):
             other = rng.choice([batch_digest(NOTHING), rng.randbytes(32)])
             changed = replace(message, digest=other)
+        elif isinstance(message, StatePart) and rng.random() < 0.7:
+            changed = replace(message, octets=forged(message.octets))
         else:
             changed = tampered(rng, message)
         try:
             return signed(node, changed)
         except (msgspec.MsgspecError, OverflowError):
             return message
+
+    return lie
+
+
+def forged(octets: bytes) -> bytes:
+    """Return a snapshot that reads well and says something else."""
+    try:
+        snapshot = msgspec.msgpack.decode(octets, type=Snapshot)
+        total, count = msgspec.msgpack.decode(snapshot.state)
+    except msgspec.DecodeError:
+        return octets[:-1]
+    return msgspec.msgpack.encode(
+        replace(snapshot, state=msgspec.msgpack.encode((total + 1, count)))
+    )
+
+
+def repeating_lie(node: NodeId) -> Callable[[random.Random, Any], Any]:
+    """Propose again what was executed already, beside what is due."""
+    seen: list[Any] = []
+
+    def lie(rng: random.Random, message: PrePrepare) -> PrePrepare:
+        requests = message.batch.requests if message.batch else ()
+        seen.extend(requests)
+        batch = Batch((*rng.sample(seen, min(len(seen), 3)), *requests))
+        return signed(node, replace(message, batch=batch, digest=batch_digest(batch)))
 
     return lie
 
@@ -184,5 +212,8 @@ CAST: dict[str, Liar] = {
         honest(node, records), rng, (Checkpoint, StatePart), 1.0, signed_lie(node)
     ),
     "amnesic": lambda _, node, __: honest(node, ()),
+    "repeating": lambda rng, node, records: TwoFaced(
+        honest(node, records), rng, REPLICAS, (PrePrepare,), repeating_lie(node)
+    ),
     "replaying": lambda rng, node, records: Replaying(honest(node, records), rng, REPLICAS, 0.3),
 }

@@ -108,6 +108,10 @@ def with_amnesic(seed: int) -> World:
     return ledger_world("amnesic", seed)
 
 
+def with_repeating(seed: int) -> World:
+    return ledger_world("repeating", seed)
+
+
 def with_replaying(seed: int) -> World:
     return ledger_world("replaying", seed)
 
@@ -123,5 +127,6 @@ SIMULATIONS = [
     with_covering_up,
     with_lying_checkpoint,
     with_amnesic,
+    with_repeating,
     with_replaying,
 ]

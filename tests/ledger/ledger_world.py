@@ -12,6 +12,7 @@ from veilgrid.ledger.message import (
     Accepted,
     Anchored,
     Answer,
+    CaughtUp,
     Commit,
     Committed,
     Configuration,
@@ -145,20 +146,19 @@ class LogBeforeVote(Checker):
 
 
 class ExactlyOnce(Checker):
-    """No request of a client is executed twice, none out of order, on any honest replica."""
+    """Each honest replica executes the requests of a client once each, without gaps, in order."""
 
     def __init__(self, honest: Iterable[NodeId]) -> None:
         self._honest = set(honest)
         self.last: dict[tuple[NodeId, str], int] = {}
-        self.restarting: set[NodeId] = set()
 
     def decided(self, node: NodeId, outcome: Any) -> None:
-        if node not in self._honest or not isinstance(outcome, Confirmed):
+        if node not in self._honest or not isinstance(outcome, Confirmed | CaughtUp):
             return
         for octets in outcome.records:
             _, _, client, number, _, _ = msgspec.msgpack.decode(octets)
             last = self.last.get((node, client), 0)
-            if number <= last and (node, client, number) not in self.last:
+            if number <= last:
                 raise Violation(f"{node} executed request {number} of {client} after {last}")
             self.last[node, client] = number
 

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from veilgrid.errors import SetupError
+from veilgrid.errors import Finding, InputError, SetupError
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import BusId, Network
 from veilgrid.grid.scenario import BUNDLED_DAY, Scenario
@@ -161,6 +161,27 @@ def _row(scheme: str, ours: Row | None, peer: Row, timeout_s: float) -> Row:
     }
 
 
+def _asked(sites: str, schemes: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Read the lists of sizes and schemes; every entry that is none is a finding."""
+    from veilgrid.roles.operator import SCHEMES
+
+    sizes = [size.strip() for size in sites.split(",")]
+    names = [name.strip() for name in schemes.split(",")]
+    findings = [
+        Finding("--sites", f"{size or 'nothing'} is no number of sites", "use 60,250")
+        for size in sizes
+        if not size.isdecimal() or int(size) < 1
+    ]
+    findings += [
+        Finding("--schemes", f"{name or 'nothing'} is no scheme", f"use {list(SCHEMES)}")
+        for name in names
+        if name not in SCHEMES
+    ]
+    if findings:
+        raise InputError(findings)
+    return tuple(int(size) for size in sizes), tuple(names)
+
+
 @click.group()
 def bench() -> None:
     """Measure veilgrid beside its peers in the same run."""
@@ -203,8 +224,7 @@ def dispatch(
     as_json: bool,
 ) -> int:
     """Time the schemes on copies of a feeder, beside one central operator."""
-    sizes = tuple(int(size) for size in sites.split(","))
-    rows = bench_dispatch(scenario, sizes, tuple(schemes.split(",")), timeout_s)
+    rows = bench_dispatch(scenario, *_asked(sites, schemes), timeout_s)
     columns = ("what", "ours", "peer", "ratio", "unit", "memory_mib", "iterations", "gap", "status")
     return _print("dispatch", rows, as_json, columns)
 
@@ -242,3 +262,25 @@ def _growth(page: Path | None, as_json: bool) -> int:
         click.echo(f"wrote {path}", err=True)
     columns = ("what", "parties", "count", "seconds", "megabytes", "rounds", "peak_megabytes")
     return _print("mpc-growth", rows, as_json, columns)
+
+
+@bench.command()
+@click.option("--requests", default=300, show_default=True, help="One by one, for the median.")
+@click.option("--operations", default=20_000, show_default=True, help="Batched, for the rate.")
+@click.option("--validators", default=4, show_default=True, help="3f + 1 of them.")
+@click.option("--seed", type=int, help="Accepted by every verb; nothing here is random.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def ledger(
+    requests: int,
+    operations: int,
+    validators: int,
+    seed: int | None,  # noqa: ARG001 - part of the contract
+    as_json: bool,
+) -> int:
+    """Time agreement between validators over TLS, with synced journals."""
+    from veilgrid.cli._bench_ledger import bench_ledger
+
+    if validators < 4 or (validators - 1) % 3:
+        raise click.BadParameter("must be 3f + 1: 4, 7, 10, ...", param_hint="--validators")
+    columns = ("what", "ours", "unit", "percentile_95", "megabytes", "memory_mib")
+    return _print("ledger", bench_ledger(requests, operations, validators), as_json, columns)

@@ -169,11 +169,15 @@ def check_export(
 
     Parameters
     ----------
+    octets
+        Of the file.
     name
         What to call the file in findings.
     ledger : 32 octets
         Expected digest of the first configuration; None believes the file about who the replicas
         were at first.
+    verify
+        How a signature is checked.
 
     Raises
     ------

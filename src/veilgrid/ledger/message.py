@@ -59,6 +59,11 @@ class Configuration(msgspec.Struct, frozen=True, tag=True):
         return 2 * self.fault_max + 1
 
     @property
+    def backups_needed(self) -> int:
+        """How many backups must prepare what the primary proposed: 2f."""
+        return self.quorum - 1
+
+    @property
     def first_view(self) -> int:
         """The first view of this configuration."""
         return self.number << VIEW_BITS

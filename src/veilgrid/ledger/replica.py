@@ -466,7 +466,7 @@ class Replica:
         effects: list[Effect] = []
         proposal = slot.proposal
         if proposal is not None and proposal.view == self.views.view and self._is_active:
-            certificate = slot.certificate(2 * self.configuration.fault_max)
+            certificate = slot.certificate(self.configuration.backups_needed)
             if certificate is not None and not slot.is_committing:
                 slot.prepared = certificate
                 effects.append(Persist(Locked(certificate)))

@@ -170,7 +170,7 @@ class Service:
         is_due = sequence % self.interval == 0
         done: list[Request] = []
         for request in batch.requests:
-            if request.number != self.last(request.client) + 1:
+            if not self._is_next(request):
                 continue
             results = []
             for operation in request.operations:
@@ -186,6 +186,9 @@ class Service:
             self.change, self.approvals = None, {}
             is_due = True
         return done, is_due
+
+    def _is_next(self, request: Request) -> bool:
+        return request.number == self.last(request.client) + 1
 
     def _apply(self, request: Request, operation: bytes) -> bytes:
         position = len(self.records)

@@ -49,7 +49,7 @@ class Rules:
         if not self.notary.check(keys[primary], "pre-prepare", prepared.proposal, *statement):
             return False
         del keys[primary]
-        needed = 2 * configuration.fault_max
+        needed = configuration.backups_needed
         return self.notary.holds(prepared.vouches, keys, needed, "prepare", *statement)
 
     def stable_holds(self, stable: Certificate | None) -> bool:

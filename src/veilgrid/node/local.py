@@ -125,6 +125,8 @@ class ProcessResult:
         Largest resident size; of a process that was killed, at least the supervisor's own.
     processor_seconds
         User and system time of all its threads.
+    outcome_seconds
+        Of each outcome, from the start of the machine in that life; empty in process.
     """
 
     node: NodeId
@@ -137,6 +139,7 @@ class ProcessResult:
     peak_memory_octets: int = 0
     processor_seconds: float = 0.0
     stderr: str = ""
+    outcome_seconds: tuple[float, ...] = ()
 
 
 # -- the supervisor -----------------------------------------------------------------------------
@@ -153,6 +156,7 @@ class _Child:
     is_ready: bool = False
     is_ended: bool = False
     outcomes: list[bytes] = field(default_factory=list)
+    outcome_seconds: list[float] = field(default_factory=list)
     seconds: float = 0.0
     finished: Finished | None = None
     processor_seconds: float = 0.0
@@ -291,6 +295,7 @@ class Deployment:
         self._spawn(former.spec)
         child = self._children[node]
         child.outcomes = former.outcomes
+        child.outcome_seconds = former.outcome_seconds
         self._until(lambda: bool(child.port), deadline, "start listening again")
         self._tell_addresses()
         self._until(lambda: child.is_ready, deadline, "connect again")
@@ -452,6 +457,7 @@ class Deployment:
                     child.is_ready = True
                 case Decided(body, seconds):
                     child.outcomes.append(body)
+                    child.outcome_seconds.append(seconds)
                     child.seconds = seconds
                 case Finished():
                     child.finished = message
@@ -486,6 +492,7 @@ class Deployment:
             peak_memory_octets=finished.peak_memory_octets,
             processor_seconds=child.processor_seconds,
             stderr=_tail(child.stderr_path),
+            outcome_seconds=tuple(child.outcome_seconds),
         )
 
 

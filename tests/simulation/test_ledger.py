@@ -1,0 +1,112 @@
+"""The ledger in any weather beside any liar: nobody honest forks, loses or waits for ever."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "ledger"))
+
+from ledger_mutations import MUTATIONS
+from ledger_runs import SIMULATIONS, ledger_world, with_all_honest, with_twins
+from ledger_world import REPLICAS
+
+from veilgrid.sim import CALM, Violation, World, replay_command, sweep
+
+SEEDS = 120
+
+
+@pytest.mark.parametrize("simulation", SIMULATIONS, ids=lambda s: s.__name__)
+def test_honest_replicas_agree_lose_nothing_and_serve_everybody(
+    simulation: Callable[[int], World],
+) -> None:
+    """A fork pays somebody twice; a stall stops the day for all."""
+    report = sweep(simulation, range(SEEDS))
+    assert report.seed_count == SEEDS
+    assert report.step_count > 100 * SEEDS
+
+
+def test_the_storm_is_one() -> None:
+    """Simulations in which nothing goes wrong prove nothing."""
+    views = crashes = transfers = 0
+    for seed in range(60):
+        world = ledger_world("lying-checkpoint", seed, requests=20)
+        crashes += world.crash_count
+        for node in REPLICAS:
+            kinds = [type(record).__name__ for record in world.records(node)]
+            views += kinds.count("Entered")
+            transfers += kinds.count("Installed")
+    assert crashes > 60
+    assert views > 30
+    assert transfers > 5
+
+
+CAUGHT_BY = {
+    "quorum 2 of 4": ("two-faced", "twins"),
+    "vote before log": ("honest",),
+    "prepared certificate ignored": ("honest", "silent"),
+    "sequence table skipped": ("repeating",),
+    "checkpoint not checked": ("lying-checkpoint",),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_broken_replicas_are_found(mutation: str) -> None:
+    """Checkers that cannot fail are decoration: each known mistake turns a seed red."""
+    requests = 20 if mutation == "checkpoint not checked" else 6
+    with MUTATIONS[mutation]():
+        for adversary in CAUGHT_BY[mutation]:
+            found = 0
+            for seed in range(150):
+                try:
+                    ledger_world(adversary, seed, requests=requests)
+                except Violation:
+                    found += 1
+                    break
+            assert found, f"{mutation} is not seen beside {adversary}"
+
+
+def test_a_quorum_of_two_survives_honest_weather() -> None:
+    """Why the cast is not optional: without a liar this mistake stays unseen on a calm network."""
+    with MUTATIONS["quorum 2 of 4"]():
+        for seed in range(30):
+            ledger_world("honest", seed, weather=CALM)
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_crash_at_any_persist_point_loses_nothing(late: int) -> None:
+    """A power cut may come just before or just after each record is durable."""
+    from ledger_world import answered, checkers, execution, ledger_builds
+
+    from veilgrid.ledger.message import MESSAGES
+
+    for node in (REPLICAS[0], REPLICAS[2]):
+        for point in range(40):
+            world = World(
+                ledger_builds(4),
+                point,
+                CALM,
+                messages=MESSAGES,
+                checkers=checkers(REPLICAS),
+                crash_points={node: [2 * point + late]},
+            )
+
+            def is_over(world: World) -> bool:
+                stands = {execution(world, replica) for replica in REPLICAS}
+                return answered(world, 4) and len(stands) == 1
+
+            assert world.run(20_000, is_over), (node, point)
+
+
+def test_a_run_repeats_exactly() -> None:
+    """Otherwise a failing seed could not be looked at twice."""
+    assert with_twins(5).digest == with_twins(5).digest
+    assert with_all_honest(5).digest != with_all_honest(6).digest
+
+
+def test_a_failing_seed_says_how_to_replay_it() -> None:
+    """Whoever sees it red needs one command."""
+    assert replay_command(with_twins, 7).startswith(
+        "python -m veilgrid.sim ledger_runs:with_twins --seed 7 --import-path"
+    )
