@@ -149,6 +149,13 @@ class RecoveryRows:
         """Return the chosen variables of a masked solution, (chosen variable,)."""
         return np.asarray(self.matrix @ y + self.offset)
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256, by which rows are registered."""
+        return hashlib.sha256(
+            b"recovery rows 1 " + _octets(self.matrix) + _octets(self.offset)
+        ).digest()
+
 
 class Mask:
     """The key of one masked problem: stays with the site's edge device.
@@ -216,6 +223,16 @@ class Mask:
         """Return what lets others recover some variables and nothing else."""
         basis, origin = self._open()
         return RecoveryRows(matrix=basis[variables].copy(), offset=origin[variables].copy())
+
+    def true_rows(self) -> dict[int, int]:
+        """Return for each published row that is no decoy the true row behind it; for audits."""
+        rows = self._rows
+        ends = rows.indptr
+        return {
+            row: int(rows.indices[ends[row]])
+            for row in range(rows.shape[0])
+            if ends[row + 1] - ends[row] == 1
+        }
 
     def _open(self) -> tuple[Floats, Floats]:
         keeper = "own edge device"

@@ -27,7 +27,14 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import Floats
 from veilgrid.qp.dense import DenseSolution
-from veilgrid.qp.mask import Mask, MaskedProblem, MaskOptions, RecoveryRows, draw_mask
+from veilgrid.qp.mask import (
+    Mask,
+    MaskedProblem,
+    MaskOptions,
+    RecoveryRows,
+    draw_mask,
+    linear_digest,
+)
 from veilgrid.roles.masked_task import (
     Council,
     Registration,
@@ -111,7 +118,13 @@ class EdgeDevice:
 
     def registration(self) -> Registration:
         """Return what is recorded of the bid: digests only."""
-        return Registration(site=self.name, near=self.near.digest, cheapest=self.cheapest.digest)
+        own = self.rows()
+        return Registration(
+            site=self.name,
+            near=linear_digest(self.near.digest, self.near.linear),
+            cheapest=linear_digest(self.cheapest.digest, self.cheapest.linear),
+            rows=own.digest,
+        )
 
     def rows(self) -> RecoveryRows:
         """Return the recovery rows of the net demands, for the coordinator."""
@@ -143,6 +156,9 @@ class Offer(NamedTuple):
     target_q: Floats
 
 
+Falsify = Callable[["EdgeDevice", Offer], Offer]
+"""What a dishonest edge device makes of an offer before it masks it."""
+
 Tamper = Callable[[Task, MaskedProblem, Submission], Submission]
 """What a dishonest worker makes of an honest submission."""
 
@@ -157,14 +173,20 @@ class Misconduct:
         By name: what they make of their submissions.
     refusing
         By index of the site: from which iteration on its edge device stays silent.
+    falsifying
+        By index of the site: what its edge device pretends to have been offered.
     """
 
     workers: Mapping[str, Tamper] = field(default_factory=dict)
     refusing: Mapping[int, int] = field(default_factory=dict)
+    falsifying: Mapping[int, "Falsify"] = field(default_factory=dict)
 
 
 class Watched(NamedTuple):
-    """One iteration as it is shown to tests and the audit; arrays (flexible site, interval)."""
+    """One iteration as it is shown to tests and the audit; arrays (flexible site, interval).
+
+    ``solutions`` are what edge devices recover, all variables: the truth to score attacks against.
+    """
 
     iteration: int
     offer: ExchangeState
@@ -172,6 +194,7 @@ class Watched(NamedTuple):
     demand_q: Floats
     records: tuple[Record, ...]
     problems: tuple[MaskedProblem, ...]
+    solutions: tuple[Floats, ...]
 
 
 class MaskedOutcome(NamedTuple):
@@ -183,11 +206,14 @@ class MaskedOutcome(NamedTuple):
         Claims that validators refused: task, worker, reason.
     excluded
         Sites (indices) that went silent; the plan takes their register's fallback.
+    named
+        Sites whose c' did not follow from the registered one and the offer.
     """
 
     coordination: Coordination
     refused: tuple[tuple[Task, str, str], ...]
     excluded: tuple[int, ...]
+    named: tuple[str, ...] = ()
 
 
 @dataclass
@@ -215,6 +241,19 @@ class Traffic:
 
 ORDERING_OCTETS = 168
 """View, sequence, digest, sender and signature of one ordering message."""
+
+
+LINEAR_TOLERANCE = 1e-9
+"""By so much, relative, a c' may differ from the one that follows from the registered one."""
+
+
+def follows(edge: EdgeDevice, rows: RecoveryRows, offer: Offer) -> Floats:
+    """Return the c' that follows from the registered one, the recovery rows and an offer."""
+    form = edge.form
+    pull = [offer.price_p - form.penalty_p * offer.target_p]
+    if form.has_reactive:
+        pull.append(offer.price_q - form.penalty_q * offer.target_q)
+    return np.asarray(edge.near.linear + rows.matrix.T @ np.concatenate(pull))
 
 
 class MaskedRun:
@@ -253,6 +292,7 @@ class MaskedRun:
         self.traffic = Traffic(len(self.council.names))
         self.refused: list[tuple[Task, str, str]] = []
         self.excluded: list[int] = []
+        self.named: list[str] = []
         self.barred: set[str] = set()
         self.history: list[Progress] = []
         self.checked: list[int] = []
@@ -411,7 +451,7 @@ class MaskedRun:
                 offer.target_p[place],
                 offer.target_q[place],
             )
-            problems[index] = self.edges[index].near_task(own)
+            problems[index] = self._near_problem(index, own)
         records = self.settle("near", problems)
         demand_p = np.zeros_like(offer.price_p)
         demand_q = np.zeros_like(offer.price_q)
@@ -430,7 +470,26 @@ class MaskedRun:
             demand_q,
             tuple(records[index] for index in self.members),
             tuple(problems[index] for index in self.members),
+            tuple(
+                self.edges[index].key.recover(records[index].submission.solution.values)
+                for index in self.members
+            ),
         )
+
+    def _near_problem(self, index: int, offer: Offer) -> MaskedProblem:
+        """Let an edge device mask an offer; where its c' does not follow, use the one that does.
+
+        ``c' = c'_registered + D'(price - penalty target)``, where D are the recovery rows that the
+        coordinator holds [masking 5].
+        """
+        edge, falsify = self.edges[index], self.misconduct.falsifying.get(index)
+        problem = edge.near_task(offer if falsify is None else falsify(edge, offer))
+        due = follows(edge, self.rows[index], offer)
+        size = max(1.0, float(np.max(np.abs(due), initial=0.0)))
+        if float(np.max(np.abs(problem.linear - due), initial=0.0)) <= LINEAR_TOLERANCE * size:
+            return problem
+        self.named.append(edge.name)
+        return with_linear(edge.near, due)
 
     def _remask(self) -> None:
         for index, edge in self.edges.items():
@@ -453,7 +512,8 @@ class MaskedRun:
         """Certify the present plan: regrets are differences of accepted masked costs."""
         target, residual = self.result, self.coordinator.primal
         demand_p, demand_q = self.day.demands(self.setpoints)
-        if not self.rule.is_promising(target, demand_p, demand_q, 0.0, residual):
+        own = sum(site.cost(x) for site, x in zip(self.day.sites, self.setpoints, strict=True))
+        if not self.rule.is_promising(target, demand_p, demand_q, own, residual):
             return False
         self.checked.append(len(self.history))
         offer = watched.offer
@@ -467,7 +527,7 @@ class MaskedRun:
             mine = problem.objective(self.last[index].values)
             best = problem.objective(cheapest[index].submission.solution.values)
             gap += max(mine - best, 0.0)
-        return self.rule.is_met(gap / self.rule.scale(demand_p, 0.0), residual)
+        return self.rule.is_met(gap / self.rule.scale(demand_p, own), residual)
 
     def exclude(self, index: int, offer: ExchangeState) -> ExchangeState:
         """Go on without a silent site: it counts as rigid at its register's fallback."""
@@ -539,6 +599,7 @@ class MaskedRun:
             ),
             tuple(self.refused),
             tuple(self.excluded),
+            tuple(dict.fromkeys(self.named)),
         )
 
     def _obstacles(self, is_last: bool) -> tuple[tuple[int, int, float], ...]:

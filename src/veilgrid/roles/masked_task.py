@@ -30,11 +30,15 @@ CLAIM_DOMAIN: Final = "masked/1/solution"
 
 
 class Registration(msgspec.Struct, frozen=True, tag=True):
-    """A bid by digest: the masked problem near a target and the one without penalty."""
+    """A bid by digest: the masked problem near a target, the one without penalty, recovery rows.
+
+    The first two include the c' of the devices alone, from which every later c' follows.
+    """
 
     site: str
     near: bytes
     cheapest: bytes
+    rows: bytes
 
 
 class Task(msgspec.Struct, frozen=True, tag=True):

@@ -1,0 +1,122 @@
+"""``veilgrid audit``: what each role could recover of a site's data, by really attacking."""
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from veilgrid.cli._attack import DEFAULT_SCHEME, randomness_of, site_of
+from veilgrid.cli._progress import shown
+from veilgrid.cli._summary import finite
+from veilgrid.errors import RunAborted
+from veilgrid.grid.day import Day
+from veilgrid.grid.scenario import BUNDLED_DAY
+from veilgrid.report.folders import open_scenario
+from veilgrid.roles.audit import Audit
+from veilgrid.roles.audit import audit as audited
+from veilgrid.roles.operator import SCHEMES, plan_day
+
+VERDICTS = {
+    "alone": "Nothing is sent, so nothing is seen; nothing is coordinated either.",
+    "central": "The operator holds everything. The scheme hides nothing from it.",
+    "ledger": "Everything is on the ledger in plain text. The scheme hides nothing from anybody.",
+    "neighbour": (
+        "Devices and costs stay at the site. Its neighbours together know its net demand in every "
+        "interval, and at the end of a feeder the parent alone does."
+    ),
+    "neighbour-ledger": (
+        "Bids and iterates are recorded in plain text. The scheme hides nothing from anybody."
+    ),
+    "exchange": (
+        "Devices stay at the site. The coordinator knows its net demand in every interval and what "
+        "its devices cost."
+    ),
+    "masked": (
+        "Masking is not encryption. It hides from outsiders what lies beside the ledger. It does "
+        "not hide schedules, forecasts, batteries or quadratic costs from workers and validators: "
+        "each row of a masked problem publishes its slack. With row scaling, permutation and "
+        "decoys they still see every device's use as a share of its range, only not the kW. A "
+        "site can be recognised from day to day. The coordinator sees net demand; together with a "
+        "worker it has the load as well."
+    ),
+}
+"""What each scheme hides and what it does not, in plain words."""
+
+
+def largest(day: Day) -> int:
+    """Return the site with most variables: it has most to lose."""
+    return max(range(len(day.sites)), key=lambda i: len(day.sites[i].linear))
+
+
+def audit_summary(found: Audit) -> dict[str, Any]:
+    """Return the keys of ``audit --json`` [contract]."""
+    return {
+        "scheme": found.scheme,
+        "site": found.site,
+        "recovered": [
+            {
+                "quantity": row.quantity,
+                "role": row.role,
+                "max_error": finite(row.max_error),
+                "share_recovered": row.share_recovered,
+                "unit": row.unit,
+                "how": row.how,
+                "options": row.options,
+            }
+            for row in found.recovered
+        ],
+        "verdict": VERDICTS.get(found.scheme, ""),
+    }
+
+
+@click.command("audit")
+@click.argument("scenario", default=BUNDLED_DAY)
+@click.option(
+    "--scheme",
+    type=click.Choice(list(SCHEMES)),
+    default=DEFAULT_SCHEME,
+    show_default=True,
+    help="What is audited.",
+)
+@click.option("--site", help="Bus of the site. Default: the one with most devices.")
+@click.option("--seed", type=int, help="Of masks and keys.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def audit(scenario: str, scheme: str, site: str | None, seed: int | None, as_json: bool) -> int:
+    """Attack what each role holds of a site in SCENARIO, and score that against the truth."""
+    opened = open_scenario(scenario)
+    day = opened.day()
+    chosen = site_of(day, site)
+    with shown(f"{opened.name}, audit of {scheme}") as progress:
+        plan = plan_day(day, "exchange" if scheme == "masked" else scheme, None, progress)
+        if not plan.outcome.setpoints:
+            raise RunAborted(f"the day is {plan.outcome.status}: there is nothing to audit")
+        index = largest(day) if chosen is None else chosen
+        found = audited(plan, index, randomness_of(seed), scheme)
+    summary = audit_summary(found)
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        _show(summary, opened.name)
+    return 0
+
+
+def _show(summary: dict[str, Any], name: str) -> None:
+    table = Table(title=f"{name}: site {summary['site']} under {summary['scheme']}")
+    for title in ("quantity", "role", "recovered", "largest error", "how"):
+        table.add_column(
+            title, justify="right" if title in ("recovered", "largest error") else "left"
+        )
+    for row in summary["recovered"]:
+        error = "-" if row["max_error"] is None else f"{row['max_error']:.2g} {row['unit']}"
+        table.add_row(
+            row["quantity"] + (" (all options on)" if row["options"] else ""),
+            row["role"],
+            f"{100.0 * row['share_recovered']:.0f} %",
+            error,
+            row["how"],
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(summary["verdict"])

@@ -1,0 +1,548 @@
+"""The source paper's three manipulations, carried out against every scheme [masking 7].
+
+Nothing here looks an outcome up: each case runs the scheme with the manipulation in it, lets the
+scheme's own checks act, and reads the outcome off the money and the status.
+
+* ``dishonest-site``: after gate closure a site acts in every iteration as if its load were five
+  per cent smaller than what it registered and will draw.
+* ``colluding-dispatcher``: whoever plans favours one site: its power is planned as if it were
+  cheaper, and paid a premium that all others bear.
+* ``refusing-site``: a site stops answering in the third iteration.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from veilgrid.admm.certify import certify
+from veilgrid.admm.neighbour import EdgeSettings, Said, plan_neighbour
+from veilgrid.admm.outcome import Coordination, RunStatus
+from veilgrid.admm.reference import alone, central
+from veilgrid.admm.settlement import MICRO, settle, settle_alone
+from veilgrid.errors import Finding, InputError, RunAborted, invariant
+from veilgrid.grid.day import Day
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.network import Floats
+from veilgrid.roles.masked import EdgeDevice, Misconduct, Offer, plan_masked
+from veilgrid.roles.masked_ledger import LedgerRun, bids_digest
+from veilgrid.roles.operator import SCHEMES, DayPlan, plan_cost, plan_day
+from veilgrid.secret import Randomness
+
+LOAD_SHARE: Final = 0.05
+"""By so much of its load a dishonest site claims to need less."""
+
+PREMIUMS: Final = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+"""Premiums that a colluding dispatcher tries, in units of the highest tariff."""
+
+UNNOTICED: Final = 0.004
+"""A dispatcher who wants to stay unnoticed raises the total cost by at most this share."""
+
+REFUSES_AT: Final = 3
+"""Iteration from which a refusing site stays silent."""
+
+GAIN_MIN: Final = 1e-5
+"""Share of the cost of all alone above which a gain counts as one."""
+
+CASES: Final = ("dishonest-site", "colluding-dispatcher", "refusing-site")
+
+
+PUBLISHED: Final = {
+    "dishonest-site": "gains 228 CNY without verification",
+    "colluding-dispatcher": "takes 2083 to 2221 CNY, cost +0.35 to +0.4 %, under a central plan",
+    "refusing-site": "stops plain neighbours; excluding it costs 1.5 % under masking",
+}
+"""What the source paper reports, to set beside [model 8]."""
+
+
+class AttackOutcome(StrEnum):
+    """How an attack ended."""
+
+    SUCCEEDED = "succeeded"
+    PREVENTED = "prevented"
+    STALLED = "stalled"
+    CONTAINED = "contained"
+
+
+class AttackResult(NamedTuple):
+    """One case under one scheme.
+
+    Attributes
+    ----------
+    attacker_gain : currency
+        By how much better off the attacker is than under the honest plan, true costs counted.
+    cost_change_percent
+        Of the community's true cost against the honest plan.
+    culprit
+        Who is named; ``None`` if nobody is.
+    why
+        What made the outcome, for a person.
+    """
+
+    case: str
+    scheme: str
+    site: str
+    outcome: AttackOutcome
+    attacker_gain: float
+    cost_change_percent: float
+    culprit: str | None
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all cases share: the honest plan of the scheme.
+
+    Attributes
+    ----------
+    site : index
+        The attacker, or whom the dispatcher favours.
+    """
+
+    day: Day
+    scheme: str
+    honest: DayPlan
+    site: int
+    randomness: Randomness
+
+    @property
+    def limits(self) -> Limits:
+        """Within which the honest plan was made."""
+        return self.honest.limits
+
+    @property
+    def name(self) -> str:
+        """Of the site."""
+        return str(self.day.sites[self.site].name)
+
+    @property
+    def honest_cost(self) -> float:
+        """Community's cost of the honest plan, currency."""
+        cost = self.honest.cost
+        invariant(cost is not None, "the honest day has a plan")
+        return float(cost or 0.0)
+
+    @property
+    def honest_account(self) -> float:
+        """What the attacker bears under the honest plan, currency."""
+        settlement = self.honest.settlement
+        invariant(settlement is not None, "the honest day has a settlement")
+        return settlement.accounts[self.site].cost / MICRO if settlement else 0.0
+
+    def result(
+        self,
+        case: str,
+        outcome: AttackOutcome,
+        why: str,
+        *,
+        gain: float = 0.0,
+        cost: float | None = None,
+        culprit: str | None = None,
+    ) -> AttackResult:
+        """Put a result together; ``cost`` is the community's true cost."""
+        base = abs(self.honest_cost) or 1.0
+        change = 0.0 if cost is None else 100.0 * (cost - self.honest_cost) / base
+        return AttackResult(case, self.scheme, self.name, outcome, gain, change, culprit, why)
+
+    def is_gain(self, amount: float) -> bool:
+        """Whether an amount is more than rounding."""
+        return amount > max(0.01, GAIN_MIN * abs(self.honest.cost_alone))
+
+
+def default_site(day: Day, case: str) -> int:
+    """Pick who can gain or spoil most: the largest load, the dearest device, the widest range."""
+
+    def reach(index: int) -> float:
+        site = day.sites[index]
+        span = np.where(site.linear > 0.0, site.upper - site.lower, 0.0)
+        return float(np.sum(site.inject_p.maximum(0.0) @ span))
+
+    def width(index: int) -> float:
+        site = day.sites[index]
+        return float(np.sum(abs(site.inject_p) @ (site.upper - site.lower)))
+
+    root = day.network.tree.root
+    others = [i for i in range(len(day.sites)) if i != root]
+    flexible = [i for i in day.flexible if i != root]
+    if case == "dishonest-site":
+        return max(others, key=lambda i: float(day.sites[i].load_p.sum()))
+    if not flexible:
+        raise InputError([Finding("scenario", "no site has a device with a choice to attack with")])
+    if case == "refusing-site":
+        return max(flexible, key=width)
+    return max(flexible, key=lambda i: (_dearest(day, i), reach(i)))
+
+
+def _dearest(day: Day, index: int) -> bool:
+    """Whether a site can produce more than the optimum wants: there a premium changes the plan."""
+    site = day.sites[index]
+    marginal = site.linear + site.quadratic * site.upper
+    produces = np.asarray(site.inject_p.maximum(0.0).sum(axis=0)).ravel() > 0.0
+    has_room = site.upper > site.lower
+    return bool(np.any(produces & has_room & (marginal > float(np.mean(day.buy)))))
+
+
+def attack(
+    day: Day, case: str, scheme: str, randomness: Randomness, site: int | None = None
+) -> AttackResult:
+    """Carry out one case against one scheme.
+
+    Parameters
+    ----------
+    day
+        What is planned.
+    case
+        One of :data:`CASES`.
+    scheme
+        A key of the operator's schemes.
+    randomness
+        For masks and keys.
+    site : index
+        The attacker; ``None`` = the one with most to gain.
+
+    Raises
+    ------
+    RunAborted
+        The honest day has no plan to compare with.
+    """
+    invariant(case in CASES, f"case is one of {CASES}, not {case!r}")
+    return attack_plan(plan_day(day, scheme), case, randomness, site)
+
+
+def attack_plan(
+    honest: DayPlan, case: str, randomness: Randomness, site: int | None = None
+) -> AttackResult:
+    """Carry out one case against the scheme of an honest plan that is known already."""
+    if honest.settlement is None:
+        raise RunAborted(f"the honest day is {honest.outcome.status}: there is nothing to attack")
+    day = honest.day
+    setting = Setting(
+        day=day,
+        scheme=honest.scheme,
+        honest=honest,
+        site=default_site(day, case) if site is None else site,
+        randomness=randomness,
+    )
+    return _ACTS[case](setting)
+
+
+# (a) A site that departs from its registered bid.
+
+
+def false_day(day: Day, index: int, share: float = LOAD_SHARE) -> Day:
+    """Return the day as a dishonest site pretends it to be."""
+    site = day.sites[index]
+    said = replace(site, load_p=site.load_p * (1.0 - share), load_q=site.load_q * (1.0 - share))
+    return replace(day, sites=tuple(said if i == index else s for i, s in enumerate(day.sites)))
+
+
+def _dishonest_site(setting: Setting) -> AttackResult:
+    case, day, index = "dishonest-site", setting.day, setting.site
+    pretended = false_day(day, index)
+    if setting.scheme in ("alone", "central", "ledger"):
+        return _dishonest_bidder(setting, pretended)
+    if setting.scheme == "masked":
+        return _dishonest_masked(setting, pretended)
+    outcome = SCHEMES[setting.scheme](pretended, setting.limits, None, None)
+    if not outcome.setpoints:
+        return _stalled(setting, case, outcome)
+    if setting.scheme == "neighbour-ledger":
+        excess = _recorded_excess(day, pretended, outcome)
+        if excess[index] > 1e-6:
+            why = (
+                f"its recorded copies miss the balance of its registered bid by "
+                f"{excess[index] * day.network.base_mva:.4f} MW; validators refuse them"
+            )
+            return setting.result(
+                case,
+                AttackOutcome.PREVENTED,
+                why,
+                cost=setting.honest_cost,
+                culprit=setting.name,
+            )
+    found = certify(pretended, setting.limits, outcome.setpoints, outcome.price_p, outcome.price_q)
+    target = found.target
+    settled = settle(
+        pretended,
+        outcome.setpoints,
+        setting.honest.alone.setpoints,
+        target.price_p,
+        target.price_q,
+        float(target.rent.sum()),
+    )
+    gain = setting.honest_account - settled.accounts[index].cost / MICRO
+    cost = day.cost(outcome.setpoints)
+    if setting.is_gain(gain):
+        why = "it pays for what it says, and nobody checks that against its balance"
+        return setting.result(case, AttackOutcome.SUCCEEDED, why, gain=gain, cost=cost)
+    return setting.result(
+        case, AttackOutcome.PREVENTED, "saying less gains nothing here", gain=gain, cost=cost
+    )
+
+
+def _dishonest_bidder(setting: Setting, pretended: Day) -> AttackResult:
+    """Let the plan be made for what the site pretends, and settle on what is registered."""
+    case, day, index = "dishonest-site", setting.day, setting.site
+    if setting.scheme == "alone":
+        plan = alone(pretended)
+        settled = settle_alone(day, plan.setpoints)
+        why = "its contract is metered: it pays for what it draws"
+    else:
+        # Operator and validators compare what is handed in with the digests of gate closure.
+        is_known = bids_digest(pretended) == bids_digest(day)
+        plan = central(pretended if is_known else day, setting.limits)
+        if setting.scheme == "ledger" and plan.setpoints:
+            plan = central(pretended, setting.limits)
+            run = LedgerRun(
+                randomness=setting.randomness, solvers={"worker-0": lambda _day, _limits: plan}
+            )
+            plan = run.run(day, setting.limits)
+        if not plan.setpoints:
+            return _stalled(setting, case, plan)
+        target = certify(day, setting.limits, plan.setpoints, plan.price_p, plan.price_q).target
+        settled = settle(
+            day,
+            plan.setpoints,
+            setting.honest.alone.setpoints,
+            target.price_p,
+            target.price_q,
+            float(target.rent.sum()),
+        )
+        why = "it says nothing after its registered bid, and pays by that"
+    gain = setting.honest_account - settled.accounts[index].cost / MICRO
+    is_gain = setting.is_gain(gain)
+    outcome = AttackOutcome.SUCCEEDED if is_gain else AttackOutcome.PREVENTED
+    costs = plan_cost(setting.scheme, day, plan)
+    return setting.result(case, outcome, why, gain=gain, cost=costs)
+
+
+def _recorded_excess(day: Day, pretended: Day, outcome: Coordination) -> Floats:
+    """By how much each site's recorded net demand misses its registered bid, per-unit."""
+    said_p, said_q = pretended.demands(outcome.setpoints)
+    due_p, due_q = day.demands(outcome.setpoints)
+    off = np.maximum(np.abs(said_p - due_p), np.abs(said_q - due_q))
+    return np.asarray(off.max(axis=1))
+
+
+def _dishonest_masked(setting: Setting, pretended: Day) -> AttackResult:
+    """Let a site's owner falsify its iterates although bid and mask are registered."""
+    case, day, index = "dishonest-site", setting.day, setting.site
+    if index not in day.flexible:
+        why = "a site without choice declares its registered load once; there is no iterate"
+        return setting.result(case, AttackOutcome.PREVENTED, why, cost=setting.honest_cost)
+
+    def falsify(_edge: EdgeDevice, offer: Offer) -> Offer:
+        """Act as if the load were smaller: the pull on net demand shifts by the difference."""
+        less = day.sites[index].load_p - pretended.sites[index].load_p
+        return offer._replace(target_p=offer.target_p + less)
+
+    found = plan_masked(
+        day,
+        setting.limits,
+        setting.randomness,
+        misconduct=Misconduct(falsifying={index: falsify}),
+    )
+    plan = found.coordination
+    judged = certify(day, setting.limits, plan.setpoints, plan.price_p, plan.price_q)
+    target = judged.target
+    settled = settle(
+        day,
+        plan.setpoints,
+        setting.honest.alone.setpoints,
+        target.price_p,
+        target.price_q,
+        float(target.rent.sum()),
+    )
+    gain = setting.honest_account - settled.accounts[index].cost / MICRO
+    cost = day.cost(plan.setpoints)
+    is_named = setting.name in found.named
+    if setting.is_gain(gain) and not is_named:
+        why = "its falsified iterates were taken"
+        return setting.result(case, AttackOutcome.SUCCEEDED, why, gain=gain, cost=cost)
+    why = "its c' does not follow from the registered one and the offer; the one that does is used"
+    return setting.result(
+        case,
+        AttackOutcome.PREVENTED,
+        why,
+        gain=gain,
+        cost=cost,
+        culprit=setting.name if is_named else None,
+    )
+
+
+# (b) A dispatcher in league with a site.
+
+
+class _Favour(NamedTuple):
+    """A plan that favours one site, and what that brings."""
+
+    premium: float
+    plan: Coordination
+    gain: float
+    cost: float
+
+
+def favoured_day(day: Day, index: int, premium: float) -> Day:
+    """Return the day with a site's injections cheaper by a premium, currency per per-unit."""
+    site = day.sites[index]
+    produced = np.asarray(site.inject_p.maximum(0.0).sum(axis=0)).ravel()
+    cheaper = replace(site, linear=site.linear - premium * produced)
+    return replace(day, sites=tuple(cheaper if i == index else s for i, s in enumerate(day.sites)))
+
+
+def _mwh(day: Day) -> float:
+    """Return the energy of one per-unit over one interval, MWh."""
+    return day.horizon.hours * day.network.base_mva
+
+
+def _favours(setting: Setting) -> list[_Favour]:
+    """Plan with each premium; the dispatcher pays it out on top of the site's honest price."""
+    day, index = setting.day, setting.site
+    highest = float(np.max(np.abs(day.buy)))
+    found = []
+    for share in PREMIUMS:
+        premium = share * highest
+        plan = central(favoured_day(day, index, premium), setting.limits)
+        if not plan.setpoints:
+            continue
+        account = _account(setting, plan, setting.honest.outcome.price_p)
+        produced = float(np.maximum(day.sites[index].inject_p @ plan.setpoints[index], 0.0).sum())
+        gain = setting.honest_account - (account - premium * produced)
+        found.append(_Favour(premium, plan, gain, day.cost(plan.setpoints)))
+    return found
+
+
+def _account(setting: Setting, plan: Coordination, price_p: Floats) -> float:
+    """Return what a site really bears under a plan at given prices, currency."""
+    day, index = setting.day, setting.site
+    settled = settle(
+        day,
+        plan.setpoints,
+        setting.honest.alone.setpoints,
+        price_p,
+        setting.honest.outcome.price_q,
+        0.0,
+    )
+    return settled.accounts[index].cost / MICRO
+
+
+def _colluding_dispatcher(setting: Setting) -> AttackResult:
+    case = "colluding-dispatcher"
+    if setting.scheme in ("alone", "neighbour"):
+        why = "nobody dispatches: there is no one to collude with"
+        return setting.result(case, AttackOutcome.PREVENTED, why, cost=setting.honest_cost)
+    tried = _favours(setting)
+    base = abs(setting.honest_cost) or 1.0
+    if setting.scheme in ("central", "exchange"):
+        quiet = [f for f in tried if f.cost - setting.honest_cost <= UNNOTICED * base]
+        best = max(quiet, key=lambda f: f.gain, default=None)
+        if best is not None and setting.is_gain(best.gain):
+            why = (
+                f"a premium of {best.premium / _mwh(setting.day):,.0f} per MWh is paid "
+                "by all others, who cannot recompute plan or prices"
+            )
+            return setting.result(
+                case, AttackOutcome.SUCCEEDED, why, gain=best.gain, cost=best.cost
+            )
+        why = "no premium that stays unnoticed brings the site a gain"
+        return setting.result(case, AttackOutcome.PREVENTED, why, cost=setting.honest_cost)
+    return _verified_dispatch(setting, tried)
+
+
+def _verified_dispatch(setting: Setting, tried: list[_Favour]) -> AttackResult:
+    """Hand favoured plans to validators; pay what passes at recomputed prices."""
+    case, day, limits = "colluding-dispatcher", setting.day, setting.limits
+    refused, gain, cost = 0, 0.0, setting.honest_cost
+    for favour in tried:
+        run = LedgerRun(
+            randomness=setting.randomness,
+            solvers={"worker-0": lambda _day, _limits, plan=favour.plan: plan},  # type: ignore[misc]
+        )
+        accepted = run.run(day, limits)
+        if run.refused:
+            refused += 1
+            continue
+        judged = certify(day, limits, accepted.setpoints, accepted.price_p, accepted.price_q)
+        mine = setting.honest_account - _account(setting, accepted, judged.target.price_p)
+        if mine > gain:
+            gain, cost = mine, day.cost(accepted.setpoints)
+    if setting.is_gain(gain):
+        why = "a favoured plan passed the certificate"
+        return setting.result(case, AttackOutcome.SUCCEEDED, why, gain=gain, cost=cost)
+    why = (
+        f"validators refused {refused} of {len(tried)} favoured plans; the others are optimal to "
+        "the tolerance, and premiums are not paid: validators recompute prices"
+    )
+    culprit = "dispatcher" if refused else None
+    return setting.result(case, AttackOutcome.PREVENTED, why, gain=gain, cost=cost, culprit=culprit)
+
+
+# (c) A site that refuses.
+
+
+def without(day: Day, index: int) -> Day:
+    """Return the day with a site fixed at what its devices do uncontrolled: its fallback."""
+    still = day.sites[index].uncontrolled
+    fixed = replace(day.sites[index], lower=still, upper=still)
+    return replace(day, sites=tuple(fixed if i == index else s for i, s in enumerate(day.sites)))
+
+
+def _refusing_site(setting: Setting) -> AttackResult:
+    case, day, index = "refusing-site", setting.day, setting.site
+    if setting.scheme == "alone":
+        why = "nobody waits for anybody"
+        return setting.result(case, AttackOutcome.PREVENTED, why, cost=setting.honest_cost)
+    if setting.scheme in ("neighbour", "neighbour-ledger"):
+
+        def silent(said: Said) -> Said | None:
+            return said if said.iteration < REFUSES_AT else None
+
+        plan = plan_neighbour(day, setting.limits, EdgeSettings(), tamper={index: silent})
+        if plan.status is RunStatus.ABORTED:
+            return _stalled(setting, case, plan)
+        cost = day.cost(plan.setpoints) if plan.setpoints else None
+        why = "its neighbours went on without it"
+        return _contained(setting, cost, why)
+    if setting.scheme == "masked":
+        found = plan_masked(
+            day,
+            setting.limits,
+            setting.randomness,
+            misconduct=Misconduct(
+                refusing={index: min(REFUSES_AT, max(1, setting.honest.outcome.iteration_count))}
+            ),
+        )
+        plan, is_excluded = found.coordination, index in found.excluded
+        if plan.status is not RunStatus.CONVERGED or not is_excluded:
+            return _stalled(setting, case, plan)
+        return _contained(
+            setting, day.cost(plan.setpoints), "excluded after its delay; the others planned anew"
+        )
+    plan = SCHEMES[setting.scheme](without(day, index), setting.limits, None, None)
+    if plan.status is not RunStatus.CONVERGED:
+        return _stalled(setting, case, plan)
+    why = {
+        "exchange": "named as silent and counted at its registered forecast",
+    }.get(setting.scheme, "no bid arrives; its registered forecast stands in for it")
+    return _contained(setting, day.cost(plan.setpoints), why)
+
+
+def _contained(setting: Setting, cost: float | None, why: str) -> AttackResult:
+    return setting.result(
+        "refusing-site", AttackOutcome.CONTAINED, why, cost=cost, culprit=setting.name
+    )
+
+
+def _stalled(setting: Setting, case: str, plan: Coordination) -> AttackResult:
+    """No plan comes about: everybody is left alone."""
+    why = f"stopped after iteration {plan.iteration_count}; everybody is left alone"
+    return setting.result(case, AttackOutcome.STALLED, why, cost=setting.honest.cost_alone)
+
+
+_ACTS: dict[str, Callable[[Setting], AttackResult]] = {
+    "dishonest-site": _dishonest_site,
+    "colluding-dispatcher": _colluding_dispatcher,
+    "refusing-site": _refusing_site,
+}
