@@ -12,12 +12,17 @@ from scipy import optimize
 from strategies import scenarios
 from veilgrid.admm._neighbour_local import polygon, polygon_minimum
 from veilgrid.admm._neighbour_message import unpacked
-from veilgrid.admm.neighbour import Neighbours, NeighbourSettings, plan_neighbour
+from veilgrid.admm._neighbour_mix import Blender, Trail
+from veilgrid.admm._neighbour_network import Substation, worst_of
+from veilgrid.admm._neighbour_sweep import Agreement
+from veilgrid.admm.accelerate import GuardedAnderson
+from veilgrid.admm.neighbour import NeighbourSettings, plan_neighbour
+from veilgrid.admm.network_step import NetworkStep
 from veilgrid.admm.outcome import Progress, RunStatus
 from veilgrid.admm.reference import central
 from veilgrid.errors import InputError
 from veilgrid.grid.device import Battery
-from veilgrid.grid.lindistflow import Limits, flows
+from veilgrid.grid.lindistflow import Flows, Limits, flows
 from veilgrid.grid.network import BusId
 from veilgrid.grid.scenario import Scenario
 
@@ -87,8 +92,11 @@ def test_published_days_are_planned_at_the_optimum(day: str) -> None:
 def test_binding_voltage_limits_are_met_at_the_optimum() -> None:
     scenario = tightened(yingkou("09"), 3.0, 0.94, 1.05)
     above, iterations = gap(scenario)
-    assert abs(above) <= 2e-5
+    assert abs(above) <= 1e-4
     assert iterations <= 60
+    above, iterations = gap(scenario, gap_max=1e-5)
+    assert abs(above) <= 2e-5
+    assert iterations <= 100
 
 
 def test_binding_ratings_are_met_at_the_optimum() -> None:
@@ -98,7 +106,7 @@ def test_binding_ratings_are_met_at_the_optimum() -> None:
         for branch in scenario.network.branches
     )
     scenario = replace(scenario, network=replace(scenario.network, branches=branches))
-    above, iterations = gap(scenario)
+    above, iterations = gap(scenario, gap_max=1e-5)
     assert abs(above) <= 2e-5
     assert iterations <= 80
 
@@ -165,62 +173,82 @@ def test_order_of_buses_does_not_matter() -> None:
     assert two.history[-1].cost == pytest.approx(one.history[-1].cost, rel=1e-4)
 
 
-def plain_neighbours(scenario: Scenario) -> Neighbours:
-    return Neighbours(scenario.day(), Limits.of(scenario.network))
+def test_the_network_step_by_sweeps_is_the_network_step() -> None:
+    """Row excesses summed up and prices sent down give what one party with all wishes computes."""
+    scenario = tightened(bundled("six-bus"), 3.0, 0.985, 1.01)
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    agreement = Agreement.of(day, limits, NeighbourSettings())
+    network = agreement.network(1.0)
+    swept = Substation(network, day.buy, day.sell, agreement.strength_max)
+    whole = NetworkStep(
+        limits, day.buy, day.sell, network.give_p, network.give_q, agreement.strength_max
+    )
+    rng = np.random.default_rng(4)
+    own = np.array(day.demands(day.load_only))
+    for budget in (0.0, 1e-3, 1e-2):
+        swept.tighten(budget)
+        whole.tighten(budget)
+        give = np.stack([network.give_p, network.give_q])[:, :, np.newaxis]
+        wish = own + give * rng.uniform(-2.0, 2.0, own.shape) * float(day.buy.max())
+        wished = limits.excess(flows(limits.tree, wish[0], wish[1]))
+        at = swept.at
+        at = swept.begin(wish[0].sum(axis=0), wished[at.numbers, at.intervals])
+        used = np.flatnonzero(np.isfinite(wished).all(axis=1))
+        while True:
+            target = wish - give * np.stack(network.nodal(at))
+            excess = limits.excess(flows(limits.tree, target[0], target[1]))
+            if not swept.add(worst_of(used, excess[used], wished[used], at)):
+                break
+            at = swept.at
+        found = whole.project(wish[0], wish[1])
+        assert len(at.numbers)
+        np.testing.assert_allclose(target[0], found.target_p, atol=1e-9)
+        np.testing.assert_allclose(target[1], found.target_q, atol=1e-9)
+        assert swept.rent() == pytest.approx(float(found.rent.sum()), rel=1e-9, abs=1e-9)
+        for bus in range(len(day.sites)):
+            here = Flows(*(part[bus] for part in flows(limits.tree, wish[0], wish[1])))
+            state = network.shifted(bus, here, *network.nodal(at))
+            numbers, mine = network.own_excess(bus, state)
+            np.testing.assert_allclose(mine, excess[numbers], atol=1e-12)
+            assert all(network.is_row(int(number)) for number in numbers)
 
 
-def test_averages_are_consistent_and_nearest() -> None:
-    """The pass up and down gives the flows that no other consistent flows beat."""
-    scenario = tightened(bundled("six-bus"), 1.0, 0.94, 1.06)
-    neighbours = plain_neighbours(scenario)
-    at = neighbours.open()
-    agreement, tree = neighbours.agreement, neighbours.edges.tree
-    rng = np.random.default_rng(1)
-    copies = rng.normal(size=(len(neighbours.edges), 2, *at.average.shape[1:]))
-    wished = rng.normal(size=at.demand.shape)
-    average, demand = neighbours.averages(at, copies, wished)
-    charged = demand[:, 1] + neighbours.edges.charging[:, np.newaxis]
-    state = flows(tree, demand[:, 0], charged)
-    child, parent = neighbours.edges.child, neighbours.edges.parent
-    np.testing.assert_allclose(average[:, 0], state.active[child], atol=1e-9)
-    np.testing.assert_allclose(average[:, 1], state.reactive[child], atol=1e-9)
-    np.testing.assert_allclose(average[:, 2], state.voltage_squared[parent], atol=1e-9)
-    fixed = agreement.choice == 0.0
-    np.testing.assert_array_equal(demand[fixed], at.demand[fixed])
-
-    penalty = agreement.penalty[:, np.newaxis, :, np.newaxis]
-    pull = (penalty * (copies - average[:, np.newaxis]) + at.multiplier).sum(axis=1)
-    weight = agreement.demand_penalty[:, np.newaxis, np.newaxis]
-    pull_demand = weight * (wished - demand) + at.demand_multiplier
-    for bus in np.flatnonzero(agreement.choice):
-        for flow in range(2):
-            unit = np.zeros((2, len(tree), 1))
-            unit[flow, bus] = 1.0
-            moved = flows(tree, unit[0], unit[1])
-            rest = flows(tree, 0.0 * unit[0], 0.0 * unit[1])
-            work = (
-                pull[:, 0] * (moved.active - rest.active)[child]
-                + pull[:, 1] * (moved.reactive - rest.reactive)[child]
-                + pull[:, 2] * (moved.voltage_squared - rest.voltage_squared)[parent]
-            ).sum(axis=0) + pull_demand[bus, flow]
-            scale = float(np.abs(pull).max()) + float(np.abs(pull_demand).max())
-            np.testing.assert_allclose(work, 0.0, atol=1e-9 * scale)
-
-
-def test_the_optimum_is_a_fixed_point() -> None:
-    scenario = yingkou("09")
-    neighbours = plain_neighbours(scenario)
-    at = neighbours.open()
-    done = neighbours.step(at)
-    np.testing.assert_allclose(done.copies[:, 0], done.copies[:, 1], atol=1e-5)
-    np.testing.assert_allclose(done.after.average, at.average, atol=1e-5)
+@given(seed=st.integers(0, 2**32 - 1), memory=st.integers(1, 6), interval=st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_mixing_from_inner_products_is_mixing_of_vectors(
+    seed: int, memory: int, interval: int
+) -> None:
+    """What sites do with the substation's weights is what one party with all vectors would do."""
+    rng = np.random.default_rng(seed)
+    turn = 0.9 * np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    aim = rng.normal(size=6)
+    whole = GuardedAnderson(memory, interval)
+    blender, trails = Blender(memory, interval), [Trail(memory), Trail(memory)]
+    one = rng.normal(size=6)
+    parts = [one[:2].copy(), one[2:].copy()]
+    for k in range(20):
+        shift = 3.0 if k == 11 else 0.0  # a jump, which takes a mixture back
+        step = turn @ one + aim + shift - one
+        other = np.concatenate(parts)
+        pieces = turn @ other + aim + shift - other
+        rows = [
+            t.push(p, s) for t, p, s in zip(trails, parts, (pieces[:2], pieces[2:]), strict=True)
+        ]
+        blend = blender.blend(rows[0][0] + rows[1][0], rows[0][1] + rows[1][1])
+        assert all(trail.fits(blend) for trail in trails)
+        parts = [trail.follow(blend) for trail in trails]
+        one = whole.mix(one, step)
+        np.testing.assert_allclose(
+            np.concatenate(parts), one, atol=1e-6 * (1.0 + np.abs(one).max())
+        )
+        parts = [one[:2].copy(), one[2:].copy()]
 
 
 def test_settled_multipliers_pay_each_other_and_price_each_site() -> None:
     """With one multiplier an edge, what one end pays the other gets; prices are the oracle's."""
     scenario = tightened(yingkou("09"), 3.0, 0.94, 1.05)
     day, limits = scenario.day(), Limits.of(scenario.network)
-    outcome = plan_neighbour(day, limits, NeighbourSettings(iteration_count_max=100))
+    outcome = plan_neighbour(day, limits, NeighbourSettings(gap_max=1e-7))
     best = central(day, limits)
     np.testing.assert_allclose(outcome.price_p, best.price_p, atol=0.01 * float(day.buy.max()))
     np.testing.assert_allclose(outcome.price_q, best.price_q, atol=0.01 * float(day.buy.max()))
@@ -318,7 +346,6 @@ def test_progress_is_told_each_iteration() -> None:
     outcome = plan_neighbour(scenario.day(), Limits.of(scenario.network), progress=seen.append)
     assert tuple(seen) == outcome.history
     assert [entry.iteration for entry in seen] == list(range(1, len(seen) + 1))
-    assert outcome.message_count == 2 * 5 + 4 * 5 * len(seen)
     assert outcome.byte_count > 0
 
 

@@ -3,12 +3,24 @@
 import random
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
-from veilgrid.admm._neighbour_message import Average, Overlap, Sum, Weights, packed
-from veilgrid.admm.neighbour import Neighbours, NeighbourSettings, plan_neighbour
+from veilgrid.admm._neighbour_message import packed
+from veilgrid.admm._neighbour_words import (
+    Announced,
+    Candidates,
+    Closed,
+    Go,
+    Level,
+    Move,
+    Opened,
+    Wishes,
+)
+from veilgrid.admm.neighbour import NeighbourSettings, plan_neighbour
 from veilgrid.admm.outcome import RunStatus
+from veilgrid.admm.site_step import SiteSteps
 from veilgrid.grid.day import Day
 from veilgrid.grid.device import Battery, Generator, Photovoltaic
 from veilgrid.grid.horizon import Horizon
@@ -118,42 +130,55 @@ class Queue:
                 assert self.machines[to].handle(event) == []
 
 
+class Counting(Queue):
+    """Counts octets as msgspec encodes them."""
+
+    octets = 0
+
+    def carry_out(self, me: NodeId, effects: list) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.octets += len(msgspec.msgpack.encode(effect.message))
+        super().carry_out(me, effects)
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the array form solve site by site, as machines do, not stacked: the same digits."""
+    monkeypatch.setattr(SiteSteps, "GROUP_SIZE", 1)
+
+
+@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize("voltage_min", [None, 0.955])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_machines_give_the_same_iterates_as_arrays(voltage_min: float | None, seed: int) -> None:
+def test_machines_give_the_same_plan_as_arrays(voltage_min: float | None, seed: int) -> None:
+    """... in the same iteration, and send the messages and bytes that the arrays only count."""
     day = small_day(voltage_min)
     limits = Limits.of(day.network)
-    settings = NeighbourSettings(iteration_count_max=25, tolerance=1e-12)
-    arrays = Neighbours(day, limits, settings)
-    at = arrays.open()
-    for _ in range(25):
-        done = arrays.step(at)
-        at = arrays.advance(at, done)
-    queue = Queue(neighbour_sites(day, limits, settings), seed)
-    queue.run()
-    assert len(queue.decided) == len(day.sites)
-    for bus, name in enumerate(bus.name for bus in day.network.buses):
-        agreed = queue.decided[NodeId(name)]
-        assert agreed.status is RunStatus.ITERATION_LIMIT
-        assert agreed.iteration_count == 25
-        np.testing.assert_allclose(agreed.setpoints, done.setpoints[bus], atol=1e-9)
-        edge = arrays.edges.of_bus[bus]
-        if edge >= 0:
-            np.testing.assert_allclose(agreed.copies, done.copies[edge, 0], atol=1e-9)
-            np.testing.assert_allclose(
-                agreed.multiplier, done.after.multiplier[edge, 0], atol=1e-9 * float(day.buy.max())
-            )
-
-
-def test_machines_stop_where_the_array_form_stops() -> None:
-    day = small_day(0.955)
-    limits = Limits.of(day.network)
-    outcome = plan_neighbour(day, limits)
-    queue = Queue(neighbour_sites(day, limits), 7)
-    queue.run()
-    assert {agreed.status for agreed in queue.decided.values()} == {RunStatus.CONVERGED}
-    assert {a.iteration_count for a in queue.decided.values()} == {outcome.iteration_count}
-    assert len(queue.sent) == outcome.message_count
+    for settings in (
+        NeighbourSettings(iteration_count_max=12, gap_max=1e-12),
+        NeighbourSettings(),
+    ):
+        outcome = plan_neighbour(day, limits, settings)
+        queue = Counting(neighbour_sites(day, limits, settings), seed)
+        queue.run()
+        assert len(queue.decided) == len(day.sites)
+        assert {a.status for a in queue.decided.values()} == {outcome.status}
+        assert {a.iteration_count for a in queue.decided.values()} == {outcome.iteration_count}
+        assert (len(queue.sent), queue.octets) == (outcome.message_count, outcome.byte_count)
+        plan = day.flows(outcome.setpoints)
+        for bus, name in enumerate(bus.name for bus in day.network.buses):
+            agreed = queue.decided[NodeId(name)]
+            np.testing.assert_allclose(agreed.setpoints, outcome.setpoints[bus], atol=1e-7)
+            edge = np.flatnonzero(outcome.warm.child == bus)
+            if len(edge):
+                np.testing.assert_allclose(agreed.copies[0], plan.active[bus], atol=1e-7)
+                np.testing.assert_allclose(agreed.copies[1], plan.reactive[bus], atol=1e-7)
+                unit = float(day.buy.max())
+                np.testing.assert_allclose(
+                    agreed.multiplier, outcome.warm.multiplier[edge[0]], atol=1e-5 * unit
+                )
+    assert outcome.status is RunStatus.CONVERGED
 
 
 def test_messages_travel_between_neighbours_only() -> None:
@@ -174,33 +199,68 @@ def test_repeated_messages_change_nothing() -> None:
 
 
 def test_foreign_late_and_malformed_messages_are_ignored() -> None:
-    day = small_day()
-    machines = neighbour_sites(day, Limits.of(day.network))
+    day = small_day(0.955)
+    limits = Limits.of(day.network)
+    machines = neighbour_sites(day, limits)
     queue = Queue(machines, 3)
     count = day.interval_count
-    blank = packed(np.zeros((3, count)))
-    still = (0.0, 0.0, 0.0, 0.0, 0.0)
-    two = packed(np.zeros((2, count)))
+    two, one = packed(np.zeros((2, count))), packed(np.zeros((1, count)))
+    row = np.full(count, 10_000, dtype="<i8").tobytes()
     forged = [
-        Received(NodeId("f"), Sum(1, blank, two)),
-        Received(NodeId("d"), Sum(999, blank, two)),
-        Received(NodeId("d"), Sum(1, b"short", b"")),
-        Received(NodeId("a"), Average(1, packed(np.full((3, count), np.nan)), blank)),
-        Received(NodeId("a"), Average(7, blank, blank)),
-        Received(NodeId("a"), Weights(1, (), "converged")),
-        Received(NodeId("a"), Weights(1, (1.0,), "nonsense")),
-        Received(NodeId("d"), Overlap(1, (float("nan"),), still)),
-        Received(NodeId("b"), Overlap(1, (1.0,), still)),
+        Received(NodeId("f"), Opened(two, one)),
+        Received(NodeId("d"), Opened(b"short", one)),
+        Received(NodeId("d"), Opened(packed(np.full((2, count), np.nan)), one)),
+        Received(NodeId("d"), Wishes(1, two)),
+        Received(NodeId("d"), Candidates(1, 0, row, one, one)),
+        Received(NodeId("a"), Level(1, one)),
+        Received(NodeId("a"), Go(1)),
+        Received(NodeId("a"), Move(2, (), 1.0, 0.0, False, 1.0)),
+        Received(NodeId("a"), Closed(1, "converged")),
         Received(NodeId("a"), "not a message of ours"),
-        Computed(("solve", 99), None),
+        Computed(("near", 99), None),
     ]
     for event in forged:
         assert machines[NodeId("c")].handle(event) == []
     queue.run()
-    honest = Queue(neighbour_sites(day, Limits.of(day.network)), 3)
+    honest = Queue(neighbour_sites(day, limits), 3)
     honest.run()
+    assert set(queue.decided) == set(machines)
     for name, agreed in honest.decided.items():
         np.testing.assert_array_equal(agreed.setpoints, queue.decided[name].setpoints)
+
+
+def test_commands_out_of_turn_or_shape_are_ignored() -> None:
+    """A site in the middle of a run obeys only a sound command that can come next."""
+    day = small_day(0.955)
+    count = day.interval_count
+    one, none = packed(np.zeros((1, count))), b""
+    far = np.array([10_000], dtype="<i8").tobytes()
+    late = np.array([count], dtype="<i8").tobytes()
+    low = np.array([3], dtype="<i8").tobytes()
+    strength = packed(np.zeros(1))
+    queue = Queue(neighbour_sites(day, Limits.of(day.network)), 3)
+    site = queue.machines[NodeId("b")]
+    tried = False
+    while queue.waiting:
+        to, event = queue.waiting.pop(0)
+        is_mine = to == NodeId("b") and isinstance(event, Received)
+        if is_mine and isinstance(event.message, Announced):
+            tried = True
+            at = event.message.iteration
+            for forged in (
+                Announced(at, 1, one, strength, far, low, 0.0),
+                Announced(at, 1, one, strength, low, late, 0.0),
+                Announced(at, 1, one, none, low, low, 0.0),
+                Announced(at, 1, b"short", none, none, none, 0.0),
+                Announced(at, 1, one, none, none, none, float("nan")),
+                Level(at, one),
+                Move(at + 1, (), 1.0, 0.0, False, 1.0),
+                Closed(at, "nonsense"),
+            ):
+                assert site.handle(Received(NodeId("a"), forged)) == []
+        queue.carry_out(to, queue.machines[to].handle(event))
+    assert tried
+    assert {agreed.status for agreed in queue.decided.values()} == {RunStatus.CONVERGED}
 
 
 def test_a_silent_neighbour_stalls_everybody() -> None:

@@ -1,10 +1,9 @@
 """Sites of the published form as machines give what the arrays give, message by message."""
 
-import msgspec
 import numpy as np
 import pytest
 
-from roles.test_neighbour import Queue, small_day
+from roles.test_neighbour import Counting, Queue, small_day
 from veilgrid.admm._neighbour_edge import EdgeNeighbours
 from veilgrid.admm._neighbour_message import Copies, Judged, Weights, packed
 from veilgrid.admm.neighbour import EdgeSettings, Said, plan_neighbour
@@ -12,18 +11,6 @@ from veilgrid.admm.outcome import RunStatus
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.machine import NodeId, Received
 from veilgrid.roles.neighbour import neighbour_sites
-
-
-class Counting(Queue):
-    """Counts octets as msgspec encodes them."""
-
-    octets = 0
-
-    def carry_out(self, me: NodeId, effects: list) -> None:
-        for effect in effects:
-            if hasattr(effect, "message"):
-                self.octets += len(msgspec.msgpack.encode(effect.message))
-        super().carry_out(me, effects)
 
 
 @pytest.mark.parametrize(

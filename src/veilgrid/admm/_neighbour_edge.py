@@ -8,7 +8,7 @@ may replace what chosen sites say [model 4; docs/protocol/neighbour.md].
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,13 +17,12 @@ import numpy as np
 from veilgrid.admm._neighbour_local import Answer, Junctions, Targets
 from veilgrid.admm._neighbour_message import edge_traffic
 from veilgrid.admm._neighbour_mix import Mixer, Past, Point
-from veilgrid.admm._neighbour_setup import scale_of
 from veilgrid.admm._neighbour_site import Scale
 from veilgrid.admm._neighbour_solve import Infeasible, LocalProblems, Tariff, Terms
 from veilgrid.admm._neighbour_tree import VARIABLES, Edges, NeighbourState
 from veilgrid.admm.outcome import Coordination, Interrupted, Progress, ProgressSink, RunStatus
 from veilgrid.grid.day import Day
-from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.lindistflow import Limits, flows
 from veilgrid.grid.network import Floats
 
 
@@ -85,6 +84,36 @@ class EdgeSettings:
     local_tolerance: float = 1e-8
 
 
+def scale_of(day: Day, edges: Edges) -> Scale:
+    """Find the natural units of a day: the largest load or range of a site, and the tariff."""
+    loads = [np.abs(load).max() for site in day.sites for load in (site.load_p, site.load_q)]
+    widths = [
+        (site, site.upper - site.lower)
+        for site in day.sites
+        if site.is_flexible and bool(np.isfinite(site.upper - site.lower).all())
+    ]
+    gives = [float((abs(site.inject_p) @ width).max()) for site, width in widths]
+    power = max(float(max(loads)), max(gives, default=0.0)) or 1.0
+    price = float(np.median(np.abs(day.buy))) or float(np.abs(day.buy).max()) or 1.0
+    state = flows(edges.tree, *day.demands(day.load_only))
+    drop = float(np.abs(state.voltage_squared - edges.tree.slack_voltage_pu**2).max())
+    steepest = float(np.max(edges.tree.resistance_pu + edges.tree.reactance_pu))
+    return Scale(power, price, drop or 2.0 * steepest * power or 1.0)
+
+
+def _uniform(limits: Limits) -> Limits:
+    """Take the narrowest limits of all buses and intervals: local problems know no others."""
+    correction, low, high = limits.correction, limits.squared_min, limits.squared_max
+    if correction is None:
+        return limits
+    rating = limits.tree.rating_pu - correction.rating.max(axis=1)
+    return Limits(
+        tree=replace(limits.tree, rating_pu=rating),
+        squared_min=None if low is None else low + float(correction.low.max()),
+        squared_max=None if high is None else high - float(correction.high.max()),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class EdgeAgreement:
     """Public constants of a run in the published form.
@@ -115,7 +144,7 @@ class EdgeAgreement:
             edges=edges,
             scale=scale_of(day, edges),
             tariff=Tariff(day.buy, day.sell),
-            limits=limits,
+            limits=_uniform(limits),
             penalty=penalty,
         )
 

@@ -8,10 +8,11 @@ into weights, which go down, and every site mixes its own past with them [docs/p
 
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from veilgrid.admm.accelerate import mixing_weights
+from veilgrid.admm.accelerate import STRETCH_MAX, mixing_weights
 from veilgrid.errors import invariant
 from veilgrid.grid.network import Floats
 
@@ -150,3 +151,158 @@ class Mixer:
         gram[-1], gram[:, -1] = row, row
         self._gram, self._is_mixed = gram, kept > 0
         return mixing_weights(gram)
+
+
+class Blend(NamedTuple):
+    """How every site makes its next point from its past: the same numbers for all.
+
+    Attributes
+    ----------
+    weights : (past,)
+        Of the past images, newest last; empty = the newest image as it is.
+    reach : in (0, 1]
+        Part of the way from the newest image to the mixture.
+    stretch : >= 0
+        Length of the step along the mixed residual.
+    is_retreat
+        Go back to the last image before the mixture, and forget.
+    """
+
+    weights: Floats
+    reach: float = 1.0
+    stretch: float = 0.0
+    is_retreat: bool = False
+
+
+class Trail:
+    """One site's past images and residuals, flat vectors in the common metric."""
+
+    def __init__(self, memory: int) -> None:
+        self._images: deque[Floats] = deque(maxlen=memory)
+        self._residuals: deque[Floats] = deque(maxlen=memory)
+        self._strides: deque[Floats] = deque(maxlen=memory)
+        self._plain: Floats | None = None
+
+    def push(self, point: Floats, step: Floats) -> tuple[Floats, Floats]:
+        """Remember a plain step; return inner products of it and of the way to its image.
+
+        Returns
+        -------
+        (past,), (past,)
+            Newest last: products of the step with remembered steps, and of the difference between
+            the newest two images with remembered differences.
+        """
+        image = point + step
+        last = self._images[-1] if self._images else image
+        self._images.append(image)
+        self._residuals.append(step)
+        self._strides.append(image - last)
+        stride = self._strides[-1]
+        return (
+            np.array([float(step @ other) for other in self._residuals]),
+            np.array([float(stride @ other) for other in self._strides]),
+        )
+
+    def follow(self, blend: Blend) -> Floats:
+        """Return the next point."""
+        if blend.is_retreat:
+            invariant(self._plain is not None, "a mixture has a plain step before it")
+            plain = self._plain if self._plain is not None else self._images[-1]
+            self.forget()
+            return plain
+        image = self._images[-1]
+        self._plain = None
+        if not len(blend.weights):
+            return image
+        self._plain = image
+        mixed, drift = np.zeros_like(image), np.zeros_like(image)
+        for weight, past, step in zip(blend.weights, self._images, self._residuals, strict=True):
+            mixed = mixed + weight * past
+            drift = drift + weight * step
+        return image + blend.reach * (mixed - image) + blend.stretch * drift
+
+    def forget(self) -> None:
+        """Drop the past."""
+        self._images.clear()
+        self._residuals.clear()
+        self._strides.clear()
+        self._plain = None
+
+    def fits(self, blend: Blend) -> bool:
+        """Whether a blend can be followed from here."""
+        if blend.is_retreat:
+            return self._plain is not None
+        return len(blend.weights) in (0, len(self._images))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+
+class Blender:
+    """Decide at the substation how to go on, from sums of inner products.
+
+    The rules are those of :class:`veilgrid.admm.accelerate.GuardedAnderson`, which sees the
+    vectors themselves.
+    """
+
+    def __init__(
+        self,
+        memory: int,
+        interval: int,
+        growth_max: float = 2.0,
+        drift_min: float = 0.8,
+        reach_max: float = 20.0,
+    ) -> None:
+        self._memory, self._interval = memory, interval
+        self._growth_max, self._drift_min, self._reach_max = growth_max, drift_min, reach_max
+        self._steps = self._strides = np.zeros((0, 0))
+        self._guard: float | None = None
+        self._stretch, self._step = 1.0, 0
+
+    def forget(self) -> None:
+        """Drop the past: the map has changed."""
+        self._steps = self._strides = np.zeros((0, 0))
+        self._guard, self._stretch, self._step = None, 1.0, 0
+
+    @property
+    def is_striding(self) -> bool:
+        """Whether the map drifts and steps along it are stretched."""
+        return self._stretch > 1.0
+
+    def blend(self, steps: Floats, strides: Floats, *, is_plain: bool = False) -> Blend:
+        """Take the newest sums of inner products, newest last; ``is_plain`` = do not mix."""
+        if self._memory == 1:
+            return Blend(np.zeros(0))
+        residual = float(np.sqrt(steps[-1]))
+        guard, self._guard = self._guard, None
+        if guard is not None and residual > self._growth_max * guard:
+            self._steps = self._strides = np.zeros((0, 0))
+            self._stretch = 1.0
+            return Blend(np.zeros(0), is_retreat=True)
+        self._steps = _grown(self._steps, steps)
+        self._strides = _grown(self._strides, strides)
+        self._step += 1
+        if self._step % self._interval or is_plain:
+            return Blend(np.zeros(0))
+        self._guard = residual
+        weights = mixing_weights(self._steps)
+        # The mixture less the newest image: minus each stride, by the weight of all images before.
+        before = np.concatenate([[0.0], np.cumsum(weights)[:-1]])
+        length = float(np.sqrt(max(float(before @ self._strides @ before), 0.0)))
+        reach = min(1.0, self._reach_max * residual / length) if length > 0.0 else 1.0
+        drift = float(np.sqrt(max(float(weights @ self._steps @ weights), 0.0)))
+        if drift <= self._drift_min * residual:
+            self._stretch = 1.0
+            return Blend(weights, reach)
+        self._stretch = min(2.0 * self._stretch, STRETCH_MAX)
+        return Blend(weights, reach, self._stretch)
+
+
+def _grown(gram: Floats, row: Floats) -> Floats:
+    """Add the newest row to a Gram matrix; what is no longer remembered falls off."""
+    kept = len(row) - 1
+    grown = np.zeros((kept + 1, kept + 1))
+    if kept:
+        grown[:kept, :kept] = gram[-kept:, -kept:]
+    grown[-1], grown[:, -1] = row, row
+    return grown

@@ -23,9 +23,6 @@ __all__ = ["Infeasible", "LocalProblems", "Tariff", "Terms"]
 
 Result = TypeVar("Result")
 
-OPENING_STIFFNESS = 1e-3
-"""Of the answer to given prices, in price per power: it only breaks ties."""
-
 RELEASE_TOLERANCE = 1e-6
 """A site that comes this far away from its limits, in the day's units, drops its full program."""
 
@@ -90,29 +87,6 @@ class LocalProblems:
     def has_choice(self) -> list[int]:
         """Positions of the sites with a choice."""
         return list(self._programs)
-
-    def opening(self, price: Floats) -> tuple[list[Floats], Floats]:
-        """Answer given prices (site, flow=2, interval) with nobody else in mind.
-
-        Returns
-        -------
-        list of (variable,), (site, flow=2, interval)
-            Set-points and net demands.
-        """
-        setpoints, demand = list(self._fixed), self._demand.copy()
-        terms = self._terms
-        unit = OPENING_STIFFNESS * terms.scale.price / terms.scale.power
-
-        def choose(k: int) -> tuple[Floats, Floats]:
-            choice = self._choices[k]
-            program = LocalProgram(choice, unit * np.eye(2), terms.scale, terms.tolerance)
-            x = program.solve(self._demand[k] - price[k] / unit)
-            return x, program.demand(x)
-
-        chosen = list(self._programs)
-        for k, (x, own) in zip(chosen, self._each(choose, chosen), strict=True):
-            setpoints[k], demand[k] = x, own
-        return setpoints, demand
 
     def solve(self, targets: Targets, wished: Floats) -> tuple[list[Floats], Answer]:
         """Solve all local problems.

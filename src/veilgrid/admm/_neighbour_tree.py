@@ -85,27 +85,6 @@ class Edges:
         position[self.tree.order] = np.arange(len(self.tree))
         return np.asarray(position[self.parent])
 
-    def start(self, demand_p: Floats, demand_q: Floats) -> Floats:
-        """Flows and voltages of net demands (bus, interval): one sweep up and one down.
-
-        Line charging is already taken off the reactive demands.
-
-        Returns
-        -------
-        (edge, variable, interval), per-unit
-        """
-        tree = self.tree
-        active = self.up(demand_p)[self.child]
-        reactive = self.up(demand_q)[self.child]
-        squared = np.full((len(tree), demand_p.shape[1]), tree.slack_voltage_pu**2)
-        upper = np.empty_like(active)
-        for edge, (child, parent) in enumerate(zip(self.child, self.parent, strict=True)):
-            upper[edge] = squared[parent]
-            squared[child] = squared[parent] - 2.0 * (
-                tree.resistance_pu[child] * active[edge] + tree.reactance_pu[child] * reactive[edge]
-            )
-        return np.stack([active, reactive, upper], axis=1)
-
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourState:
