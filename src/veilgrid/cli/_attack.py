@@ -12,8 +12,8 @@ from veilgrid.errors import Finding, InputError
 from veilgrid.grid.day import Day
 from veilgrid.grid.scenario import BUNDLED_DAY
 from veilgrid.report.folders import open_scenario
-from veilgrid.roles.attack import CASES, PUBLISHED, AttackResult, attack_plan
-from veilgrid.roles.operator import SCHEMES, plan_day
+from veilgrid.roles.attack import ATTACKED, CASES, PUBLISHED, AttackResult, attack_plan
+from veilgrid.roles.operator import DayPlan, plan_day
 from veilgrid.secret import Randomness, SeededRandomness, SystemRandomness
 
 DEFAULT_SCHEME = "masked"
@@ -50,12 +50,45 @@ def attack_summary(found: AttackResult) -> dict[str, Any]:
     }
 
 
+def attacks_on(plan: DayPlan, seed: int | None) -> list[dict[str, Any]]:
+    """Carry out all cases against the scheme of a plan; none where there is no plan."""
+    if plan.settlement is None or plan.scheme not in ATTACKED:
+        return []
+    found = []
+    for case in CASES:
+        with shown(f"{plan.day.name}, {plan.scheme}, {case}"):
+            found.append(attack_summary(attack_plan(plan, case, randomness_of(seed))))
+    return found
+
+
+def show_attacks(comparison: dict[str, Any], console: Console) -> None:
+    """Print the outcome of each attack under each scheme."""
+    rows = [row for row in comparison["schemes"] if row.get("attacks")]
+    if not rows:
+        return
+    table = Table(title=f"attacks; gains in {comparison['currency']}, cost of the community in %")
+    table.add_column("scheme")
+    for case in CASES:
+        table.add_column(case)
+    for row in rows:
+        by_case = {found["case"]: found for found in row["attacks"]}
+        table.add_row(row["scheme"], *(_cell(by_case[case]) for case in CASES))
+    table.add_section()
+    table.add_row("published", *(PUBLISHED[case] for case in CASES))
+    console.print(table)
+
+
+def _cell(found: dict[str, Any]) -> str:
+    gain, change = found["attacker_gain"], found["cost_change_percent"]
+    return f"{found['outcome']}: gain {gain:,.2f}, cost {change:+.2f} %"
+
+
 @click.command("attack")
 @click.argument("scenario", default=BUNDLED_DAY)
 @click.option("--case", type=click.Choice(CASES), required=True, help="What is tried.")
 @click.option(
     "--scheme",
-    type=click.Choice(list(SCHEMES)),
+    type=click.Choice(ATTACKED),
     default=DEFAULT_SCHEME,
     show_default=True,
     help="What it is tried on.",

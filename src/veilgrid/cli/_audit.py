@@ -14,9 +14,9 @@ from veilgrid.errors import RunAborted
 from veilgrid.grid.day import Day
 from veilgrid.grid.scenario import BUNDLED_DAY
 from veilgrid.report.folders import open_scenario
-from veilgrid.roles.audit import Audit
+from veilgrid.roles.audit import AUDITED, Audit
 from veilgrid.roles.audit import audit as audited
-from veilgrid.roles.operator import SCHEMES, plan_day
+from veilgrid.roles.operator import plan_day
 
 VERDICTS = {
     "alone": "Nothing is sent, so nothing is seen; nothing is coordinated either.",
@@ -75,7 +75,7 @@ def audit_summary(found: Audit) -> dict[str, Any]:
 @click.argument("scenario", default=BUNDLED_DAY)
 @click.option(
     "--scheme",
-    type=click.Choice(list(SCHEMES)),
+    type=click.Choice(AUDITED),
     default=DEFAULT_SCHEME,
     show_default=True,
     help="What is audited.",

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from veilgrid.cli._attack import attacks_on, show_attacks
 from veilgrid.cli._progress import shown
 from veilgrid.cli._summary import Summary, is_wanted, record_of, saving_percent, summary_of
 from veilgrid.errors import Finding, InputError, RunAborted
@@ -75,7 +76,8 @@ def run(
 def _scheme(scheme: str | None, coordination: str | None) -> str:
     if scheme is None:
         return coordination or _DEFAULT_SCHEME
-    if coordination is not None and coordination != scheme:
+    own = "exchange" if scheme == "masked" else scheme
+    if coordination is not None and coordination != own:
         raise InputError(
             [
                 Finding(
@@ -217,14 +219,18 @@ def _show_totals(totals: Summary, currency: str) -> None:
 @click.command()
 @click.argument("scenario", default=BUNDLED_DAY)
 @click.option("--schemes", default=",".join(SCHEMES), show_default=True, help="Comma-separated.")
+@click.option(
+    "--attacks/--no-attacks", "is_attacked", default=True, help="Attack each scheme. Default: yes."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results and reports.")
-@click.option("--seed", type=int, help=_SEED_HELP)
+@click.option("--seed", type=int, help="Of masks and keys; plans do not depend on it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def compare(
     scenario: str,
     schemes: str,
+    is_attacked: bool,
     out: Path | None,
-    seed: int | None,  # noqa: ARG001 - part of the contract
+    seed: int | None,
     as_json: bool,
 ) -> int:
     """Run several schemes on one SCENARIO and set them side by side."""
@@ -249,6 +255,8 @@ def compare(
             raise RunAborted(f"stopped by Ctrl-C during {name}; nothing was compared")
         if name in names:
             rows.append(summary)
+            if is_attacked:
+                summary["attacks"] = attacks_on(plan, seed)
             wanted = wanted and is_wanted(plan)
             if out is not None:
                 write_run(out / name, record_of(plan, opened, summary))
@@ -289,7 +297,9 @@ def _show_comparison(comparison: Summary) -> None:
             f"{row['seconds']:.2f}",
             row["exposed"],
         )
-    Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    show_attacks(comparison, console)
 
 
 @click.command()

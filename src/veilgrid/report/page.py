@@ -99,6 +99,7 @@ def render_compare(comparison: Mapping[str, Any]) -> str:
             "bytes": words.number(run.get("bytes")),
             "ac": words.part(run, "ac_check").get("passed"),
             "exposed": _exposed(run),
+            "attacks": [dict(found) for found in run.get("attacks") or []],
         }
         for run in runs
     ]

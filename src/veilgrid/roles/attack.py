@@ -49,6 +49,17 @@ GAIN_MIN: Final = 1e-5
 CASES: Final = ("dishonest-site", "colluding-dispatcher", "refusing-site")
 
 
+ATTACKED: Final = (
+    "alone",
+    "central",
+    "ledger",
+    "neighbour",
+    "neighbour-ledger",
+    "exchange",
+    "masked",
+)
+"""Schemes that the cases know how to attack."""
+
 PUBLISHED: Final = {
     "dishonest-site": "gains 228 CNY without verification",
     "colluding-dispatcher": "takes 2083 to 2221 CNY, cost +0.35 to +0.4 %, under a central plan",
@@ -207,6 +218,7 @@ def attack(
     RunAborted
         The honest day has no plan to compare with.
     """
+    invariant(scheme in ATTACKED, f"scheme is one of {ATTACKED}, not {scheme!r}")
     invariant(case in CASES, f"case is one of {CASES}, not {case!r}")
     return attack_plan(plan_day(day, scheme), case, randomness, site)
 

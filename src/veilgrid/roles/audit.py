@@ -262,6 +262,10 @@ _AUDITS: dict[str, Callable[[DayPlan, int], list[Recovered]]] = {
 }
 
 
+AUDITED = (*_AUDITS, "masked")
+"""Schemes that an audit knows how to attack."""
+
+
 # Masked: attack what workers and validators hold.
 
 
