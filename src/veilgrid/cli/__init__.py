@@ -19,6 +19,8 @@ _VERBS = {
     "import": "veilgrid.cli._import:import_",
     "aggregate": "veilgrid.cli._aggregate:aggregate",
     "sensitivity": "veilgrid.cli._sensitivity:sensitivity",
+    "capacity": "veilgrid.cli._capacity:capacity",
+    "market": "veilgrid.cli._market:market",
     "bench": "veilgrid.cli._bench:bench",
     "verify": "veilgrid.cli._verify:verify",
 }

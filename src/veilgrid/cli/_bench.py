@@ -284,3 +284,32 @@ def ledger(
         raise click.BadParameter("must be 3f + 1: 4, 7, 10, ...", param_hint="--validators")
     columns = ("what", "ours", "unit", "percentile_95", "megabytes", "memory_mib")
     return _print("ledger", bench_ledger(requests, operations, validators), as_json, columns)
+
+
+@bench.command()
+@click.option("--devices", type=click.IntRange(200), default=10_000, show_default=True)
+@click.option("--seed", type=int, help="Accepted by every verb; the fleet is always the same.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def capacity(devices: int, seed: int | None, as_json: bool) -> int:  # noqa: ARG001 - contract
+    """Time what a fleet can be relied on for, between processes over TLS, and a refresh of it."""
+    from veilgrid.cli._bench_rounds import bench_capacity
+
+    columns = ("what", "ours", "peer", "ratio", "unit", "ours_megabytes", "rounds")
+    return _print("capacity", bench_capacity(devices), as_json, columns)
+
+
+@bench.command()
+@click.option("--orders", default="5000,100000", show_default=True, help="Sizes.")
+@click.option("--seed", type=int, help="Accepted by every verb; the orders are always the same.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def market(orders: str, seed: int | None, as_json: bool) -> int:  # noqa: ARG001 - contract
+    """Time rounds of the market between processes over TLS."""
+    from veilgrid.cli._bench_rounds import bench_market
+
+    sizes = [size.strip() for size in orders.split(",")]
+    bad = [size for size in sizes if not size.isdecimal() or int(size) < 2]
+    if bad:
+        problem = f"{', '.join(bad) or 'nothing'} is no number of orders"
+        raise InputError([Finding("--orders", problem, "use 5000,100000")])
+    columns = ("what", "ours", "peer", "ratio", "unit", "ours_megabytes", "rounds")
+    return _print("market", bench_market(tuple(map(int, sizes))), as_json, columns)

@@ -103,13 +103,13 @@ def bins_of(low_kw: float, top_kw: float, step_kw: float = 0.0) -> Bins:
     invariant(0 <= low_kw <= top_kw and top_kw > 0, "bounds of capacity rise")
     count = round(top_kw / step_kw) if step_kw else 0
     if 0 < count <= BIN_COUNT and abs(count * step_kw - top_kw) < 1e-9 * top_kw:
-        return Bins(np.arange(count + 1) * step_kw, step_kw)
+        return Bins((np.arange(count + 1) * step_kw).astype(np.float64), step_kw)
     low = max(low_kw, 1e-6 * top_kw)
     if low > 0.999 * top_kw:
         low = 0.5 * top_kw
     edges = np.geomspace(low, top_kw, BIN_COUNT - 1)
     edges[0], edges[-1] = low, top_kw
-    return Bins(np.concatenate([[0.0], edges]))
+    return Bins(np.concatenate([[0.0], edges]).astype(np.float64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -87,7 +87,7 @@ def bound_points_of(moments: Moments, weights: Floats, miss: float) -> Floats:
     tried = np.geomspace(1e-6, POINT_MAX, 400)
     exponents = -np.outer(moments.mean, tried) + np.outer(moments.variance, tried**2) / 2
     best = int(np.argmax(_bounds(tried, exponents, weights, miss)))
-    return np.minimum(np.unique(tried[best] * BOUND_FACTORS), POINT_MAX)
+    return np.asarray(np.minimum(np.unique(tried[best] * BOUND_FACTORS), POINT_MAX))
 
 
 def certified(points: Floats, values: Floats, weights: Floats, miss: float) -> float:
@@ -184,7 +184,7 @@ def tail_of(
     """
     invariant(bool(abs(weights.sum() - 1.0) < 1e-9), "probabilities of scenarios add up to one")
     parts = [
-        _Scenario(*(row[j] for row in (logs.points, logs.value, logs.slope, logs.curvature)), step)
+        _Scenario(logs.points[j], logs.value[j], logs.slope[j], logs.curvature[j], step)
         for j in range(len(weights))
     ]
 
@@ -229,7 +229,7 @@ def _mean_below(below: _Below, quantile: float, miss: float, step: float) -> flo
     if quantile <= 0.0:
         return 0.0
     if step and quantile / step <= 10 * _STEPS:
-        places = (np.arange(round(quantile / step)) + 0.5) * step
+        places = ((np.arange(round(quantile / step)) + 0.5) * step).astype(np.float64)
         return quantile - float(below(places).sum()) * step / miss
     places = np.linspace(0.0, quantile, 10 * _STEPS + 1)
     return quantile - float(np.trapezoid(below(places), places)) / miss

@@ -1,0 +1,65 @@
+"""The benchmarks ``capacity`` and ``market``: rounds on a committee of processes."""
+
+import time
+from typing import Any, Final
+
+from veilgrid.errors import RunAborted
+from veilgrid.machine import NodeId
+from veilgrid.node.local import ProcessSpec, run_processes
+from veilgrid.risk.market_workload import Workload, expected
+
+MARKET_SIZES: Final = (5_000, 100_000)
+FLEET_SIZE: Final = 10_000
+PARTIES: Final = 3
+DEGREE: Final = 1
+
+
+def bench_market(sizes: tuple[int, ...] = MARKET_SIZES) -> list[dict[str, Any]]:
+    """Time rounds of markets; the peer is the same computation on plain numbers."""
+    return [_row(f"market, {size} orders", Workload("market", size, DEGREE)) for size in sizes]
+
+
+def bench_capacity(size: int = FLEET_SIZE) -> list[dict[str, Any]]:
+    """Time a fleet's capacity under sixteen scenarios, and a refresh of a hundredth of it."""
+    return [
+        _row(f"capacity, {size} devices, 16 scenarios", Workload("capacity", size, DEGREE)),
+        _row(f"refresh of {size // 100} of {size} devices", Workload("refresh", size, DEGREE)),
+    ]
+
+
+def _row(what: str, work: Workload) -> dict[str, Any]:
+    """Run a workload with processes over TLS, and in the clear, and compare what they open."""
+    specs = [
+        ProcessSpec(
+            node=NodeId(f"party-{index}"),
+            factory="veilgrid.risk.market_workload:build_party",
+            messages="veilgrid.mpc.message:Message",
+            arguments=work,
+        )
+        for index in range(1, PARTIES + 1)
+    ]
+    results = run_processes(specs, timeout_s=600, start_timeout_s=300)
+    expected(Workload(work.kind, 200, DEGREE))
+    began = time.perf_counter()
+    right = expected(work)
+    plain = time.perf_counter() - began
+    for result in results:
+        outcome = result.outcomes[0] if result.outcomes else {"reason": result.stderr}
+        if outcome.get("result") != right:
+            reason = outcome.get("reason", "a result differs from the plain one")
+            raise RunAborted(f"{what}: {reason}")
+    seconds = max(result.seconds for result in results)
+    return {
+        "what": what,
+        "ours": seconds,
+        "peer": plain,
+        "ratio": plain / seconds,
+        "unit": "s",
+        "peer_name": "the same on plain numbers",
+        "count": work.count,
+        "parties": PARTIES,
+        "degree": DEGREE,
+        "ours_megabytes": max(result.octets_sent for result in results) / 1e6,
+        "ours_peak_megabytes": max(result.peak_memory_octets for result in results) / 1e6,
+        "rounds": results[0].outcomes[0]["round_count"],
+    }

@@ -1,0 +1,143 @@
+"""Cleared trades on a network: checked by AC power flow, cleared again by zone if a limit binds."""
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, Final
+
+import numpy as np
+
+from veilgrid.cli._market import (
+    Grid,
+    Orders,
+    Round,
+    chosen_rule,
+    clear_orders,
+    grid_of,
+    report_of,
+)
+from veilgrid.errors import Finding, InputError
+from veilgrid.grid.acflow import ElectricalCheck, electrical_check
+from veilgrid.grid.network import Network
+from veilgrid.grid.scenario import Scenario
+from veilgrid.mpc.layout import Integers
+from veilgrid.report.folders import open_scenario
+from veilgrid.risk.auction import Cleared
+from veilgrid.risk.market_zones import next_cut, zones_of
+
+CUTS_MAX: Final = 50
+
+
+def play_on_network(
+    orders: Orders, scenario: str, interval: int, rule: str, seed: int | None
+) -> dict[str, Any]:
+    """Return the JSON object of ``veilgrid market --scenario``; quantities are in MW.
+
+    Raises
+    ------
+    InputError
+        A bus or the interval does not exist.
+    """
+    day = open_scenario(scenario)
+    places = _places(orders, day, interval)
+    grid, named = grid_of(orders), chosen_rule(orders.book, rule)
+    cuts: list[int] = []
+    before = _check(day, interval, np.zeros(len(places)), places)
+    while True:
+        zones = zones_of(day.network.tree, cuts)
+        rounds = _clear_zones(orders, grid, zones[places], named, seed)
+        traded = sum(done.traded for done in rounds.values())
+        signed = np.where(orders.book.is_buy, 1.0, -1.0) * np.asarray(traded, np.float64)
+        part = 1 if (orders.weights == 1000).all() else 1000
+        check = _check(day, interval, signed * float(grid.step) / part, places)
+        cut = None if check.passed else next_cut(day.network, check.findings, cuts)
+        if check.passed or not before.passed or cut is None or len(cuts) >= CUTS_MAX:
+            break
+        cuts.append(cut)
+    withheld = not check.passed and before.passed
+    return _report(orders, grid, rounds, named, check, day.network, cuts, before, withheld)
+
+
+def _places(orders: Orders, day: Scenario, interval: int) -> Integers:
+    known = {str(bus.name): place for place, bus in enumerate(day.network.buses)}
+    findings = [
+        Finding("BIDS column bus", f"{bus!r} is no bus of the scenario")
+        for bus in sorted(set(orders.buses))
+        if bus not in known
+    ]
+    count = day.horizon.interval_count
+    if not 0 <= interval < count:
+        findings.append(Finding("--interval", f"found {interval}, expected 0..{count - 1}"))
+    if findings:
+        raise InputError(findings)
+    return np.array([known[bus] for bus in orders.buses], np.int64)
+
+
+def _check(day: Scenario, interval: int, demand_mw: Any, places: Integers) -> ElectricalCheck:
+    real = np.array(day.load_p_mw[:, interval], np.float64)
+    np.add.at(real, places, demand_mw)
+    reactive = np.array(day.load_q_mvar[:, interval], np.float64)
+    base = day.network.base_mva
+    return electrical_check(day.network, real[:, None] / base, reactive[:, None] / base)
+
+
+def _clear_zones(
+    orders: Orders, grid: Grid, zones: Integers, rule: str, seed: int | None
+) -> dict[int, Round]:
+    """Clear each zone by itself; a zone's round is as long as the whole file."""
+    found = {}
+    for zone in sorted(set(zones.tolist())):
+        here = zones == zone
+        rows = np.flatnonzero(here)
+        mine = replace(grid, ticks=grid.ticks[rows], quantities=grid.quantities[rows])
+        traded = np.zeros(len(zones), np.int64)
+        done = Round(Cleared(rule, 0, 0, 0, 0, 0, 0, 0), traded, {}, 0.0, 0)
+        if mine.quantities.sum():
+            one = clear_orders(mine, orders.book.is_buy[rows], orders.weights[rows], rule, seed)
+            traded[rows] = one.traded
+            flags = {str(rows[int(name)]): why for name, why in one.flags.items()}
+            done = Round(one.cleared, traded, flags, one.seconds, one.octets)
+        found[zone] = done
+    return found
+
+
+def _report(
+    orders: Orders,
+    grid: Grid,
+    rounds: dict[int, Round],
+    rule: str,
+    check: ElectricalCheck,
+    network: Network,
+    cuts: list[int],
+    before: ElectricalCheck,
+    withheld: bool,
+) -> dict[str, Any]:
+    parts = [report_of(orders, grid, done, rule) for done in rounds.values()]
+    volume = sum(part["volume"] for part in parts)
+    names = ["rest", *(str(network.buses[cut].name) for cut in cuts)]
+    price = sum(part["price"] * part["volume"] for part in parts if part["volume"])
+    report = {
+        **parts[0],
+        "price": price / volume if volume else None,
+        "volume": volume,
+        "welfare": sum(part["welfare"] for part in parts),
+        "trades": [trade for part in parts for trade in part["trades"]],
+        "surplus": float(sum(Fraction(str(part["surplus"])) for part in parts)),
+        "seconds": sum(part["seconds"] for part in parts),
+        "bytes": sum(part["bytes"] for part in parts),
+        "zones": [
+            {"zone": names[zone], "price": part["price"], "volume": part["volume"]}
+            for zone, part in zip(rounds, parts, strict=True)
+        ],
+        "network": {
+            "passed": check.passed,
+            "passed_before_trading": before.passed,
+            "withheld": withheld,
+            "vm_min_pu": check.vm_min_pu,
+            "vm_max_pu": check.vm_max_pu,
+            "loading_max": check.loading_max,
+            "findings": [str(finding) for finding in check.findings],
+        },
+    }
+    if withheld:
+        report |= {"price": None, "volume": 0.0, "welfare": 0.0, "trades": []}
+    return report

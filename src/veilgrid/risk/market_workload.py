@@ -1,0 +1,227 @@
+"""Measured rounds: markets and fleets of any size on a committee of processes [market 7].
+
+Inputs are drawn from a public seed and arrive at the parties as shares; agreement on them, the
+check of every input and the computation are those of a real round. Receiving clients' messages,
+which happens before, is not part of it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from veilgrid.machine import NodeId
+from veilgrid.mpc._round import Steps
+from veilgrid.mpc.bulk import BulkBatch, BulkMailbox, bulk_intake, plain_batch
+from veilgrid.mpc.client import Enrolled
+from veilgrid.mpc.engine import Engine
+from veilgrid.mpc.layout import Integers, Layout
+from veilgrid.mpc.order import Mpc
+from veilgrid.mpc.party import Party, Program
+from veilgrid.mpc.plain import Plain
+from veilgrid.mpc.prss import derive_keys, keyring_of
+from veilgrid.mpc.workload import lockstep, shares_of, warm_up
+from veilgrid.risk.auction import UNIFORM, Cleared, allocate, clear, encode, layout_of
+from veilgrid.risk.capacity import Bins, Classes, History, Tally, bins_of, dispatchable, tally
+from veilgrid.secret import Randomness, Secret
+from veilgrid.signature import Signs
+
+KINDS: Final = ("market", "capacity", "refresh")
+QUANTITY_BITS: Final = 30
+TICK_DIGITS: Final = 4
+CONFIDENCE: Final = 0.99
+SCENARIOS: Final = 16
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """What to run.
+
+    Attributes
+    ----------
+    kind
+        One of :data:`KINDS`; a refresh replaces a hundredth of a fleet.
+    count
+        Orders, or devices.
+    degree
+        Of the sharings.
+    """
+
+    kind: str
+    count: int
+    degree: int = 1
+
+
+# -- inputs ----------------------------------------------------------------------------------------
+
+
+def orders_of(count: int) -> tuple[Integers, Integers, npt.NDArray[np.bool_]]:
+    """Return ticks, quantities and sides of orders: (order,) each."""
+    generator = np.random.Generator(np.random.PCG64(20261122))
+    is_buy = generator.random(count) < 0.5
+    centre = np.where(is_buy, 0.55, 0.45)
+    ticks = np.clip(generator.normal(centre, 0.15), 0, 1) * (32**TICK_DIGITS - 1)
+    quantities = generator.integers(1, 2**QUANTITY_BITS, count, dtype=np.int64)
+    return ticks.astype(np.int64), quantities, is_buy
+
+
+def fleet_of(count: int) -> tuple[Bins, Integers, History]:
+    """Return bins, devices' inputs and their history under sixteen scenarios."""
+    generator = np.random.Generator(np.random.PCG64(7))
+    bins = bins_of(2.0, 12.0)
+    usual = generator.choice([0.005, 0.01, 0.02, 0.03, 0.05, 0.08], count)
+    rows = [usual]
+    rows += [np.where(generator.random(count) < 0.1, 0.5, usual) for _ in range(SCENARIOS - 1)]
+    weights = np.array([0.925] + [0.005] * (SCENARIOS - 1))
+    return bins, bins.encode(generator.uniform(2, 12, count)), History(weights, np.stack(rows))
+
+
+def inputs_of(work: Workload) -> tuple[Layout, Integers]:
+    """Return the layout and the inputs that arrive in the measured round."""
+    if work.kind == "market":
+        ticks, quantities, _ = orders_of(work.count)
+        layout = layout_of(np.full(work.count, 2**QUANTITY_BITS - 1), TICK_DIGITS)
+        return layout, encode(layout, ticks, quantities)
+    bins, inputs, _ = fleet_of(work.count)
+    return bins.layout(), inputs[: work.count // 100] if work.kind == "refresh" else inputs
+
+
+# -- programs --------------------------------------------------------------------------------------
+
+
+def answer(mpc: Mpc, work: Workload, batch: BulkBatch, kept: Tally | None) -> Steps[list[Any]]:
+    """Return what a round opens: the same from shares as from plain numbers."""
+    if work.kind == "market":
+        _, _, is_buy = orders_of(work.count)
+        cleared = yield from clear(mpc, batch, is_buy, np.ones(work.count, np.int64), UNIFORM)
+        return [cleared.low, cleared.high, cleared.volume]
+    bins, _, history = _fleet(work.count)
+    classes = _classes(work.count)
+    sums = tally(batch, classes, np.arange(len(batch.names)), work.count)
+    if kept is not None:
+        # The same devices send again: minus what they had sent, plus what they send now.
+        sums = kept.plus(sums, -1).plus(sums)
+    found = yield from dispatchable(mpc, sums, bins, history, classes, CONFIDENCE)
+    return [found.mean_kw, found.capacity_kw, found.certified_kw, found.cvar_kw]
+
+
+_KNOWN: dict[int, tuple[Bins, Integers, History, list[Classes]]] = {}
+
+
+def _fleet(count: int) -> tuple[Bins, Integers, History]:
+    if count not in _KNOWN:
+        bins, inputs, history = fleet_of(count)
+        _KNOWN[count] = (bins, inputs, history, history.classes())
+    return _KNOWN[count][:3]
+
+
+def _classes(count: int) -> list[Classes]:
+    _fleet(count)
+    return _KNOWN[count][3]
+
+
+def expected(work: Workload) -> list[Any]:
+    """Return what the plain computation gives."""
+    layout, inputs = inputs_of(work)
+    mpc = Plain()
+    found = mpc.run(answer(mpc, work, plain_batch(mpc, layout, inputs), _whole(mpc, work, None)))
+    return list(found)  # type: ignore[call-overload, no-any-return]
+
+
+def cleared_plain(count: int) -> tuple[Cleared, Integers]:
+    """Return the plain clearing of the measured market and what each order trades."""
+    ticks, quantities, is_buy = orders_of(count)
+    layout, inputs = inputs_of(Workload("market", count))
+    mpc = Plain()
+    batch = plain_batch(mpc, layout, inputs)
+    found = mpc.run(clear(mpc, batch, is_buy, np.ones(count, np.int64), UNIFORM))
+    cleared: Cleared = found  # type: ignore[assignment]
+    return cleared, allocate(cleared, ticks, quantities, is_buy)
+
+
+def _whole(mpc: Mpc, work: Workload, party: int | None) -> Tally | None:
+    """Return the tally of the whole fleet that a refresh starts from."""
+    if work.kind != "refresh":
+        return None
+    bins, inputs, _ = _fleet(work.count)
+    if isinstance(mpc, Plain):
+        batch = plain_batch(mpc, bins.layout(), inputs)
+    else:
+        batch = _shared(mpc, bins.layout(), inputs, party or mpc.me, work.degree)
+    return tally(batch, _classes(work.count), np.arange(work.count), work.count)
+
+
+def _shared(mpc: Engine, layout: Layout, inputs: Integers, party: int, degree: int) -> BulkBatch:
+    data = shares_of(inputs.reshape(-1), party, degree).reshape(*inputs.shape, 2)
+    names = tuple(str(row) for row in range(len(inputs)))
+    there = np.ones(len(inputs), bool)
+    return BulkBatch(mpc, names, layout, data, there, ~there)
+
+
+def program_of(work: Workload, mailbox: BulkMailbox) -> Program:
+    """Return one party's computation on inputs that lie in its mailbox."""
+    kept: list[Tally | None] = []
+    if work.kind == "refresh":
+        keys = derive_keys(mailbox.n, mailbox.degree, b"kept")
+        holder = Engine(
+            keyring_of(mailbox.party, mailbox.n, mailbox.degree, keys, b""), lambda: bytes(32)
+        )
+        kept.append(_whole(holder, work, mailbox.party))
+
+    def program(mpc: Engine) -> Steps[list[Any]]:
+        batch = yield from bulk_intake(mpc, mailbox)
+        return (yield from answer(mpc, work, batch, kept[0] if kept else None))
+
+    return program
+
+
+def mailbox_of(work: Workload, party: int, n: int) -> BulkMailbox:
+    """Return a mailbox in which the shares of all inputs lie, as if they had arrived."""
+    layout, inputs = inputs_of(work)
+    clients = {str(row): Enrolled(bytes(32)) for row in range(len(inputs))}
+    mailbox = BulkMailbox(party, n, work.degree, b"workload", clients, Secret(bytes(32)), layout)
+    rows = mailbox.received
+    shares = shares_of(inputs.reshape(-1), party, work.degree)
+    rows.shares[:] = shares.reshape(*inputs.shape, 2)
+    rows.is_present[:] = True
+    rows._digests[:] = 1
+    rows._has_seed[:] = True
+    return mailbox
+
+
+def warm_up_rounds() -> None:
+    """Load every compiled kernel with small rounds of three parties in this process."""
+    warm_up()
+    keys = derive_keys(3, 1, b"warm")
+    for kind in ("market", "capacity"):
+        work = Workload(kind, 64)
+        programs = [program_of(work, mailbox_of(work, i, 3)) for i in (1, 2, 3)]
+        engines = [Engine(keyring_of(i, 3, 1, keys, b""), lambda: bytes(32)) for i in (1, 2, 3)]
+        lockstep([program(engine) for program, engine in zip(programs, engines, strict=True)])
+
+
+def build_party(
+    me: NodeId,
+    arguments: Workload,
+    randomness: Randomness,
+    peers: list[NodeId],
+    signer: Signs,
+    verify_keys: Mapping[NodeId, bytes],
+) -> Party:
+    """Make a party for a workload; a factory for :mod:`veilgrid.node.local`."""
+    warm_up_rounds()
+    names = tuple(sorted(peers))
+    mailbox = mailbox_of(arguments, names.index(me) + 1, len(names))
+    _classes(arguments.count if arguments.kind != "market" else 64)
+    return Party(
+        me,
+        names,
+        arguments.degree,
+        program_of(arguments, mailbox),
+        signer=signer,
+        verify_keys=verify_keys,
+        randomness=randomness,
+        session=b"workload",
+        patience_ns=120_000_000_000,
+    )
