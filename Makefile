@@ -25,9 +25,13 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+sim: $(READY)
+	$(BIN)/python tests/ledger/ledger_sweep.py
+
 bench: $(READY)
 	$(BIN)/veilgrid bench dispatch
 	$(BIN)/veilgrid bench mpc
+	$(BIN)/veilgrid bench ledger
 
 docs: $(READY)
 	$(BIN)/python -m pytest -q tests/test_docs.py tests/test_house.py tests/test_examples.py

@@ -19,7 +19,7 @@ def _specs(validators: int, loads: list[Load]) -> list[ProcessSpec]:
     replicas = [
         ProcessSpec(
             node=NodeId(f"{VALIDATOR}-{index}"),
-            factory=f"{_MODULE}.workload:build_replica",
+            factory=f"{_MODULE}.workload:build_quiet",
             messages=f"{_MODULE}.message:MESSAGES",
             records=f"{_MODULE}.message:RECORDS",
             role="validator",

@@ -89,12 +89,30 @@ def configuration_of(verify_keys: Mapping[NodeId, bytes]) -> Configuration:
     )
 
 
+class Quiet:
+    """A replica whose outcomes stay in its process: nobody listens to them in a measurement."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Pass everything on but outcomes."""
+        return [e for e in self._replica.handle(event) if not isinstance(e, Decide)]
+
+
 def build_replica(
     me: NodeId, signer: Signs, verify_keys: Mapping[NodeId, bytes], records: Sequence[Any]
 ) -> Replica:
     """Make a replica that counts."""
     settings = Settings(view_timeout_ns=_PATIENCE_NS)
     return Replica(me, configuration_of(verify_keys), signer, Tally(), records, settings)
+
+
+def build_quiet(
+    me: NodeId, signer: Signs, verify_keys: Mapping[NodeId, bytes], records: Sequence[Any]
+) -> Quiet:
+    """Make a replica that counts and keeps its outcomes to itself."""
+    return Quiet(build_replica(me, signer, verify_keys, records))
 
 
 def build_client(
