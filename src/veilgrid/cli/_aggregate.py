@@ -1,255 +1,365 @@
-"""``veilgrid aggregate``: one figure of many sources' readings."""
+"""``veilgrid aggregate``: one risk-sensitive figure of many sources' readings [risk 4]."""
 
-import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from veilgrid.cli._committee import Committee, secure_round
+from veilgrid.cli._committee import Committee, Task, secure_round
+from veilgrid.cli._readings import Readings, read_readings
 from veilgrid.errors import Finding, InputError, VeilgridError
 from veilgrid.mpc import policy
-from veilgrid.mpc.aggregate import Question, answer_of, program_of
-from veilgrid.mpc.field import FixedPoint
-from veilgrid.mpc.form import Form, number, number_bits
+from veilgrid.mpc.form import NOTHING
+from veilgrid.node.history import RoundHistory
+from veilgrid.risk.aggregate import FUNCTIONS, Answer, Plan, Question, answer_of
+from veilgrid.risk.electrical import electrical_faults
+from veilgrid.risk.history import conduct_of, reliabilities_of, standings_after
+from veilgrid.risk.rounds import Round, mailbox_of, program_of
+from veilgrid.risk.trust import Conduct, Standing, TrustSettings
 
-_COLUMNS: Final = ("source", "value", "tier", "lower", "upper")
-_LATER: Final = ("weighted-mean", "trimmed-mean", "cvar")
-_OFFERED: Final = ("sum", "mean", "variance", "median", "quantile")
 _REASONS: Final = {
     "invalid": "the value is not within its bounds (found by the check on shares)",
     "missing": "no reading",
     "unreadable": "no party could read its share",
     "contradictory": "sent different messages to different parties",
 }
+_LINEAR: Final = ("sum", "mean", "weighted-mean")
 
 
-# -- readings -----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How a round runs and what is done with its figure."""
+
+    parties: int = 3
+    degree: int = 1
+    seed: int | None = None
+    processes: bool = False
+    rating: float | None = None
+    measured: float | None = None
+    meter_tolerance: float = 0.1
+    trust: TrustSettings = field(default_factory=TrustSettings)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """One row: who, what, and the bounds it must keep; None for no value."""
+class Done:
+    """A round with all that its report shows."""
 
-    source: str
-    value: float | None
-    lower: float
-    upper: float
-
-
-def read_readings(path: Path) -> list[Reading]:
-    """Read a CSV file of readings.
-
-    Raises
-    ------
-    InputError
-        Every broken rule, with row and column.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-            header = rows[0].keys() if rows else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError([Finding(str(path), f"cannot be read ({error})")]) from None
-    missing = [column for column in _COLUMNS if column not in header]
-    if missing:
-        listed = ", ".join(missing)
-        problem = f"column {listed} is missing" if rows else "holds no rows"
-        raise InputError([Finding(path.name, problem, f"expected {', '.join(_COLUMNS)}")])
-    findings: list[Finding] = []
-    readings: list[Reading] = []
-    seen: set[str] = set()
-    for place, row in enumerate(rows, 2):
-        reading = _reading(path.name, place, row, findings)
-        if reading is None:
-            continue
-        if reading.source in seen:
-            where = f"{path.name} row {place}, column source"
-            findings.append(Finding(where, f"{reading.source} appears twice"))
-        seen.add(reading.source)
-        readings.append(reading)
-    if findings:
-        raise InputError(findings)
-    return readings
-
-
-def _reading(
-    name: str, place: int, row: Mapping[str, str | None], findings: list[Finding]
-) -> Reading | None:
-    before = len(findings)
-    numbers = {
-        column: _number(name, place, column, row.get(column), findings)
-        for column in ("value", "lower", "upper")
-    }
-    source = (row.get("source") or "").strip()
-    if not source:
-        findings.append(Finding(f"{name} row {place}, column source", "is empty"))
-    for column in ("lower", "upper"):
-        if numbers[column] is None and len(findings) == before:
-            findings.append(Finding(f"{name} row {place}, column {column}", "is empty"))
-    lower, upper = numbers["lower"], numbers["upper"]
-    if lower is not None and upper is not None and lower > upper:
-        where = f"{name} row {place}, column lower"
-        findings.append(Finding(where, f"{lower:g} is above the upper bound {upper:g}"))
-    if len(findings) > before or lower is None or upper is None:
-        return None
-    return Reading(source, numbers["value"], lower, upper)
-
-
-def _number(
-    name: str, place: int, column: str, text: str | None, findings: list[Finding]
-) -> float | None:
-    where = f"{name} row {place}, column {column}"
-    stripped = (text or "").strip()
-    if stripped.lower() in ("", "nan") and column in ("value",):
-        return None
-    try:
-        value = float(stripped)
-    except ValueError:
-        findings.append(Finding(where, f"found {stripped!r}, expected a number"))
-        return None
-    if value != value or abs(value) == float("inf"):
-        findings.append(Finding(where, f"found {stripped}, expected a finite number"))
-        return None
-    return value
-
-
-def scale_of(readings: Sequence[Reading]) -> FixedPoint:
-    """Return the finest power of ten, at most a million steps a unit, that fits 40 bits."""
-    largest = max(max(abs(one.lower), abs(one.upper)) for one in readings)
-    for power in range(6, -1, -1):
-        if largest * 10**power < 2**39:
-            return FixedPoint(10**power, 40)
-    problem = f"bounds of up to {largest:g} do not fit 40 bits"
-    raise InputError([Finding("readings", problem, "use larger units")])
-
-
-# -- the round -----------------------------------------------------------------------------------
-
-
-def _form(reading: Reading, scale: FixedPoint) -> Form:
-    lower, upper = scale.integers([reading.lower, reading.upper])
-    return number(lower, upper)
+    report: dict[str, Any]
+    plan: Plan
+    readings: Readings
+    standings: Mapping[str, Standing]
 
 
 def aggregate_readings(
-    readings: Sequence[Reading],
-    question: Question,
-    *,
-    parties: int,
-    degree: int,
-    seed: int | None = None,
-) -> dict[str, Any]:
-    """Return the JSON object of ``veilgrid aggregate``.
+    readings: Readings, question: Question, setting: Setting, history: RoundHistory | None = None
+) -> Done:
+    """Run one round and return the JSON object of ``veilgrid aggregate``.
 
     Raises
     ------
     RunAborted
         The parties ended without a result.
     """
-    scale = scale_of(readings)
-    lowest = min(scale.integers([one.lower for one in readings]))
-    asked = Question(question.function, question.level, question.count_min, lowest)
-    forms = {one.source: _form(one, scale) for one in readings}
+    names = [one.name for one in readings.sources]
+    standings = history.standings() if history else {}
+    known: tuple[float, ...] = ()
+    if history:
+        given = [one.reliability for one in readings.sources]
+        known = tuple(reliabilities_of(names, standings, setting.trust, given))
+    watched = replace(question, is_watched=history is not None)
+    round_ = Round(
+        question=watched, sources=readings.sources, settings=setting.trust, reliabilities=known
+    )
+    plan = round_.plan()
+    number = history.reserve(question.function) if history else None
+    try:
+        report, result = _secure(round_, plan, readings, setting)
+    except VeilgridError:
+        if history and number:
+            history.fail(number)
+        raise
+    if history and number:
+        conducts = conduct_of(names, result)
+        standings = standings_after(standings, conducts, setting.trust)
+        mass = float(plan.weights.sum())
+        shares = {name: float(at) / mass for name, at in zip(names, plan.weights, strict=True)}
+        report["round"] = number
+        report["conduct"] = _conduct_words(conducts, standings)
+        history.complete(number, report, conducts, shares, standings)
+    return Done(report, plan, readings, standings)
+
+
+def _secure(
+    round_: Round, plan: Plan, readings: Readings, setting: Setting
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    committee = Committee.fresh(setting.parties, setting.degree, b"aggregate", setting.seed)
+    encoded = plan.encode([0.0 if value is None else value for value in readings.values])
     inputs = {
-        one.source: number_bits(forms[one.source], round(one.value * scale.scale))
-        for one in readings
-        if one.value is not None
+        name: None if value is None else row.tolist()
+        for name, value, row in zip(plan.names, readings.values, encoded, strict=True)
     }
-    committee = Committee.fresh(parties, degree, b"aggregate", seed)
-    done = secure_round(committee, forms, inputs, lambda mailbox: program_of(asked, mailbox))
-    result = done.result
-    numbers = [int(text) for text in result["numbers"]]
-    value, interval = answer_of(asked, numbers, len(result["clients"]), scale.scale)
-    by_source = result["flags"]
-    return {
-        "function": asked.function,
-        "value": value,
-        "confidence_interval": interval,
-        "accepted": len(result["clients"]),
-        "rejected": [
-            {"source": one.source, "reason": _REASONS[by_source[one.source]]}
-            for one in readings
-            if one.source in by_source
-        ],
+    done = secure_round(
+        committee,
+        dict.fromkeys(plan.names, NOTHING),
+        inputs,
+        Task(program_of, round_, mailbox_of),
+        processes=setting.processes,
+    )
+    answer, flags = answer_of(plan, done.result), done.result["flags"]
+    rejected = [{"source": name, "reason": reason} for name, reason in readings.skipped]
+    rejected += [
+        {"source": name, "reason": _REASONS[flags[name]]} for name in plan.names if name in flags
+    ]
+    report = {
+        "function": plan.question.function,
+        "value": answer.value,
+        "risk_adjusted": answer.risk_adjusted,
+        "confidence": plan.question.confidence,
+        "side": plan.question.side,
+        "confidence_interval": list(answer.interval) if answer.interval else None,
+        "accepted": len(done.result["counted"]),
+        "rejected": rejected,
+        "method": _method_words(plan),
+        "influence": answer.influence,
         "privacy": None,
-        "parties": parties,
-        "degree": degree,
+        "parties": setting.parties,
+        "degree": setting.degree,
         "seconds": done.seconds,
         "bytes": done.octets,
+        "mode": done.mode,
+        "excluded": done.excluded,
     }
+    if setting.rating is not None:
+        report |= _against_rating(answer, setting)
+    return report, done.result
+
+
+def _method_words(plan: Plan) -> str:
+    if plan.method == "linear":
+        return "linear"
+    words = f"{plan.method}, ratios to baselines" if plan.sizes is not None else plan.method
+    is_trimmed = plan.sizes is not None or plan.question.function == "trimmed-mean"
+    return f"{words}, {plan.trim:.0%} trimmed at each end" if is_trimmed else words
+
+
+def _against_rating(answer: Answer, setting: Setting) -> dict[str, Any]:
+    """Compare the figure to act on with a rating, if it can be true at all."""
+    rating = setting.rating or 0.0
+    faults = electrical_faults(answer, rating, setting.measured, setting.meter_tolerance)
+    checked = {"rating": rating, "electrical_check": {"passed": not faults, "faults": faults}}
+    if faults:
+        withheld = ("value", "risk_adjusted", "confidence_interval", "overloaded", "loading")
+        return checked | dict.fromkeys(withheld)
+    return checked | {
+        "overloaded": answer.risk_adjusted > rating,
+        "loading": answer.risk_adjusted / rating,
+    }
+
+
+def _conduct_words(
+    conducts: Mapping[str, Conduct], standings: Mapping[str, Standing]
+) -> list[dict[str, Any]]:
+    """Return the sources that did anything but well, with what is remembered of them."""
+    return [
+        {
+            "source": name,
+            "conduct": conduct.name.lower(),
+            "reliability": standings[name].reliability(0.0),
+            "brier": standings[name].brier,
+            "crps": standings[name].crps,
+        }
+        for name, conduct in conducts.items()
+        if conduct != Conduct.NEAR
+    ]
+
+
+# -- the verb ------------------------------------------------------------------------------------
 
 
 @click.command()
 @click.argument("readings", type=click.Path(path_type=Path))
-@click.option("--function", "function", required=True, help=f"One of {', '.join(_OFFERED)}.")
-@click.option("--level", type=float, default=0.5, show_default=True, help="Of the quantile.")
+@click.option("--function", "function", required=True, help=f"One of {', '.join(FUNCTIONS)}.")
+@click.option("--level", type=float, help="Of quantile (default 0.5) and cvar (default 0.95).")
+@click.option("--trim", type=float, help="Weight cut off at each end. Default 0.3.")
+@click.option(
+    "--side",
+    type=click.Choice(["upper", "lower"]),
+    default="upper",
+    show_default=True,
+    help="Which side hurts.",
+)
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of intervals.")
+@click.option("--tolerance", type=float, default=0.0, help="Deviation never held against a source.")
+@click.option("--method", type=click.Choice(["exact", "histogram"]), help="Default: by size.")
 @click.option("--parties", type=int, default=3, show_default=True, help="3 to 7.")
 @click.option("--degree", type=int, help="Parties that may collude. Default: the most possible.")
 @click.option("--minimum", type=int, default=2, show_default=True, help="Valid inputs needed.")
-@click.option("--epsilon", type=float, help="Differential privacy: not offered yet.")
-@click.option("--delta", type=float, help="Differential privacy: not offered yet.")
-@click.option("--rating", type=float, help="Transformer rating: not offered yet.")
+@click.option("--rating", type=float, help="Of the element that carries it all; gives overloaded.")
+@click.option("--measured", type=float, help="What the meter of that element says.")
+@click.option("--tiers", help="Weights, e.g. tso=4,dso=3,aggregator=2,household=1.")
+@click.option("--skip-bad-rows", is_flag=True, help="Leave out broken rows instead of refusing.")
+@click.option("--history", type=click.Path(path_type=Path), help="File that remembers sources.")
+@click.option("--processes", is_flag=True, help="Each party as a process, with mutual TLS.")
+@click.option("--epsilon", type=float, help="Differential privacy.")
+@click.option("--delta", type=float, help="Differential privacy.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the report.")
 @click.option("--seed", type=int, help="Replay this run exactly. Default: fresh randomness.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def aggregate(
-    readings: Path,
-    function: str,
-    level: float,
-    parties: int,
-    degree: int | None,
-    minimum: int,
-    as_json: bool,
-    seed: int | None,
-    **later: float | None,
+    readings: Path, out: Path | None, history: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Compute one figure of many sources' READINGS without showing any of them.
 
-    READINGS is a CSV file with the columns source, value, tier, lower, upper. Each source sends
-    its number in shares to the parties, which check its bounds and open the figure only.
+    READINGS is a CSV file with the columns source, value, tier, lower, upper and, if wanted,
+    baseline and reliability. Each source sends its number in shares to the parties, which check
+    its bounds and open the figure only.
     """
     try:
-        _refuse_later(function, later)
-        chosen = policy.default_degree(parties, function) if degree is None else degree
-        policy.check(parties, chosen, function, where=lambda name: f"--{name}")
-        question = Question(function, level, minimum)
-        report = aggregate_readings(
-            read_readings(readings), question, parties=parties, degree=chosen, seed=seed
-        )
+        question, setting = _asked(options, is_watched=history is not None)
+        read = read_readings(readings, skips_bad_rows=options["skip_bad_rows"])
+        if options["epsilon"] is not None or options["delta"] is not None:
+            raise InputError([Finding("--epsilon", "is not offered yet", "leave it out")])
+        with RoundHistory(history) if history else nullcontext() as kept:
+            done = aggregate_readings(read, question, setting, kept)
+            written = _written(done, kept, out)
     except VeilgridError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     if as_json:
-        click.echo(json.dumps(report))
-        return
-    click.echo(f"{function:12} {report['value']:.6g}")
-    if report["confidence_interval"]:
-        low, high = report["confidence_interval"]
-        click.echo(f"{'95 % within':12} {low:.6g} .. {high:.6g}")
-    click.echo(f"{'accepted':12} {report['accepted']}")
-    for one in report["rejected"]:
-        click.echo(f"{'rejected':12} {one['source']}: {one['reason']}")
-    click.echo(
-        f"{'parties':12} {parties}, any {chosen} of them together learn nothing else; "
-        f"{report['seconds']:.2f} s, {report['bytes'] / 1e6:.2f} MB"
-    )
+        click.echo(json.dumps(done.report | {"out": str(written) if written else None}))
+    else:
+        _tell(done.report, written)
+    sys.exit(1 if done.report["value"] is None else 0)
 
 
-def _refuse_later(function: str, later: Mapping[str, float | None]) -> None:
-    findings = []
-    if function in _LATER:
-        offered = ", ".join(_OFFERED)
-        findings.append(
-            Finding("--function", f"{function} is not offered yet", f"offered are {offered}")
+def _written(done: Done, history: RoundHistory | None, out: Path | None) -> Path | None:
+    if out is None:
+        return None
+    from veilgrid.report.risk_page import write_page
+
+    past = history.rounds() if history else []
+    shares = [(one.number, one.shares) for one in past if one.shares]
+    return write_page(out, done.report, done.plan, done.readings.values, shares)
+
+
+def _asked(options: Mapping[str, Any], *, is_watched: bool) -> tuple[Question, Setting]:
+    """Return question and setting; all findings at once."""
+    findings: list[Finding] = []
+    question, setting = None, None
+    parties = options["parties"]
+    try:
+        question = Question(
+            function=options["function"],
+            level=options["level"],
+            trim=options["trim"],
+            side=options["side"],
+            confidence=options["confidence"],
+            count_min=options["minimum"],
+            tolerance=options["tolerance"],
+            method=options["method"],
         )
-    findings += [
-        Finding(f"--{name}", "is not offered yet", "leave it out")
-        for name, value in later.items()
-        if value is not None
-    ]
+    except InputError as error:
+        findings += error.findings
+    kind = "sum" if options["function"] in _LINEAR else "median"
+    degree = options["degree"]
+    try:
+        chosen = policy.default_degree(parties, kind) if degree is None else degree
+        asked = "median" if is_watched else kind
+        policy.check(parties, chosen, asked, where=lambda name: f"--{name}")
+        setting = Setting(
+            parties=parties,
+            degree=chosen,
+            seed=options["seed"],
+            processes=options["processes"],
+            rating=options["rating"],
+            measured=options["measured"],
+            trust=TrustSettings(tiers=_tiers(options["tiers"])),
+        )
+    except InputError as error:
+        findings += error.findings
+    findings += _limits(options)
+    if findings or question is None or setting is None:
+        raise InputError(findings)
+    return question, setting
+
+
+def _limits(options: Mapping[str, Any]) -> list[Finding]:
+    findings = []
+    rating, measured = options["rating"], options["measured"]
+    if rating is not None and not rating > 0:
+        findings.append(Finding("--rating", f"found {rating:g}, expected more than 0"))
+    if measured is not None and rating is None:
+        problem = "is compared with the figure only where a rating is given"
+        findings.append(Finding("--measured", problem, "add --rating"))
+    if not options["tolerance"] >= 0:
+        findings.append(
+            Finding("--tolerance", f"found {options['tolerance']:g}, expected 0 or more")
+        )
+    if rating is not None and options["function"] == "variance":
+        findings.append(Finding("--rating", "a variance is not compared with a rating"))
+    return findings
+
+
+def _tiers(text: str | None) -> dict[str, float]:
+    """Return weights of tiers; those that are not named keep theirs."""
+    tiers = dict(TrustSettings().tiers)
+    findings = []
+    for part in (text or "").split(","):
+        name, _, weight = part.strip().partition("=")
+        if not part.strip():
+            continue
+        try:
+            value = float(weight)
+        except ValueError:
+            value = 0.0
+        if name.lower() not in tiers or not value > 0:
+            offered = ", ".join(tiers)
+            problem = f"found {part.strip()!r}, expected one of {offered} = a number above 0"
+            findings.append(Finding("--tiers", problem))
+            continue
+        tiers[name.lower()] = value
     if findings:
         raise InputError(findings)
+    return tiers
+
+
+def _tell(report: Mapping[str, Any], written: Path | None) -> None:
+    """Print a short table for a person."""
+    rows: list[tuple[str, str]] = []
+    if report["value"] is None:
+        rows.append(("withheld", "the figure cannot be true:"))
+        rows += [("", fault) for fault in report["electrical_check"]["faults"]]
+    else:
+        sure = f"{report['confidence']:.0%}"
+        rows.append((report["function"], f"{report['value']:.6g}"))
+        if report["confidence_interval"]:
+            low, high = report["confidence_interval"]
+            rows.append((f"{sure} within", f"{low:.6g} .. {high:.6g}"))
+            side = "at most" if report["side"] == "upper" else "at least"
+            rows.append((f"{sure} {side}", f"{report['risk_adjusted']:.6g}"))
+        if "overloaded" in report:
+            state = "overloaded" if report["overloaded"] else "within its rating"
+            rows.append(("rating", f"{report['rating']:g}: {state}, {report['loading']:.1%}"))
+    rows.append(("accepted", str(report["accepted"])))
+    rows += [("rejected", f"{one['source']}: {one['reason']}") for one in report["rejected"]]
+    rows += [
+        ("watched", f"{one['source']}: {one['conduct']}, reliability {one['reliability']:.2f}")
+        for one in report.get("conduct", [])
+    ]
+    rows.append(
+        (
+            "parties",
+            f"{report['parties']}, any {report['degree']} of them together learn nothing else; "
+            f"{report['seconds']:.2f} s, {report['bytes'] / 1e6:.2f} MB",
+        )
+    )
+    if written:
+        rows.append(("report", str(written)))
+    width = max(12, *(len(name) for name, _ in rows))
+    for name, text in rows:
+        click.echo(f"{name:{width}} {text}")

@@ -73,6 +73,9 @@ class _Rows:
     def __len__(self) -> int:
         return int(self.is_present.sum())
 
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, row in self.place.items() if self.is_present[row])
+
     def __contains__(self, name: str) -> bool:
         row = self.place.get(name)
         return row is not None and bool(self.is_present[row])

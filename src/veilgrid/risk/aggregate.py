@@ -257,9 +257,12 @@ def _bits(method: str, count: int) -> int:
 
 
 def _scale(lower: npt.NDArray[np.float64], upper: npt.NDArray[np.float64], bits: int) -> float:
-    """Return the finest power of ten, at most a million steps a unit, that fits the bits."""
+    """Return the finest power of ten, at most a million steps a unit, that fits the bits.
+
+    Only a histogram, whose bins are wider anyway, may have steps of more than a unit.
+    """
     largest = float(max(np.abs(lower).max(), np.abs(upper).max()))
-    for power in range(6, -7, -1):
+    for power in range(6, -13 if bits == _HISTOGRAM_BITS else -1, -1):
         if largest * 10.0**power < 2 ** (bits - 1):
             return float(10**power) if power >= 0 else 10.0**power
     problem = f"bounds of up to {largest:g} do not fit {bits} bits"

@@ -71,6 +71,8 @@ class Member:
         What the journal holds, oldest first.
     intake_ns, patience_ns, patience_count
         See :class:`~veilgrid.mpc.party.Party`.
+    mailbox_of
+        Makes the mailbox of a round; another kind for very many clients.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Member:
         intake_ns: int = 1_000_000_000,
         patience_ns: int = 10_000_000_000,
         patience_count: int = 3,
+        mailbox_of: Callable[..., Mailbox] = Mailbox,
     ) -> None:
         invariant(me in terms.seats, "a member has a seat")
         self.me, self.terms, self.seat = me, terms, terms.seats.index(me) + 1
@@ -111,6 +114,7 @@ class Member:
         self._early: dict[NodeId, deque[Received]] = {}
         self._call: Call | None = None
         self._mailbox: Mailbox | None = None
+        self._mailbox_of = mailbox_of
         self._missing: dict[bytes, set[str]] = {}
 
     def handle(self, event: Event) -> list[Effect]:
@@ -189,7 +193,7 @@ class Member:
 
     def _party(self, call: Call, session: bytes) -> Party:
         names = self.terms.names(call.members)
-        self._mailbox = Mailbox(
+        self._mailbox = self._mailbox_of(
             names.index(self.me) + 1,
             len(names),
             call.degree,
@@ -232,7 +236,10 @@ class Member:
         mailbox = self._mailbox
         if mailbox is None or mailbox.session != session:
             return []
-        settled = set(mailbox.received) | self._missing.get(session, set())
+        missing = self._missing.get(session, set())
+        if len(mailbox.received) + len(missing) < len(self._clients):
+            return []
+        settled = set(mailbox.received) | missing
         if not settled >= set(self._clients):
             return []
         return self._step(session, TimerFired("intake"))
