@@ -1,16 +1,18 @@
 """A private figure: what is planned, what the committee opens, what happens if some cheat."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from veilgrid.cli._committee import Committee, secure_round
+from veilgrid.cli._committee import Committee, Task, secure_round
 from veilgrid.errors import InputError, RunAborted
-from veilgrid.mpc.form import Form
+from veilgrid.mpc.form import NOTHING, Form
 from veilgrid.mpc.noise import noise_bits, with_noise
 from veilgrid.mpc.plain import Plain
+from veilgrid.risk import privacy_bulk
 from veilgrid.risk.privacy import (
     MODES,
     Guarantee,
@@ -21,6 +23,7 @@ from veilgrid.risk.privacy import (
 )
 from veilgrid.risk.privacy_round import (
     PrivateQuestion,
+    PrivateRound,
     Source,
     answer_of,
     ask,
@@ -49,7 +52,19 @@ def round_of(question: PrivateQuestion, values: dict[str, int], **changed: Any) 
     inputs: dict[str, Any] = dict(inputs_of(question, values, SeededRandomness(9)))
     inputs.update(changed)
     committee = Committee.fresh(who.parties, who.degree, b"private", 11)
-    return secure_round(committee, forms_of(question), inputs, program_of(question, 2)).result
+    round_ = PrivateRound(question, 2)
+    forms = forms_of(question)
+    return secure_round(committee, forms, inputs, partial(program_of, round_)).result
+
+
+def bulk_round_of(question: PrivateQuestion, values: dict[str, int]) -> dict[str, Any]:
+    """The same through the intake for many clients."""
+    who = question.who
+    forms = dict.fromkeys((one.name for one in question.sources), NOTHING)
+    inputs = privacy_bulk.inputs_of(question, values, SeededRandomness(9))
+    committee = Committee.fresh(who.parties, who.degree, b"private", 11)
+    task = Task(privacy_bulk.program_of, PrivateRound(question, 2), privacy_bulk.mailbox_of)
+    return secure_round(committee, forms, inputs, task).result
 
 
 def numbers_of(result: dict[str, Any]) -> list[int]:
@@ -87,6 +102,37 @@ def test_the_error_has_the_standard_deviation_that_was_printed(mode: str, functi
     spread = question.plan.noise_sd / scale
     assert abs(np.mean(errors)) < 4.5 * spread / math.sqrt(60)
     assert 0.7 < np.std(errors) / spread < 1.35
+
+
+@pytest.mark.parametrize("mode", ["committee", "devices", "local"])
+def test_the_intake_for_many_clients_gives_the_same_kind_of_answer(mode: str) -> None:
+    """At the bounds, missing, and out of bounds: each is taken for what it is."""
+    sources, values = fleet(12)
+    values |= {"s0": 0, "s1": 10_000, "s3": 10_001, "s4": -5}
+    del values["s5"]
+    question = ask("weighted-mean", sources, PROMISE, Who(12), mode=mode)
+    result = bulk_round_of(question, values)
+    refused = {"s5"} if mode == "local" else {"s3", "s4", "s5"}
+    assert set(result["flags"]) == refused
+    kept = {k: min(max(v, 0), 10_000) for k, v in values.items() if k not in refused}
+    assert sorted(result["clients"]) == sorted(kept)
+    weights = question.weights
+    mass = sum(weights[k] for k in kept)
+    truth = sum(weights[k] * v for k, v in kept.items()) / mass
+    found = answer_of(question, numbers_of(result), result["clients"])
+    assert abs(found - truth) < 6 * question.plan.noise_sd / mass
+
+
+def test_the_intake_for_many_clients_counts_bins_at_both_ends() -> None:
+    sources, values = fleet(60)
+    sources = [Source(one.name, one.lower, one.upper) for one in sources]
+    values |= {"s0": 0, "s1": 10_000, "s2": 10_001}
+    question = ask("median", sources, Guarantee(9.0, 1e-3), Who(60))
+    result = bulk_round_of(question, values)
+    assert list(result["flags"]) == ["s2"]
+    found = answer_of(question, numbers_of(result), result["clients"])
+    del values["s2"]
+    assert abs(found - np.median(list(values.values()))) < 2500
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -172,6 +218,8 @@ def test_reading_off_a_histogram_agrees_with_numpy() -> None:
     assert trimmed == pytest.approx(ordered[10_000:90_000].mean(), rel=0.01)
     tail = read_off("cvar", 0.9, counts, edges)
     assert tail == pytest.approx(ordered[90_000:].mean(), rel=0.01)
+    tail = read_off("cvar", 0.9, counts, edges, "lower")
+    assert tail == pytest.approx(ordered[:10_000].mean(), rel=0.05)
     assert read_off("median", 0.0, [-1.0] * 64, edges) == 800
 
 

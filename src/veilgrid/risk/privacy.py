@@ -25,7 +25,8 @@ SLOTS_A_DAY: Final = 96
 
 _ADDED: Final = frozenset({"sum", "mean", "weighted-mean"})
 _COUNTED: Final = frozenset({"median", "quantile", "trimmed-mean", "cvar"})
-_SIGMA_AIM: Final = 500.0
+_SIGMA_AIM: Final = 100.0
+_SIGMA_AIM_BINS: Final = 40.0  # a histogram draws one number a bin
 _TAIL: Final = 2.0**-60
 
 
@@ -115,8 +116,9 @@ class Plan:
         What one release costs, in coarse steps.
     factor, shift
         The figure in coarse steps is ``figure * factor`` divided by ``2**shift``, rounded down.
-    share_variance : coarse steps squared
-        Of the noise that each party or device adds; 0 if the committee draws it jointly.
+    share_ratio : coarse steps squared
+        Variance of the noise that each party or device adds, as numerator and denominator; 0 if
+        the committee draws it jointly.
     share_bound : coarse steps
         No valid share of noise is larger.
     noise_sd : steps
@@ -128,9 +130,14 @@ class Plan:
     charge: Charge
     factor: int
     shift: int
-    share_variance: Fraction
+    share_ratio: tuple[int, int]
     share_bound: int
     noise_sd: float
+
+    @property
+    def share_variance(self) -> Fraction:
+        """Return the variance of one share of noise."""
+        return Fraction(*self.share_ratio)
 
     @property
     def quantum(self) -> float:
@@ -191,7 +198,7 @@ def plan_noise(
         problem = f"epsilon {guarantee.epsilon:g} for {guarantee.releases} releases asks for noise"
         problem += f" of {rough:.0f} times the largest change by one device"
         raise InputError([Finding("--epsilon", problem, "raise epsilon or release less often")])
-    coarse = max(int(_SIGMA_AIM / rough), 1)
+    coarse = max(int((_SIGMA_AIM if numbers == 1 else _SIGMA_AIM_BINS) / rough), 1)
     factor, shift = _coarse(sensitivity, coarse, bound)
     reach = -(-factor * sensitivity // 2**shift)
     slack = _slack(kind, mode, guarantee.epsilon, who)
@@ -204,7 +211,14 @@ def plan_noise(
     variance, share_bound, total = _shares(mode, sigma, who, squares or who.devices)
     quantum = 2.0**shift / factor
     return Plan(
-        mode, guarantee, charge, factor, shift, variance, share_bound, math.sqrt(total) * quantum
+        mode,
+        guarantee,
+        charge,
+        factor,
+        shift,
+        variance.as_integer_ratio(),
+        share_bound,
+        math.sqrt(total) * quantum,
     )
 
 

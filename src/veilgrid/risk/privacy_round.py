@@ -4,7 +4,7 @@ Sums are released with noise on the sum; medians, quantiles, trimmed means and t
 off a histogram whose counts carry noise. Nothing but the noisy numbers is opened.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,6 +61,8 @@ class PrivateQuestion:
         ``sum``, ``mean``, ``weighted-mean``, ``median``, ``quantile``, ``trimmed-mean``, ``cvar``.
     level : 0..1
         Of the quantile, of the tail mean, or the part trimmed off each end.
+    side
+        Which tail the tail mean is of, ``upper`` or ``lower``.
     sources
     who
         Who takes part.
@@ -72,6 +74,7 @@ class PrivateQuestion:
 
     function: str
     level: float
+    side: str
     sources: tuple[Source, ...]
     who: Who
     plan: Plan
@@ -92,12 +95,13 @@ def ask(
     *,
     mode: str = "committee",
     level: float = 0.5,
+    side: str = "upper",
 ) -> PrivateQuestion:
     """Plan a private figure.
 
     Parameters
     ----------
-    function, level
+    function, level, side
         See :class:`PrivateQuestion`.
     sources
         Who is asked. Their bounds and weights are the only thing that the noise depends on.
@@ -116,7 +120,7 @@ def ask(
         largest = max(one.weight for one in listed)
         total = sum(one.weight for one in listed)
         plan = plan_noise(mode, guarantee, who, largest, numbers=2, bound=total)
-        return PrivateQuestion(function, level, listed, who, plan, _edges(listed))
+        return PrivateQuestion(function, level, side, listed, who, plan, _edges(listed))
     weighted = function == "weighted-mean"
     weights = [one.weight if weighted else 1 for one in listed]
     reach = [w * (one.upper - one.lower) for w, one in zip(weights, listed, strict=True)]
@@ -127,12 +131,12 @@ def ask(
         reach = [one.upper - one.lower for one in listed]
     squares = sum(w * w for w in weights)
     plan = plan_noise(mode, guarantee, who, max(*reach, 1), bound=bound, squares=squares)
-    return PrivateQuestion(function, level, listed, who, plan)
+    return PrivateQuestion(function, level, side, listed, who, plan)
 
 
 def _edges(sources: Sequence[Source]) -> tuple[int, ...]:
     low, high = min(one.lower for one in sources), max(one.upper for one in sources)
-    width = max(high - low, BINS)
+    width = max(high - low + 1, BINS)  # the last edge lies beyond the highest reading
     return tuple(low + width * k // BINS for k in range(BINS + 1))
 
 
@@ -175,13 +179,19 @@ def _form(question: PrivateQuestion, source: Source) -> Form:
         return _bins_form(source, question.edges)
     if plan.mode == "local":
         # One number, noise included: not even all parties together see the reading.
-        low, high = _rounded(plan, source.lower), _rounded(plan, source.upper)
-        return number(low - plan.share_bound, high + plan.share_bound)
+        return number(*local_bounds(plan, source))
     form = number(source.lower, source.upper)
     return with_noise(form, plan.share_bound) if plan.mode == "devices" else form
 
 
-def _rounded(plan: Plan, value: int) -> int:
+def local_bounds(plan: Plan, source: Source) -> tuple[int, int]:
+    """Return the bounds of a coarse reading with a device's own noise."""
+    low, high = rounded(plan, source.lower), rounded(plan, source.upper)
+    return low - plan.share_bound, high + plan.share_bound
+
+
+def rounded(plan: Plan, value: int) -> int:
+    """Return a reading in coarse steps."""
     return (value * plan.factor) >> plan.shift
 
 
@@ -224,14 +234,14 @@ def inputs_of(
     forms, plan = forms_of(question), question.plan
     out: dict[str, list[int]] = {}
     asked = [one for one in question.sources if one.name in values]
-    noises = _shares_of_noise(plan, len(asked), randomness)
+    noises = shares_of_noise(plan, len(asked), randomness)
     for one, noise in zip(asked, noises, strict=True):
         form, value = forms[one.name], values[one.name]
         if plan.mode == "local":
             # A device cannot be caught lying here, so an honest one keeps its own bounds.
             within = min(max(value, one.lower), one.upper)
             out[one.name] = range_bits(
-                _rounded(plan, within) + noise - form.offsets[0], form.weights[0]
+                rounded(plan, within) + noise - form.offsets[0], form.weights[0]
             )
             continue
         bits = _reading_bits(one, value, form, question.edges)
@@ -240,7 +250,7 @@ def inputs_of(
         out[one.name] = bits
     if plan.mode == "parties":
         count = BINS if question.edges else 1
-        drawn = _shares_of_noise(plan, count * question.who.parties, randomness)
+        drawn = shares_of_noise(plan, count * question.who.parties, randomness)
         single = number(-plan.share_bound, plan.share_bound)
         for party in range(question.who.parties):
             own = drawn[party * count : (party + 1) * count]
@@ -258,7 +268,7 @@ def _reading_bits(source: Source, value: int, form: Form, edges: Sequence[int]) 
     return [int(is_valid and _bin(value, edges) == b) for b in allowed]
 
 
-def _shares_of_noise(plan: Plan, count: int, randomness: Randomness) -> list[int]:
+def shares_of_noise(plan: Plan, count: int, randomness: Randomness) -> list[int]:
     """Draw shares of noise; one beyond its bound is drawn again."""
     if plan.mode == "committee":
         return [0] * count
@@ -276,35 +286,42 @@ def _shares_of_noise(plan: Plan, count: int, randomness: Randomness) -> list[int
 # -- the round -----------------------------------------------------------------------------------
 
 
-def program_of(question: PrivateQuestion, count_min: int) -> Callable[[Mailbox], Program]:
-    """Return, for a party's mailbox, its program: check inputs, add noise, open.
+@dataclass(frozen=True, slots=True)
+class PrivateRound:
+    """A question, and how many devices must have valid readings before anything opens."""
 
-    The program's result maps ``numbers`` to the opened integers, ``clients`` to the devices that
-    counted, ``flags`` to why others did not, and ``silent`` to parties without valid noise.
+    question: PrivateQuestion
+    count_min: int
+
+
+def program_of(round_: PrivateRound, mailbox: Mailbox) -> Program:
+    """Return a party's program: check inputs, add noise, open.
+
+    Its result maps ``numbers`` to the opened integers, ``clients`` to the devices that counted,
+    ``flags`` to why others did not, and ``silent`` to parties without valid noise.
     """
+    question, count_min = round_.question, round_.count_min
 
-    def for_mailbox(mailbox: Mailbox) -> Program:
-        def program(mpc: Engine) -> Steps[dict[str, object]]:
-            batch = yield from intake(mpc, mailbox, count_min)
-            devices = {k: v for k, v in batch.values.items() if not k.startswith(_NOISE)}
-            noises = [v for k, v in batch.values.items() if k.startswith(_NOISE)]
-            silent = [name for name in batch.flags if name.startswith(_NOISE)]
-            _check_presence(question, len(devices), len(silent), count_min)
-            opened = yield from released(mpc, question, devices, noises)
-            return {
-                "numbers": [str(value) for value in opened],
-                "clients": list(devices),
-                "flags": {k: v for k, v in batch.flags.items() if k not in silent},
-                "replaced": list(batch.replaced),
-                "silent": [name.removeprefix(_NOISE) for name in silent],
-            }
+    def program(mpc: Engine) -> Steps[dict[str, object]]:
+        batch = yield from intake(mpc, mailbox, count_min)
+        devices = {k: v for k, v in batch.values.items() if not k.startswith(_NOISE)}
+        noises = [v for k, v in batch.values.items() if k.startswith(_NOISE)]
+        silent = [name for name in batch.flags if name.startswith(_NOISE)]
+        check_presence(question, len(devices), len(silent), count_min)
+        opened = yield from released(mpc, question, devices, noises)
+        return {
+            "numbers": [str(value) for value in opened],
+            "clients": list(devices),
+            "flags": {k: v for k, v in batch.flags.items() if k not in silent},
+            "replaced": list(batch.replaced),
+            "silent": [name.removeprefix(_NOISE) for name in silent],
+        }
 
-        return program
-
-    return for_mailbox
+    return program
 
 
-def _check_presence(question: PrivateQuestion, devices: int, silent: int, count_min: int) -> None:
+def check_presence(question: PrivateQuestion, devices: int, silent: int, count_min: int) -> None:
+    """End the computation where too few add readings or noise."""
     who, plan = question.who, question.plan
     if devices < count_min:
         raise RunAborted(f"only {devices} valid readings, at least {count_min} are needed")
@@ -361,13 +378,19 @@ def answer_of(question: PrivateQuestion, numbers: Sequence[int], clients: Sequen
     # Local readings were rounded down one by one: half a coarse step is missing for each.
     figures = [plan.steps(value, total if plan.mode == "local" else 1) for value in numbers]
     if question.edges:
-        return read_off(question.function, question.level, figures, question.edges)
+        return read_off(question.function, question.level, figures, question.edges, question.side)
     if question.function == "sum":
         return figures[0]
     return figures[0] / total
 
 
-def read_off(function: str, level: float, counts: Sequence[float], edges: Sequence[int]) -> float:
+def read_off(
+    function: str,
+    level: float,
+    counts: Sequence[float],
+    edges: Sequence[int],
+    side: str = "upper",
+) -> float:
     """Return a quantile, trimmed mean or mean of the upper tail of a noisy histogram.
 
     Parameters
@@ -380,6 +403,8 @@ def read_off(function: str, level: float, counts: Sequence[float], edges: Sequen
         With noise; negative ones count as 0.
     edges : (bin + 1,)
         Where bins begin and end.
+    side
+        Which tail the tail mean is of.
     """
     masses = np.maximum(np.asarray(counts, np.float64), 0.0)
     total = float(masses.sum())
@@ -394,6 +419,8 @@ def read_off(function: str, level: float, counts: Sequence[float], edges: Sequen
             return _inverse(shares, places, level)
         case "trimmed-mean":
             return _mean_between(shares, places, level, 1 - level)
+        case _ if side == "lower":
+            return _mean_between(shares, places, 0.0, 1 - level)
         case _:
             return _mean_between(shares, places, level, 1.0)
 
