@@ -18,23 +18,29 @@ from veilgrid.grid.lindistflow import Limits
 from veilgrid.roles.masked import plan_masked
 from veilgrid.roles.masked_ledger import LedgerRun, plan_neighbour_ledger
 from veilgrid.roles.obstacles import Obstacle, obstacles
+from veilgrid.roles.sealed.day import plan_sealed
 from veilgrid.secret import SystemRandomness
 
 REPLAN_COUNT_MAX = 6
 """Wider margins tried before a plan that fails the AC check is given up."""
 
-LOCAL_MARGINS = frozenset({"central", "exchange", "ledger", "masked"})
+LOCAL_MARGINS = frozenset(
+    {"central", "exchange", "ledger", "masked", "neighbour", "neighbour-ledger", "sealed"}
+)
 """Schemes whose limits may differ by bus and interval; the others keep one margin for all."""
 
 EXPOSED = {
     "alone": "nothing: nobody plans together",
     "central": "the operator sees every bid, device and load",
     "exchange": "the coordinator sees each site's net demand and cost in every iteration",
-    "neighbour": "neighbouring sites see flows and voltages of the branch they share",
+    "neighbour": "parents see sums over what hangs below them, of a leaf its own net demand; "
+    "all see prices and binding limits",
     "ledger": "everybody who reads the ledger sees every bid, device, load and schedule",
     "neighbour-ledger": "everybody who reads the ledger sees every bid and every iterate",
     "masked": "workers and validators see masked problems, from which schedules, forecasts and "
     "battery sizes can be read (veilgrid audit); the coordinator sees net demands",
+    "sealed": "each site sees its own prices; all parties see which limits bind, which way the "
+    "exchange goes, total cost and gap; no site's data below the corruption bound",
 }
 """Who sees what under each scheme [model 4]."""
 
@@ -187,6 +193,12 @@ def _masked(day: Day, limits: Limits, start: object, progress: ProgressSink | No
     return found.coordination
 
 
+def _sealed(
+    day: Day, limits: Limits, _start: object, progress: ProgressSink | None
+) -> Coordination:
+    return plan_sealed(day, limits, randomness=SystemRandomness(), progress=progress)
+
+
 SCHEMES: dict[str, Scheme] = {
     "alone": _alone,
     "central": _central,
@@ -195,6 +207,7 @@ SCHEMES: dict[str, Scheme] = {
     "neighbour-ledger": _neighbour_ledger,
     "exchange": _exchange,
     "masked": _masked,
+    "sealed": _sealed,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from veilgrid.admm.exchange import SUSPICION, TIGHTENED, ExchangeSettings
+from veilgrid.admm.exchange import TIGHTENED, ExchangeSettings
 from veilgrid.errors import invariant
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.mixing import PLAIN, MixingRule, Mixture
@@ -21,8 +21,16 @@ BIDS: Final = "bids"
 WISH: Final = "wish"
 ANSWER: Final = "answer"
 REGRET: Final = "regret"
+PULL: Final = "pull"
+SURPLUS: Final = "surplus"
 CERTIFICATE: Final = "certificate"
 DONE: Final = "done"
+
+SUSPICION: Final = (4, 8, 16, 32, 64, 128)
+"""Iterations from which a bound far above the cost makes the day suspect of being infeasible."""
+
+SUSPICIOUS_GAP: Final = -0.05
+"""Claimed gap, relative to the cost, below which a day is suspect."""
 
 CONVERGED: Final = "converged"
 LIMIT: Final = "iteration_limit"
@@ -38,7 +46,8 @@ class Task:
     number
         Of the computation; differs also between repetitions.
     kind
-        :data:`BIDS`, :data:`WISH`, :data:`ANSWER`, :data:`REGRET` or :data:`CERTIFICATE`.
+        :data:`BIDS`, :data:`WISH`, :data:`ANSWER`, :data:`REGRET`, :data:`PULL`,
+        :data:`SURPLUS` or :data:`CERTIFICATE`.
     iteration
         Of the coordination, from 1.
     """
@@ -87,12 +96,14 @@ class Course:
     status: str = ""
     certificate: dict[str, Any] = field(default_factory=dict)
     bid_task: int = 0
+    unmet: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rule = MixingRule(self.settings.memory, self.settings.mixing_interval)
         self._strength = 0.0
         self._exchange_cost = 0.0
         self._passes = 0
+        self._suspected = 0
         self._residual_tried = float("inf")
         self._claimed = (0.0, 0.0)
 
@@ -136,6 +147,10 @@ class Course:
                 return dict.fromkeys(self.members, 2 * times + 2 + self.product_count)
             case "regret":
                 return dict.fromkeys(self.members, 1)
+            case "pull":
+                return {}
+            case "surplus":
+                return dict.fromkeys(self.members, 2 * times + 1)
             case _:
                 return {bus: sum(shapes[bus].proof_parts.values()) for bus in self.members}
 
@@ -157,7 +172,7 @@ class Course:
             ],
             "excluded": {str(bus): reason for bus, reason in self.excluded.items()},
             "certificate": self.certificate,
-            "unmet": self.binding.active().unmet() if self.status == INFEASIBLE else [],
+            "unmet": self.unmet if self.status == INFEASIBLE else [],
             "inner": self.register.inner,
         }
 
@@ -177,6 +192,10 @@ class Course:
                 self._on_answer(result, iteration)
             case "regret":
                 self._on_regret(result, iteration)
+            case "pull":
+                self._go(SURPLUS, iteration)
+            case "surplus":
+                self._on_surplus(result, iteration)
             case _:
                 invariant(kind == CERTIFICATE, "nothing follows the end of a day")
                 self._on_certificate(result)
@@ -210,11 +229,6 @@ class Course:
         self.registers[iteration] = self.register
         self._strength = float(result.get("strength", 0.0))
         self._passes = int(result["passes"])
-        is_suspect = iteration in SUSPICION or iteration == self.settings.iteration_count_max
-        if is_suspect and self.bindings[iteration].active().unmet():
-            self.status = INFEASIBLE
-            self._go(DONE, iteration)
-            return
         self._go(ANSWER, 1 if iteration == 1 else iteration + 1)
 
     def _on_answer(self, result: dict[str, Any], iteration: int) -> None:
@@ -226,8 +240,27 @@ class Course:
         if iteration > 1:
             self.mixture = self.rule.decide(products)
         self._claimed = (cost, gap)
-        if result["fits"] and not residual > 0.7 * self._residual_tried:
+        if self._is_suspect(iteration, cost, gap):
+            self._go(PULL, iteration)
+        elif result["fits"] and not residual > 0.7 * self._residual_tried:
             self._go(REGRET, iteration)
+        else:
+            self._resume(iteration)
+
+    def _is_suspect(self, iteration: int, cost: float, gap: float) -> bool:
+        """Whether prices rise as if limits could not be met."""
+        due = [number for number in SUSPICION if number <= iteration]
+        is_far = gap < SUSPICIOUS_GAP * max(abs(cost), self.turnover_min)
+        if not is_far or len(due) <= self._suspected or not self.binding.active().binding():
+            return False
+        self._suspected = len(due)
+        return True
+
+    def _on_surplus(self, result: dict[str, Any], iteration: int) -> None:
+        if float(result["surplus"]) > 0.0:
+            self.unmet = result["unmet"]
+            self.status = INFEASIBLE
+            self._go(DONE, iteration)
         else:
             self._resume(iteration)
 

@@ -129,7 +129,7 @@ class MixingMemory:
         """Return each site's products, (site, product), for the step ``point -> point + step``."""
         square = np.einsum("se,se->s", step, step)[:, np.newaxis]
         if not is_due:
-            return square
+            return np.asarray(square, dtype=np.float64)
         steps = [*self._steps, step][-(self._steps.maxlen or 1) :]
         images = [*self._images, point + step][-(self._images.maxlen or 1) :]
         apart = [image - images[-1] for image in images[:-1]]

@@ -33,7 +33,9 @@ from veilgrid.roles.sealed.program import (
     certificate_program,
     client_of,
     fallbacks,
+    pull_program,
     regret_program,
+    surplus_program,
     vector_form,
     wish_program,
 )
@@ -133,7 +135,10 @@ class SealedParty:
             patience_ns=self._patience_ns,
         )
         effects: list[Effect] = [SetTimer(f"{_DEADLINE} {task.number}", self._patience_ns)]
-        for event in self._early.pop(task.number, []):
+        early = self._early.pop(task.number, [])
+        if not self._mailboxes[task.number].clients:
+            effects += self._run()
+        for event in early:
             effects += self.handle(event)
         return effects
 
@@ -230,6 +235,10 @@ class SealedParty:
                 )
             case "regret":
                 steps = regret_program(mpc, mailbox)
+            case "pull":
+                steps = pull_program(mpc, self._priced(), still)
+            case "surplus":
+                steps = surplus_program(mpc, course.register, mailbox, self._priced(), still)
             case _:
                 steps = certificate_program(
                     mpc, course.register, self._shapes, bids, mailbox, self._priced(), still

@@ -40,6 +40,7 @@ from veilgrid.roles.sealed.step import (
     ActiveSet,
     StepResult,
     below_zero,
+    excess_of,
     limit_checks,
     network_duals,
     network_step,
@@ -206,7 +207,8 @@ def wish_program(
     taken = yield from take_in(mpc, mailbox, POWER_MAX)
     if taken.flags:
         return taken.refusal
-    step = yield from _step(mpc, register, {**taken.vectors, **still}, binding)
+    wish_p, wish_q = _network(mpc, register, {**taken.vectors, **still})
+    step = yield from network_step(mpc, register, wish_p, wish_q, binding.active())
     yield from mpc.agree()
     for bus in sorted(taken.vectors):
         mpc.deliveries.append((f"{bus}", "prices", _prices(mpc, register, step, bus)))
@@ -242,13 +244,6 @@ def _prices(mpc: Engine, register: Register, step: StepResult, bus: int) -> Word
     if not register.limits.are_absent:
         prices.append(step.price(zero, bus, is_reactive=True))
     return concatenate(prices).data
-
-
-def _step(
-    mpc: Engine, register: Register, vectors: Mapping[int, Shares], binding: Binding
-) -> Steps[StepResult]:
-    wish_p, wish_q = _network(mpc, register, vectors)
-    return (yield from network_step(mpc, register, wish_p, wish_q, binding.active()))
 
 
 def _strength(mpc: Engine, step: StepResult) -> Steps[dict[str, Any]]:
@@ -356,6 +351,63 @@ def regret_program(mpc: Engine, mailbox: Mailbox) -> Steps[dict[str, Any]]:
         return taken.refusal
     opened = yield from mpc.open_elements(_total(list(taken.vectors.values())).data)
     return {"regret": opened[0] / 2.0**AMOUNT_BITS}
+
+
+# -- pull and surplus: can the limits be met at all? -----------------------------------------------
+
+
+def pull_program(mpc: Engine, priced: Priced, still: Mapping[int, Shares]) -> Steps[dict[str, Any]]:
+    """Send each site the part of its prices that comes from network rows."""
+    step = yield from priced.duals(mpc, still)
+    zero = mpc.constant([0])
+    yield from mpc.agree()
+    for name in sorted(priced.wishes.received):
+        bus = bus_of(name)
+        pulls = concatenate([step.pull(zero, bus), step.pull(zero, bus, is_reactive=True)])
+        mpc.deliveries.append((f"{bus}", "pull", pulls.data))
+    return {}
+
+
+def surplus_program(
+    mpc: Engine,
+    register: Register,
+    mailbox: Mailbox,
+    priced: Priced,
+    still: Mapping[int, Shares],
+) -> Steps[dict[str, Any]]:
+    """Open whether the rows in force exceed their bounds whatever the sites do [sealed 7].
+
+    Each vector holds the demands that relieve the rows most, by their strengths, and the weighted
+    sum that is left. Where all sites together still exceed the weighted bounds, no plan keeps the
+    limits; by how much these demands exceed each row opens then.
+    """
+    taken = yield from take_in(mpc, mailbox, AMOUNT_MAX)
+    if taken.flags:
+        return taken.refusal
+    step = yield from priced.duals(mpc, still)
+    zero, times = mpc.constant([0]), register.interval_count
+    least = _total([one[2 * times :] for one in taken.vectors.values()])
+    pulls = [
+        concatenate([step.pull(zero, bus), step.pull(zero, bus, is_reactive=True)]) for bus in still
+    ]
+    owed = zero
+    if pulls:
+        owed = yield from mpc.inner(
+            concatenate(pulls).claim(NARROW_PRICE), concatenate(still.values()).claim(POWER_MAX)
+        )
+    scale = PRIME_FIELD.scale
+    whole = scale(encode([2 ** (WIDE_BITS - AMOUNT_BITS)]), least.data)
+    bound = scale(encode([2**POWER_BITS]), step.rent(zero).data)
+    left = PRIME_FIELD.subtract(PRIME_FIELD.add(whole, owed.data), bound)
+    opened = yield from mpc.open_elements(left)
+    surplus = opened[0] / 2.0**WIDE_BITS
+    if not surplus > 0.0:
+        return {"surplus": surplus}
+    places = priced.binding.active().binding()
+    demand_p, demand_q = _network(mpc, register, {**taken.vectors, **still})
+    excess = yield from excess_of(mpc, register, demand_p, demand_q, places)
+    worst = [[*place, amount] for place, amount in zip(places, excess, strict=True) if amount > 0]
+    return {"surplus": surplus, "unmet": worst}
 
 
 # -- certificate ----------------------------------------------------------------------------------

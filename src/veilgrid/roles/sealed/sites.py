@@ -6,7 +6,7 @@ shares its own messages; the group only saves solving small problems one by one.
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -34,7 +34,16 @@ from veilgrid.qp.problem import QuadraticProgram
 from veilgrid.qp.solve import solve
 from veilgrid.roles.sealed.bid import Shape, bid_of, proof_of
 from veilgrid.roles.sealed.certificate import COST_BITS
-from veilgrid.roles.sealed.course import ANSWER, CERTIFICATE, DONE, REGRET, WISH, Course
+from veilgrid.roles.sealed.course import (
+    ANSWER,
+    CERTIFICATE,
+    DONE,
+    PULL,
+    REGRET,
+    SURPLUS,
+    WISH,
+    Course,
+)
 from veilgrid.roles.sealed.message import Agreement, Notice, Parcel, Stopped
 from veilgrid.roles.sealed.mixing import MixingMemory
 from veilgrid.roles.sealed.program import AMOUNT_BITS, BID, PRODUCT_BITS, client_of
@@ -84,6 +93,12 @@ def cheapest(sites: list[Site], price_p: Floats, price_q: Floats) -> Cheapest:
         for site, x in zip(sites, unstack(sites, solution.x), strict=True)
     ]
     return Cheapest(setpoints, multipliers)
+
+
+def free_of_cost(site: Site) -> Site:
+    """Return the same site with devices that cost nothing."""
+    nothing = np.zeros_like(site.linear)
+    return replace(site, quadratic=nothing, linear=nothing)
 
 
 def near(
@@ -176,6 +191,7 @@ class SiteGroup:
         self._memory = MixingMemory(self.course.settings.memory)
         shape = (len(self._own), register.interval_count)
         self._price_p, self._price_q = np.tile(register.buy, (len(self._own), 1)), np.zeros(shape)
+        self._pull_p, self._pull_q = np.zeros(shape), np.zeros(shape)
         self._wish = np.zeros((2, *shape))
         self._demand = np.zeros((2, *shape))
         self._step = np.zeros((2, *shape))
@@ -274,7 +290,7 @@ class SiteGroup:
     def _expected(self, result: dict[str, Any]) -> list[int]:
         if result.get("missing"):
             return []
-        if self.course.task.kind == WISH:
+        if self.course.task.kind in (WISH, PULL):
             return self._own
         return list(self._sites) if self.course.task.kind == CERTIFICATE else []
 
@@ -291,9 +307,12 @@ class SiteGroup:
                 continue
             prices = np.array(values, dtype=np.float64) * (unit / 2.0 ** (POWER_BITS + FACTOR_BITS))
             place, times = self._own.index(bus), self.course.register.interval_count
-            self._price_p[place] = prices[:times]
+            active, reactive = self._price_p, self._price_q
+            if self.course.task.kind == PULL:
+                active, reactive = self._pull_p, self._pull_q
+            active[place] = prices[:times]
             if len(prices) > times:
-                self._price_q[place] = prices[times:]
+                reactive[place] = prices[times:]
 
     # -- acting ---------------------------------------------------------------------------------
 
@@ -317,6 +336,12 @@ class SiteGroup:
             target = self._targets()
             arguments = (self._steps, self._price_p, self._price_q, target[0], target[1])
             return [Compute((_ANSWERED, task.number), near, arguments)]
+        if task.kind == PULL:
+            return []
+        if task.kind == SURPLUS:
+            sites = [free_of_cost(self._sites[bus]) for bus in self._own]
+            relief = (sites, self._pull_p, self._pull_q)
+            return [Compute((_CHEAPEST, task.number), cheapest, relief)]
         if task.kind in (REGRET, CERTIFICATE) and self._cheapest is None:
             return [self._compute(_CHEAPEST)]
         return self._send_proof()
@@ -335,6 +360,8 @@ class SiteGroup:
             price = np.stack([self._price_p, self._price_q])
             self._wish = self._demand + price * self._give()
             return self._send_wish()
+        if task.kind == SURPLUS:
+            return self._send_surplus(value)
         self._cheapest = value
         return self._send_regret() if task.kind == REGRET else self._send_proof()
 
@@ -418,6 +445,20 @@ class SiteGroup:
             now = site.cost(self._setpoints[place]) + self._paid(place, self._demand[:, place])
             least = site.cost(x) + self._paid(place, np.stack([site.demand_p(x), site.demand_q(x)]))
             vectors[bus] = [round((now - least) / unit * 2.0**AMOUNT_BITS)]
+        return self._submit(vectors, self._name())
+
+    def _send_surplus(self, relief: Cheapest) -> list[Effect]:
+        """Send the demands that relieve network rows most, and the weighted sum that is left."""
+        pairs = [(self._sites[bus], x) for bus, x in zip(self._own, relief.setpoints, strict=True)]
+        demand = np.array(
+            [[site.demand_p(x) for site, x in pairs], [site.demand_q(x) for site, x in pairs]]
+        )
+        left = (self._pull_p * demand[0] + self._pull_q * demand[1]).sum(axis=1)
+        steps = np.rint(left / self.course.register.unit * 2.0**AMOUNT_BITS)
+        vectors = {
+            bus: [*vector.tolist(), int(steps[place])]
+            for place, (bus, vector) in enumerate(self._pairs(demand).items())
+        }
         return self._submit(vectors, self._name())
 
     def _send_proof(self) -> list[Effect]:

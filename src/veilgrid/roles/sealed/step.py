@@ -16,7 +16,7 @@ import numpy as np
 from veilgrid.errors import RunAborted, invariant
 from veilgrid.grid.lindistflow import POLYGON_SIDES
 from veilgrid.grid.network import Floats
-from veilgrid.mpc import Mpc, Shares, Steps, concatenate
+from veilgrid.mpc import Engine, Mpc, Shares, Steps, concatenate
 from veilgrid.mpc._prime import apply_matrix
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
 from veilgrid.roles.sealed.register import (
@@ -218,6 +218,15 @@ class StepResult:
             out.append(total)
         return Shares(np.concatenate(out), COMPARED_BOUND, constant.constant)
 
+    def pull(self, constant: "Shares", bus: int, *, is_reactive: bool = False) -> Shares:
+        """Return the part of a bus's prices that comes from rows, (interval,), scale 2**62."""
+        whole = self.price(constant, bus, is_reactive=is_reactive)
+        if is_reactive:
+            return whole
+        own = [dual[:1] for dual in self.duals]
+        energy = PRIME_FIELD.scale(encode([2**FACTOR_BITS]), np.concatenate(own))
+        return Shares(PRIME_FIELD.subtract(whole.data, energy), COMPARED_BOUND, constant.constant)
+
     def rent(self, constant: "Shares") -> Shares:
         """Return what all binding rows collect, one element, scale 2**62 price units."""
         total = PRIME_FIELD.zeros(1)
@@ -288,6 +297,22 @@ def network_step(
         moves += [("row", interval, number) for interval, number in worst]
         current = _changed(register, current, moves, is_single=count > PASSES_AT_ONCE)
     raise RunAborted(f"the active set of the network step did not settle in {PASSES_MAX} passes")
+
+
+def excess_of(
+    mpc: Engine,
+    register: Register,
+    demand_p: Shares,
+    demand_q: Shares,
+    places: list[tuple[int, int]],
+) -> Steps[list[float]]:
+    """Open by how much net demands exceed some rows (row, interval), per-unit."""
+    plain = replace(register, inner=EXCESS_TOLERANCE)
+    nothing = ActiveSet([AT_HIGH] * register.interval_count, [{} for _ in register.buy])
+    work = _Step(mpc, plain, demand_p, demand_q)
+    rooms = work.rooms(work.still(nothing), places)
+    opened = yield from mpc.open_elements(np.concatenate(rooms))
+    return [-value / 2.0 ** (POWER_BITS + FACTOR_BITS) for value in opened]
 
 
 def network_duals(
@@ -433,6 +458,11 @@ class _Step:
                 slope = PRIME_FIELD.subtract(PRIME_FIELD.zeros(1), slope)
             tolerance = self._constant(EXCESS_TOLERANCE, POWER_BITS + FACTOR_BITS)
             checks.add("free", interval, 0, PRIME_FIELD.add(slope, tolerance))
+
+    def rooms(self, result: StepResult, places: list[tuple[int, int]]) -> list[Words]:
+        """Return what is left to some rows (row, interval)."""
+        drop = self._corrected_drop(result)
+        return [self._room(result, drop, number, interval) for number, interval in places]
 
     def _corrected_drop(self, result: StepResult) -> Words:
         """Return the drops (bus, interval) that the targets cause, scale 2**62."""

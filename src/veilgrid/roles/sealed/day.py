@@ -1,0 +1,367 @@
+"""A sealed day from its data to its plan: who knows what, the machines, and one way to run them."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from nacl.public import PrivateKey
+
+from veilgrid.admm.certify import turnover
+from veilgrid.admm.exchange import ExchangeSettings, Metric
+from veilgrid.admm.outcome import Coordination, Interrupted, Progress, ProgressSink, RunStatus
+from veilgrid.admm.reference import alone
+from veilgrid.errors import RunAborted
+from veilgrid.grid.day import Day
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.site import Site
+from veilgrid.machine import (
+    START,
+    Compute,
+    Computed,
+    Decide,
+    Effect,
+    Event,
+    Machine,
+    NodeId,
+    Received,
+    Send,
+    TimerFired,
+)
+from veilgrid.roles.sealed.bid import Shape
+from veilgrid.roles.sealed.course import Course
+from veilgrid.roles.sealed.message import Agreement, Stopped
+from veilgrid.roles.sealed.party import SealedParty
+from veilgrid.roles.sealed.program import Tolerances
+from veilgrid.roles.sealed.register import Register
+from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys, SiteOutcome
+from veilgrid.secret import Randomness, Secret
+from veilgrid.signature import Signer
+
+SITES: Final = NodeId("sites")
+
+SETTINGS: Final = ExchangeSettings(change_count_max=0)
+"""As of `exchange`, but penalties stay: balancing them would need more sums to open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicDay:
+    """What everybody knows before gate closure.
+
+    Attributes
+    ----------
+    register
+        Network, tariff, and penalties from the rated ranges of the connections.
+    shapes
+        Which devices each site has, by bus.
+    turnover_min : price units
+        Gaps are relative to the cost, but at least to this.
+    """
+
+    register: Register
+    shapes: tuple[Shape, ...]
+    settings: ExchangeSettings
+    turnover_min: float
+    flexible: tuple[int, ...]
+
+    @classmethod
+    def of(cls, day: Day, limits: Limits, settings: ExchangeSettings = SETTINGS) -> "PublicDay":
+        """Take the public part of a day."""
+        metric = Metric.of(day, limits, settings.penalty, settings.evenness)
+        members = list(day.flexible)
+        give_p, give_q = np.zeros(len(day.sites)), np.zeros(len(day.sites))
+        give_p[members] = 1.0 / metric.active
+        if bool((metric.reactive > 0.0).all()):
+            give_q[members] = 1.0 / metric.reactive
+        register = Register(
+            limits=limits,
+            buy=day.buy,
+            sell=day.sell,
+            give_p=give_p,
+            give_q=give_q,
+            strength_max=settings.strength_max * float(np.max(np.abs(day.buy))),
+        )
+        return cls(
+            register=register,
+            shapes=tuple(Shape.of(site) for site in day.sites),
+            settings=settings,
+            turnover_min=turnover(day, 0.0) / register.unit,
+            flexible=tuple(day.flexible),
+        )
+
+    def course(self) -> Course:
+        """Return a course at its beginning."""
+        return Course(self.register, self.settings, self.turnover_min, self.flexible)
+
+    @property
+    def tolerances(self) -> Tolerances:
+        """When the coordination may stop."""
+        settings = self.settings
+        return Tolerances(settings.gap_max, settings.excess_max, self.turnover_min)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """All keys of one day in one place: for runs in which one program plays everybody."""
+
+    boxes: tuple[PrivateKey, ...]
+    signers: tuple[Signer, ...]
+    sites: Mapping[int, SiteKeys]
+
+    @classmethod
+    def drawn(cls, party_count: int, site_count: int, randomness: Randomness) -> "Keys":
+        """Draw fresh keys."""
+        draw = randomness.octets
+        return cls(
+            tuple(PrivateKey(draw(32)) for _ in range(party_count)),
+            tuple(Signer(Secret(draw(32))) for _ in range(party_count)),
+            {
+                bus: SiteKeys(Signer(Secret(draw(32))), Secret(draw(32)))
+                for bus in range(site_count)
+            },
+        )
+
+    def agreement(self, name: bytes, degree: int, group: NodeId = SITES) -> Agreement:
+        """Return the public agreement on these keys."""
+        boxes = {
+            bus: bytes(PrivateKey(keys.box_key.reveal_to("public key")).public_key)
+            for bus, keys in self.sites.items()
+        }
+        return Agreement(
+            name,
+            tuple(NodeId(f"party-{place}") for place in range(1, len(self.boxes) + 1)),
+            degree,
+            tuple(bytes(box.public_key) for box in self.boxes),
+            {bus: keys.signer.verify_key for bus, keys in self.sites.items()},
+            boxes,
+            dict.fromkeys(self.sites, group),
+        )
+
+
+def costs_alone(day: Day) -> dict[int, float]:
+    """Return what each site would pay alone at the substation's tariff, by bus, currency."""
+    setpoints = alone(day).setpoints
+    return {
+        bus: site.cost(x) + day.exchange_cost(site.demand_p(x))
+        for bus, (site, x) in enumerate(zip(day.sites, setpoints, strict=True))
+    }
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The machines of one day, and the threads that solve sites."""
+
+    machines: dict[NodeId, Machine]
+    group: SiteGroup
+    pool: ThreadPoolExecutor
+
+
+def cast_of(
+    public: PublicDay,
+    sites: Mapping[int, Site],
+    alone_costs: Mapping[int, float],
+    randomness: Randomness,
+    *,
+    party_count: int = 3,
+    degree: int = 1,
+) -> Cast:
+    """Make all parties and one group with all sites, with fresh keys."""
+    keys = Keys.drawn(party_count, len(public.shapes), randomness)
+    agreement = keys.agreement(b"day " + randomness.octets(16).hex().encode(), degree)
+    verify_keys = {
+        name: signer.verify_key
+        for name, signer in zip(agreement.parties, keys.signers, strict=True)
+    }
+    machines: dict[NodeId, Machine] = {
+        name: SealedParty(
+            name,
+            agreement,
+            public.course(),
+            public.shapes,
+            public.tolerances,
+            box_key=Secret(bytes(box)),
+            signer=signer,
+            verify_keys=verify_keys,
+            randomness=randomness,
+        )
+        for name, box, signer in zip(agreement.parties, keys.boxes, keys.signers, strict=True)
+    }
+    pool = ThreadPoolExecutor()
+    group = SiteGroup(
+        SITES,
+        agreement,
+        public.course(),
+        sites,
+        alone_costs,
+        keys=keys.sites,
+        randomness=randomness,
+        executor=pool,
+    )
+    machines[SITES] = group
+    return Cast(machines, group, pool)
+
+
+@dataclass
+class Driven:
+    """What came of running machines: outcomes in order, messages and their octets.
+
+    Attributes
+    ----------
+    rounds
+        Of secure computation, of one party.
+    """
+
+    outcomes: dict[NodeId, list[Any]] = field(default_factory=dict)
+    message_count: int = 0
+    byte_count: int = 0
+
+
+def step_in_memory(
+    machines: Mapping[NodeId, Machine], watch: Callable[[], None] | None = None
+) -> Driven:
+    """Deliver all messages in order until nobody has anything left to do.
+
+    Timers never fire: nothing is late here. ``watch`` is called after each event.
+    """
+    driven = Driven({name: [] for name in machines})
+    queue: deque[tuple[NodeId, Event]] = deque((name, TimerFired(START)) for name in machines)
+    while queue:
+        name, event = queue.popleft()
+        for effect in machines[name].handle(event):
+            _carry_out(name, effect, machines, queue, driven)
+        if watch is not None:
+            watch()
+    return driven
+
+
+def _carry_out(
+    name: NodeId,
+    effect: Effect,
+    machines: Mapping[NodeId, Machine],
+    queue: deque[tuple[NodeId, Event]],
+    driven: Driven,
+) -> None:
+    match effect:
+        case Send(to, message) if to in machines:
+            driven.message_count += 1
+            driven.byte_count += len(msgspec.msgpack.encode(message))
+            queue.append((to, Received(name, message)))
+        case Compute(job, kernel, arguments):
+            queue.append((name, Computed(job, kernel(*arguments))))
+        case Decide(outcome):
+            driven.outcomes[name].append(outcome)
+
+
+def plan_sealed(
+    day: Day,
+    limits: Limits,
+    *,
+    randomness: Randomness,
+    settings: ExchangeSettings = SETTINGS,
+    party_count: int = 3,
+    degree: int = 1,
+    progress: ProgressSink | None = None,
+) -> Coordination:
+    """Plan a day under `sealed`, all parties and sites as machines in this process.
+
+    Parameters
+    ----------
+    day, limits
+        What to plan and within which limits. One program holds all sites' data here; what each
+        machine gets is what it would get in a deployment.
+    randomness
+        The system's, unless a run is to be repeated.
+    settings
+        Of the coordination.
+    party_count, degree
+        Of the committee.
+    progress
+        Called once an iteration; an exception from it ends the run.
+
+    Raises
+    ------
+    RunAborted
+        The parties ended without a result; names the culprit where one is known.
+    """
+    public = PublicDay.of(day, limits, settings)
+    cast = cast_of(
+        public,
+        dict(enumerate(day.sites)),
+        costs_alone(day),
+        randomness,
+        party_count=party_count,
+        degree=degree,
+    )
+    shown = Watch(cast.group.course, public.register.unit, progress)
+    with cast.pool:
+        try:
+            driven = step_in_memory(cast.machines, shown)
+        except Interrupted:
+            return _blank(day, RunStatus.ABORTED, shown)
+    return coordination_of(day, driven, SITES, public.register.unit)
+
+
+class Watch:
+    """Shows iterations as they open."""
+
+    def __init__(self, course: Course, unit: float, progress: ProgressSink | None) -> None:
+        self._course, self._unit, self._progress = course, unit, progress
+        self.history: list[Progress] = []
+
+    def __call__(self) -> None:
+        """Show what is new."""
+        seen = self._course.history
+        while len(self.history) < len(seen):
+            one = seen[len(self.history)]
+            gap = one.gap * self._unit
+            self.history.append(Progress(one.iteration, one.residual, gap, one.cost * self._unit))
+            if self._progress is not None:
+                self._progress(self.history[-1])
+
+
+def _blank(day: Day, status: RunStatus, shown: Watch) -> Coordination:
+    prices = np.zeros((len(day.sites), day.interval_count))
+    return Coordination(
+        status=status, setpoints=[], price_p=prices, price_q=prices, history=tuple(shown.history)
+    )
+
+
+def coordination_of(day: Day, driven: Driven, group: NodeId, unit: float) -> Coordination:
+    """Put together what a run came to, from what each site knows for itself."""
+    outcomes = driven.outcomes.get(group, [])
+    stopped = [one for each in driven.outcomes.values() for one in each if isinstance(one, Stopped)]
+    if stopped or not outcomes or not isinstance(outcomes[0], SiteOutcome):
+        reason = stopped[0].reason if stopped else "the sites got no result"
+        culprits = stopped[0].culprits if stopped else []
+        raise RunAborted(reason, ", ".join(culprits) or None)
+    found = outcomes[0]
+    public = found.public
+    price_p = np.zeros((len(day.sites), day.interval_count))
+    price_q = np.zeros_like(price_p)
+    for bus in found.price_p:
+        price_p[bus], price_q[bus] = found.price_p[bus], found.price_q[bus]
+    setpoints = list(day.load_only)
+    for bus, x in found.setpoints.items():
+        setpoints[bus] = x
+    status = RunStatus(public["status"])
+    certificate = public["certificate"]
+    outcome = Coordination(
+        status=status,
+        setpoints=setpoints,
+        price_p=price_p,
+        price_q=price_q,
+        rent=float(certificate.get("rent", 0.0)),
+        history=tuple(
+            Progress(int(i), float(residual), float(gap) * unit, float(cost) * unit)
+            for i, cost, gap, residual, _ in public["history"]
+        ),
+        message_count=driven.message_count,
+        byte_count=driven.byte_count,
+    )
+    if status is RunStatus.INFEASIBLE:
+        worst = [(int(row), int(t), float(excess)) for row, t, excess in public["unmet"]]
+        return replace(outcome, setpoints=[], violations=tuple(worst))
+    return outcome
