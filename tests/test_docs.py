@@ -131,7 +131,7 @@ def test_the_page_on_the_command_line_names_every_key(
 ) -> None:
     """Whoever parses the JSON finds each key explained."""
     readings = tmp_path / "readings.csv"
-    readings.write_text("source,value,tier,lower,upper\na,1,x,0,5\nb,2,x,0,5\nc,,x,0,5\n")
+    readings.write_text("source,value,tier,lower,upper\na,1,dso,0,5\nb,2,dso,0,5\nc,,dso,0,5\n")
     given = [str(readings) if word == "READINGS" else word for word in arguments]
     done = CliRunner().invoke(cli, [verb, *given, "--json"], standalone_mode=False)
     found = set(_keys(json.loads(done.stdout)))
