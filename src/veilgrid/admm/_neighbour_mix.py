@@ -3,7 +3,7 @@
 Each site remembers its own part of past iterates. After an iteration it sends up the inner products
 of its newest residual with the past ones, added to its children's; the substation turns the sums
 into weights, which go down, and every site mixes its own past with them [docs/protocol/neighbour.md
-4]. Both ends of an edge mix the same averages with the same weights, so they stay equal.
+1]. Both ends of an edge mix the same averages with the same weights, so they stay equal.
 """
 
 from collections import deque

@@ -32,11 +32,10 @@ EXPOSED = {
         "schedules, in plain text."
     ),
     "neighbour": (
-        "Neighbours see the coupling variables of their common branch in every iteration: active "
-        "and reactive power, voltage and prices, and with them the net demand of all that hangs "
-        "below. A site at the end of a feeder thereby shows its own net demand. Device data, costs "
-        "and set-points stay at the site, but what net demands let a neighbour infer about them "
-        "is not hidden."
+        "A parent sees, in every iteration, sums over what hangs below it: net demand, wishes, "
+        "costs and payments. Of a site at the end of a feeder these are the site's own, and its "
+        "answers to many prices tell much about its devices. Children see their parent's voltage; "
+        "everybody sees all prices and which limits bind. Device data and set-points are not sent."
     ),
     "neighbour-ledger": (
         "Everybody who reads the ledger sees all coupling variables and subproblems in plain text."
