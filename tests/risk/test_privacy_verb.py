@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from veilgrid.cli import main
 from veilgrid.cli._private import Privacy, Where, privacy_of, private_aggregate
 from veilgrid.cli._readings import Readings
 from veilgrid.errors import InputError
@@ -127,3 +128,45 @@ def test_a_report_is_plain_json() -> None:
     report, _ = released("mean", Privacy(epsilon=1.0, mode="parties"), 12)
     assert json.loads(json.dumps(report)) == report
     assert report["privacy"]["mechanism"] == "skellam"
+
+
+def test_the_command_prints_the_error_before_and_the_promise_with_the_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through the command itself: keys, files, the second call, the refusal."""
+    path = tmp_path / "readings.csv"
+    rows = [f"s{k},{2 + k % 5},household,0,10" for k in range(20)]
+    path.write_text("\n".join(["source,value,tier,lower,upper", *rows]) + "\n")
+    command = ["aggregate", str(path), "--function", "mean", "--epsilon", "1", "--delta", "1e-6"]
+    budget = ["--budget", str(tmp_path / "budget"), "--day", "2026-06-15"]
+    found = []
+    for _ in range(2):
+        code, out, err = call(capsys, *command, *budget, "--json", "--out", str(tmp_path / "out"))
+        assert code == 0
+        assert "predicted error" in err
+        found.append(json.loads(out))
+    assert found[0]["value"] == found[1]["value"]
+    assert {"epsilon", "delta", "noise_sd"} <= set(found[0]["privacy"])
+    assert found[1]["privacy"]["budget"]["repeated"]
+    assert (tmp_path / "out" / "aggregate.json").is_file()
+    code, out, err = call(
+        capsys, "aggregate", str(path), "--function", "sum", *command[4:], *budget
+    )
+    assert (code, out) == (2, "")
+    assert "does not allow this release" in err
+    code, out, _ = call(capsys, *command, "--rating", "9", "--json")
+    assert isinstance(json.loads(out)["overloaded"], bool) or json.loads(out)["value"] is None
+    code, out, _ = call(capsys, *command)
+    assert "epsilon 1, delta 1e-06" in out
+    code, _, err = call(capsys, *command[:4], "--delta", "1e-6", "--budget", "x")
+    assert code == 2
+    assert all(name in err for name in ("--delta", "--budget"))
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    told = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, told.out, told.err

@@ -11,6 +11,14 @@ from typing import Any, Final
 import click
 
 from veilgrid.cli._committee import Committee, Task, secure_round
+from veilgrid.cli._private import (
+    Privacy,
+    Where,
+    privacy_of,
+    privacy_rows,
+    private_aggregate,
+    write_report,
+)
 from veilgrid.cli._readings import Readings, read_readings
 from veilgrid.errors import Finding, InputError, VeilgridError
 from veilgrid.mpc import policy
@@ -205,8 +213,13 @@ def _conduct_words(
 @click.option("--skip-bad-rows", is_flag=True, help="Leave out broken rows instead of refusing.")
 @click.option("--history", type=click.Path(path_type=Path), help="File that remembers sources.")
 @click.option("--processes", is_flag=True, help="Each party as a process, with mutual TLS.")
-@click.option("--epsilon", type=float, help="Differential privacy.")
-@click.option("--delta", type=float, help="Differential privacy.")
+@click.option("--epsilon", type=float, help="Add noise: differential privacy of each source.")
+@click.option("--delta", type=float, help="Default: 1e-6, less for more than 100,000 sources.")
+@click.option("--noise", help="committee (default), parties, devices or local: who adds it.")
+@click.option("--releases", type=int, help="Figures a day that share epsilon. Default 1.")
+@click.option("--budget", type=click.Path(path_type=Path), help="File that counts what is spent.")
+@click.option("--day", help="Of the readings, whose budget pays. Default: today, UTC.")
+@click.option("--daily-epsilon", type=float, help="What a new budget allows a day. Default 1.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report.")
 @click.option("--seed", type=int, help="Replay this run exactly. Default: fresh randomness.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -220,21 +233,39 @@ def aggregate(
     its bounds and open the figure only.
     """
     try:
+        privacy = privacy_of(options | {"history": history})
         question, setting = _asked(options, is_watched=history is not None)
         read = read_readings(readings, skips_bad_rows=options["skip_bad_rows"])
-        if options["epsilon"] is not None or options["delta"] is not None:
-            raise InputError([Finding("--epsilon", "is not offered yet", "leave it out")])
-        with RoundHistory(history) if history else nullcontext() as kept:
-            done = aggregate_readings(read, question, setting, kept)
-            written = _written(done, kept, out)
+        if privacy is not None:
+            report, written = _private(read, question, setting, privacy, out)
+        else:
+            with RoundHistory(history) if history else nullcontext() as kept:
+                done = aggregate_readings(read, question, setting, kept)
+                report, written = done.report, _written(done, kept, out)
     except VeilgridError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     if as_json:
-        click.echo(json.dumps(done.report | {"out": str(written) if written else None}))
+        click.echo(json.dumps(report | {"out": str(written) if written else None}))
     else:
-        _tell(done.report, written)
-    sys.exit(1 if done.report["value"] is None else 0)
+        _tell(report, written)
+    sys.exit(1 if report["value"] is None else 0)
+
+
+def _private(
+    readings: Readings, question: Question, setting: Setting, privacy: Privacy, out: Path | None
+) -> tuple[dict[str, Any], Path | None]:
+    """Return the report of a noisy figure; its page would show readings, so it is JSON only."""
+    where = Where(
+        parties=setting.parties,
+        degree=setting.degree,
+        seed=setting.seed,
+        processes=setting.processes,
+    )
+    report, answer = private_aggregate(readings, question, privacy, where, setting.trust)
+    if setting.rating is not None:
+        report |= _against_rating(answer, setting)
+    return report, None if out is None else write_report(out, report)
 
 
 def _written(done: Done, history: RoundHistory | None, out: Path | None) -> Path | None:
@@ -351,6 +382,7 @@ def _tell(report: Mapping[str, Any], written: Path | None) -> None:
         ("watched", f"{one['source']}: {one['conduct']}, reliability {one['reliability']:.2f}")
         for one in report.get("conduct", [])
     ]
+    rows += privacy_rows(report["privacy"])
     rows.append(
         (
             "parties",

@@ -12,7 +12,7 @@ import numpy as np
 
 from veilgrid.cli._committee import Committee, Task, secure_round
 from veilgrid.cli._readings import Readings
-from veilgrid.errors import Finding, InputError
+from veilgrid.errors import Finding, InputError, SetupError
 from veilgrid.mpc.form import NOTHING
 from veilgrid.node.budget import open_budget
 from veilgrid.risk import privacy_bulk
@@ -43,7 +43,6 @@ REASONS: Final = {
     "unreadable": "no party could read its share",
     "contradictory": "sent different messages to different parties",
 }
-_NORMAL: Final = 1.959963984540054
 _STEPS_BITS: Final = 39
 _STEPS_MAX: Final = 1_000_000
 
@@ -298,7 +297,7 @@ def _round(
     result = done.result
     numbers, clients = [int(text) for text in result["numbers"]], result["clients"]
     value = answer_of(asked, numbers, clients) / scale
-    interval = _interval(asked, numbers, clients, value, scale)
+    interval = _interval(asked, numbers, clients, value, scale, _normal(question))
     rejected = [{"source": name, "reason": reason} for name, reason in readings.skipped]
     rejected += [
         {"source": name, "reason": REASONS[result["flags"][name]]}
@@ -311,7 +310,7 @@ def _round(
         "function": question.function,
         "value": value,
         "risk_adjusted": value if interval is None else interval[side],
-        "confidence": 0.95,
+        "confidence": question.confidence,
         "side": question.side,
         "confidence_interval": interval,
         "accepted": len(clients),
@@ -323,6 +322,8 @@ def _round(
         "degree": where.degree,
         "seconds": done.seconds,
         "bytes": done.octets,
+        "mode": done.mode,
+        "excluded": done.excluded,
         "reach": _reach(asked, clients, scale),
     }
 
@@ -336,17 +337,29 @@ def _reach(asked: PrivateQuestion, clients: list[str], scale: float) -> list[flo
     return [min(low), max(high)]
 
 
+def _normal(question: Question) -> float:
+    """Return how many standard deviations the confidence asked for takes, on both sides."""
+    from scipy import special
+
+    return float(special.ndtri((1 + question.confidence) / 2))
+
+
 def _interval(
-    asked: PrivateQuestion, numbers: list[int], clients: list[str], value: float, scale: float
+    asked: PrivateQuestion,
+    numbers: list[int],
+    clients: list[str],
+    value: float,
+    scale: float,
+    normal: float,
 ) -> list[float] | None:
-    """Return where the figure without noise lies, at 95 per cent; None for means of tails."""
+    """Return where the figure without noise lies; None for means of tails."""
     if not asked.edges:
-        half = _NORMAL * _noise_sd(asked, scale, clients)
+        half = normal * _noise_sd(asked, scale, clients)
         return [value - half, value + half]
     if asked.function not in ("median", "quantile"):
         return None
     level = 0.5 if asked.function == "median" else asked.level
-    half = _NORMAL * error_of(asked)
+    half = normal * error_of(asked)
     ends = []
     for at in (level - half, level + half):
         moved = PrivateQuestion(
@@ -397,3 +410,41 @@ def _fingerprint(
     ]
     told += [privacy.epsilon, asked.plan.guarantee.delta, privacy.releases, sources]
     return json.dumps(told).encode()
+
+
+def privacy_rows(privacy: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return what a person is told about privacy, as rows of a table."""
+    if privacy is None:
+        return []
+    noise = f"{privacy['noise_sd']:.4g}"
+    if privacy["noise_unit"] != "as the value":
+        noise += f" {privacy['noise_unit']}"
+    rows = [
+        (
+            "privacy",
+            f"epsilon {privacy['epsilon']:g}, delta {privacy['delta']:g}; noise {noise}, "
+            f"predicted error {privacy['predicted_error']:.2%}",
+        )
+    ]
+    budget = privacy["budget"]
+    if budget is not None:
+        again = "; given before, nothing was spent" if budget["repeated"] else ""
+        rows.append(
+            (
+                "budget",
+                f"{budget['spent_epsilon']:.3g} of {budget['allowed_epsilon']:g} spent on "
+                f"{budget['day']}{again}",
+            )
+        )
+    return rows
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
+    """Write the report of a noisy figure; return its path."""
+    path = folder / "aggregate.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SetupError(f"{folder} cannot be written ({error.strerror})") from None
+    return path

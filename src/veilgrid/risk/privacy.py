@@ -288,11 +288,9 @@ def warnings_of(plan: Plan, who: Who, error: float | None) -> list[str]:
         told.append(f"only {who.devices} devices; a public feed needs {DEVICES_MIN} or more")
     if error is not None and error > ERROR_WARNED:
         told.append(
-            f"noise is {error:.1%} of a fleet in the middle of its bounds; more devices, a larger "
-            "epsilon or tighter bounds would help"
+            f"the predicted error of {error:.1%} is above {ERROR_WARNED:.0%}; more devices, a "
+            "larger epsilon or tighter bounds would help"
         )
-    if plan.guarantee.epsilon > 10:
-        told.append(f"epsilon {plan.guarantee.epsilon:g} protects hardly anything")
     if plan.guarantee.delta > 1 / who.devices:
         told.append(f"delta {plan.guarantee.delta:g} may expose one of {who.devices} devices")
     return told
