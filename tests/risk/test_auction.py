@@ -35,6 +35,7 @@ from veilgrid.risk.market_workload import (
     expected,
     inputs_of,
     mailbox_of,
+    orders_of,
     program_of,
 )
 
@@ -182,7 +183,8 @@ def test_an_order_that_is_not_valid_is_left_out_on_shares() -> None:
     """A quantity beyond its cap at the price digit would otherwise move the price of all."""
     work = Workload("market", 40)
     layout, inputs = inputs_of(work)
-    place, extra = layout.start("digit 0") + RADIX - 1, 2**38
+    best = RADIX - 1 if orders_of(work.count)[2][3] else 0
+    place, extra = layout.start("digit 0") + best, 2**38
     inputs[3, place] += extra
 
     def spoofed(mailbox: BulkMailbox) -> None:

@@ -2,7 +2,7 @@
 
 Every order sends its quantity once, as a spike at the first digit of its price, and one-hot
 vectors of the further digits. The committee sums the first digits into cumulative curves, finds
-the digit of the clearing price by comparisons, and goes on inside it; 32 to the number of digits
+the digit of the clearing price by comparisons, and goes on inside it; 16 to the number of digits
 is how many price ticks there are, whatever the number of orders. Who bids what is never opened.
 """
 
@@ -21,7 +21,7 @@ from veilgrid.mpc.bulk import BulkBatch
 from veilgrid.mpc.layout import Integers, Layout, Number, OneHot, Spike
 from veilgrid.mpc.order import Mpc
 
-RADIX: Final = 32
+RADIX: Final = 16
 UNIFORM: Final = "uniform-price"
 REDUCTION: Final = "trade-reduction"
 REDUCTION_BELOW: Final = 30
@@ -180,9 +180,12 @@ def _counted(
         if not rows.size:
             found[side] = mpc.constant([0] * RADIX)
             continue
-        columns = np.ascontiguousarray(block[rows].transpose(1, 0, 2)).reshape(-1, 2)
-        quantities = active[rows].tile(RADIX)
-        found[side] = yield from mpc.inner(quantities, mpc.wrap(columns, 1), len(rows))
+        # A one-hot vector adds up to one, so the last digit gets what the others leave.
+        columns = np.ascontiguousarray(block[rows, :-1].transpose(1, 0, 2)).reshape(-1, 2)
+        own = active[rows]
+        sums = yield from mpc.inner(own.tile(RADIX - 1), mpc.wrap(columns, 1), len(rows))
+        rest = (own.sum() - sums.sum()).claim(sums.bound)
+        found[side] = concatenate([sums, rest])
     return found
 
 

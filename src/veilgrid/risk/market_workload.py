@@ -23,14 +23,14 @@ from veilgrid.mpc.party import Party, Program
 from veilgrid.mpc.plain import Plain
 from veilgrid.mpc.prss import derive_keys, keyring_of
 from veilgrid.mpc.workload import lockstep, shares_of, warm_up
-from veilgrid.risk.auction import UNIFORM, Cleared, allocate, clear, encode, layout_of
+from veilgrid.risk.auction import RADIX, UNIFORM, Cleared, allocate, clear, encode, layout_of
 from veilgrid.risk.capacity import Bins, Classes, History, Tally, bins_of, dispatchable, tally
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signs
 
 KINDS: Final = ("market", "capacity", "refresh")
 QUANTITY_BITS: Final = 30
-TICK_DIGITS: Final = 4
+TICK_DIGITS: Final = 5
 CONFIDENCE: Final = 0.99
 SCENARIOS: Final = 16
 
@@ -61,7 +61,7 @@ def orders_of(count: int) -> tuple[Integers, Integers, npt.NDArray[np.bool_]]:
     generator = np.random.Generator(np.random.PCG64(20261122))
     is_buy = generator.random(count) < 0.5
     centre = np.where(is_buy, 0.55, 0.45)
-    ticks = np.clip(generator.normal(centre, 0.15), 0, 1) * (32**TICK_DIGITS - 1)
+    ticks = np.clip(generator.normal(centre, 0.15), 0, 1) * (RADIX**TICK_DIGITS - 1)
     quantities = generator.integers(1, 2**QUANTITY_BITS, count, dtype=np.int64)
     return ticks.astype(np.int64), quantities, is_buy
 
