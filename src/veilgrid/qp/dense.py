@@ -29,6 +29,9 @@ GOALS = (1e-8, 1e-11)
 
 STALLED_MAX = 4
 
+WEIGHT_MAX = 1e20
+"""Ceiling of a row's weight in the interior point's matrix."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DenseSolution:
@@ -139,7 +142,7 @@ class DenseSolver:
         for better in inner:
             y, force = better
             self._prepare(np.flatnonzero(force > self._bound - self._rows @ y))
-            found = self._correct(linear)
+            found = self._correct(linear, 4 * CORRECTION_COUNT_MAX)
             if found is not None:
                 return found
         found = self._quantised(y, force, "interior point")
@@ -192,10 +195,12 @@ class DenseSolver:
         softened[place, place] -= 1e-9
         self._active = _ActiveSet(rows, linalg.lu_factor(softened, check_finite=False), kkt)
 
-    def _correct(self, linear: Floats) -> DenseSolution | None:
+    def _correct(
+        self, linear: Floats, attempts: int = CORRECTION_COUNT_MAX
+    ) -> DenseSolution | None:
         """Solve on the active set; exchange rows a few times where signs are wrong."""
         width = len(linear)
-        for _ in range(CORRECTION_COUNT_MAX):
+        for _ in range(attempts):
             active = self._active
             if active is None:
                 return None
@@ -248,7 +253,8 @@ class DenseSolver:
                 goals = [goal for goal in goals if goal < worst]
             if not goals or stalled == STALLED_MAX:
                 break
-            factor = _cholesky(quadratic + (rows.T * (force / slack)) @ rows)
+            weight = np.minimum(force / np.maximum(slack, 1e-200), WEIGHT_MAX)
+            factor = _cholesky(quadratic + (rows.T * weight) @ rows)
             mean = float(slack @ force) / max(1, len(bound))
             step = _step(factor, rows, off, gone, slack, force, slack * force)
             reach = min(_reach(slack, step[1], 1.0), _reach(force, step[2], 1.0))
