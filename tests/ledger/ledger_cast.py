@@ -22,10 +22,12 @@ from veilgrid.ledger.message import (
     NewView,
     Notary,
     Prepare,
+    Prepared,
     PrePrepare,
     Reply,
     StatePart,
     ViewChange,
+    Vouch,
     batch_digest,
 )
 from veilgrid.ledger.replica import Replica
@@ -147,6 +149,35 @@ class Stale:
         return effects
 
 
+class Forging:
+    """Shows view changes with certificates that nobody signed: nothing was prepared, says it."""
+
+    def __init__(self, machine: Replica) -> None:
+        self._machine = machine
+
+    def _forged(self, change: ViewChange) -> ViewChange:
+        signer, view, digest = SIGNERS[self._machine.me], change.view - 1, batch_digest(NOTHING)
+        low = change.stable.summary.sequence if change.stable else 0
+        prepared = []
+        for sequence in range(low + 1, low + 5):
+            statement = (view, sequence, digest)
+            own = NOTARY.sign(signer, "prepare", *statement)
+            proposal = NOTARY.sign(signer, "pre-prepare", *statement)
+            primary = GENESIS.primary(view)
+            backups = [node for node in REPLICAS if node != primary][:2]
+            vouches = tuple(Vouch(node, own) for node in backups)
+            prepared.append(Prepared(*statement, proposal, vouches))
+        return signed(self._machine.me, replace(change, prepared=tuple(prepared)))
+
+    def handle(self, event: Event) -> list[Effect]:
+        return [
+            Send(effect.to, self._forged(effect.message))
+            if isinstance(effect, Send) and isinstance(effect.message, ViewChange)
+            else effect
+            for effect in self._machine.handle(event)
+        ]
+
+
 class CoveringUp:
     """As a new primary, leaves out what was prepared whenever the signatures let it."""
 
@@ -207,6 +238,7 @@ CAST: dict[str, Liar] = {
     ),
     "twins": twins,
     "stale": lambda rng, node, records: Stale(honest(node, records), rng),
+    "forging": lambda _, node, records: Forging(honest(node, records)),
     "covering-up": lambda _, node, records: CoveringUp(honest(node, records)),
     "lying-checkpoint": lambda rng, node, records: Tampering(
         honest(node, records), rng, (Checkpoint, StatePart), 1.0, signed_lie(node)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ledger_cast import CAST
+from ledger_cast import honest as honest_replica
 from ledger_world import (
     CLIENTS,
     REPLICAS,
@@ -21,6 +22,7 @@ from ledger_world import (
 
 from veilgrid.ledger.message import MESSAGES
 from veilgrid.ledger.replica import Replica
+from veilgrid.machine import NodeId
 from veilgrid.sim import Violation, Weather, World
 
 SAFETY_STEPS = 3_000
@@ -65,7 +67,22 @@ def ledger_world(
         numbers = [o.number for o in world.decided(client)]
         if sorted(set(numbers)) != list(range(1, requests + 1)):
             raise Violation(f"{client} has answers {numbers}")
+    for node in honest:
+        _check_journal(world, node)
     return world
+
+
+def _check_journal(world: World, node: NodeId) -> None:
+    """Build the replica once more from its records: it must stand where it stands."""
+    live: Any = world.machine(node)
+    if live is None:
+        return
+    again = honest_replica(node, world.records(node))
+    one, other = live.service, again.service
+    if other.summary(other.moment()) != one.summary(one.moment()):
+        raise Violation(f"the journal of {node} does not lead to its state")
+    if (again.window.low, again.views.view) != (live.window.low, live.views.view):
+        raise Violation(f"the journal of {node} does not lead to its watermark and view")
 
 
 def with_all_honest(seed: int) -> World:
@@ -96,6 +113,10 @@ def with_stale(seed: int) -> World:
     return ledger_world("stale", seed)
 
 
+def with_forging(seed: int) -> World:
+    return ledger_world("forging", seed)
+
+
 def with_covering_up(seed: int) -> World:
     return ledger_world("covering-up", seed)
 
@@ -124,6 +145,7 @@ SIMULATIONS = [
     with_two_faced,
     with_twins,
     with_stale,
+    with_forging,
     with_covering_up,
     with_lying_checkpoint,
     with_amnesic,

@@ -44,12 +44,14 @@ from veilgrid.ledger.message import (
     Member,
     NewView,
     Prepare,
+    Prepared,
     PrePrepare,
     Reply,
     Request,
     StatePart,
     Status,
     ViewChange,
+    Vouch,
     batch_digest,
     lineage_end,
     signed_request,
@@ -227,6 +229,50 @@ def test_octets_that_decode_do_not_raise(octets: bytes) -> None:
     except msgspec.DecodeError:
         return
     honest(R1).handle(Received(R2, message))
+
+
+def prepared(view: int = 0, sequence: int = 1, backups: Any = (R1, R2)) -> Prepared:
+    statement = (view, sequence, b"d" * 32)
+    primary = SIGNERS[GENESIS.primary(view)]
+    vouches = tuple(
+        Vouch(node, NOTARY.sign(SIGNERS[node], "prepare", *statement)) for node in backups
+    )
+    return Prepared(*statement, NOTARY.sign(primary, "pre-prepare", *statement), vouches)
+
+
+def change(*shown: Prepared, stable: Any = None, view: int = 1) -> ViewChange:
+    return signed(R3, ViewChange(view, stable, shown, R3, b""))
+
+
+def test_what_a_view_change_shows_must_be_genuine() -> None:
+    """A forged certificate would let a new view drop what was confirmed; each rule broken once."""
+    rules = honest(R1).rules
+    edit = msgspec.structs.replace
+    good, far = prepared(), FAST.window_length + 1
+    assert rules.holds(change(good, prepared(sequence=2), stable=None))
+    assert rules.holds(change(stable=CERTIFICATE))
+    few = edit(CERTIFICATE, vouches=CERTIFICATE.vouches[:2])
+    summary = edit(CERTIFICATE.summary, head=bytes(32))
+    wrong = [
+        change(edit(good, digest=bytes(32))),
+        change(edit(good, vouches=good.vouches[:1])),
+        change(edit(good, vouches=good.vouches[:1] * 2)),
+        change(prepared(backups=(R0, R1))),
+        change(edit(good, proposal=good.vouches[0].signature)),
+        change(prepared(view=1)),
+        change(prepared(sequence=0)),
+        change(prepared(sequence=far)),
+        change(prepared(sequence=2), good),
+        change(good, good),
+        change(prepared(sequence=1), stable=CERTIFICATE),
+        change(stable=few),
+        change(stable=edit(CERTIFICATE, summary=summary)),
+        change(view=0),
+        change(view=1 << 32),
+        edit(change(good), prepared=()),
+        edit(change(good), replica=R2),
+    ]
+    assert [rules.holds(bad) for bad in wrong] == [False] * len(wrong)
 
 
 def test_a_replica_that_restarts_stands_where_it_stood() -> None:

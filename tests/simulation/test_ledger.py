@@ -9,7 +9,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "ledger"))
 
 from ledger_mutations import MUTATIONS
-from ledger_runs import SIMULATIONS, ledger_world, with_all_honest, with_twins
+from ledger_runs import (
+    SIMULATIONS,
+    ledger_world,
+    with_all_honest,
+    with_lying_checkpoint,
+    with_twins,
+)
 from ledger_world import REPLICAS
 
 from veilgrid.sim import CALM, Violation, World, replay_command, sweep
@@ -25,6 +31,12 @@ def test_honest_replicas_agree_lose_nothing_and_serve_everybody(
     report = sweep(simulation, range(SEEDS))
     assert report.seed_count == SEEDS
     assert report.step_count > 100 * SEEDS
+
+
+@pytest.mark.parametrize(("simulation", "seed"), [(with_lying_checkpoint, 100_282)])
+def test_seeds_that_were_red_once_stay_green(simulation: Callable[[int], World], seed: int) -> None:
+    """100282: a batch of an earlier view was left out of the journal after a state transfer."""
+    sweep(simulation, [seed])
 
 
 def test_the_storm_is_one() -> None:

@@ -594,7 +594,7 @@ class Replica:
         sequence = certificate.summary.sequence
         self.stable = certificate
         self.window.advance(sequence)
-        self._written &= set(self.window.batches)
+        self._written &= self.window.journalled()
         self.checkpoints.forget(sequence)
         self.moments = {s: moment for s, moment in self.moments.items() if s >= sequence}
         if self.transfer.sequence <= sequence:

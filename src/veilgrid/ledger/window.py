@@ -108,10 +108,19 @@ class Window:
         """Forget everything up to a stable checkpoint."""
         self.low = low
         self.slots = {s: slot for s, slot in self.slots.items() if s > low}
-        used = {slot.proposal.digest for slot in self.slots.values() if slot.proposal}
-        used |= {slot.prepared.digest for slot in self.slots.values() if slot.prepared}
+        used = self.journalled()
         used |= {slot.proof.digest for slot in self.slots.values() if slot.proof}
         self.batches = {digest: b for digest, b in self.batches.items() if digest in used}
+
+    def journalled(self) -> set[bytes]:
+        """Return the digests that proposals and certificates in the journal keep alive.
+
+        After a restart exactly these are known, so only their batches may be left out of later
+        records; a proof that has not been executed is in memory only.
+        """
+        held = [*(slot.proposal for slot in self.slots.values())]
+        shown = [*(slot.prepared for slot in self.slots.values())]
+        return {item.digest for item in (*held, *shown) if item is not None}
 
     def prepared(self) -> Iterator[Prepared]:
         """Yield the prepared certificates above the stable checkpoint, by sequence."""
