@@ -299,6 +299,23 @@ def capacity(devices: int, seed: int | None, as_json: bool) -> int:  # noqa: ARG
 
 
 @bench.command()
+@click.option("--sources", default="1000,10000,100000", show_default=True, help="Sizes.")
+@click.option("--seed", type=int, help="Accepted by every verb; the readings are always the same.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def aggregate(sources: str, seed: int | None, as_json: bool) -> int:  # noqa: ARG001 - contract
+    """Time weighted robust means between processes over TLS, and each part's share."""
+    from veilgrid.cli._bench_aggregate import bench_aggregate
+
+    sizes = [size.strip() for size in sources.split(",")]
+    bad = [size for size in sizes if not size.isdecimal() or int(size) < 10]
+    if bad:
+        problem = f"{', '.join(bad) or 'nothing'} is no number of sources"
+        raise InputError([Finding("--sources", problem, "use 1000,100000")])
+    columns = ("what", "ours", "peer", "ratio", "unit", "ours_megabytes", "rounds")
+    return _print("aggregate", bench_aggregate(tuple(map(int, sizes))), as_json, columns)
+
+
+@bench.command()
 @click.option("--orders", default="5000,100000", show_default=True, help="Sizes.")
 @click.option("--seed", type=int, help="Accepted by every verb; the orders are always the same.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -1,0 +1,165 @@
+"""The benchmark ``aggregate``: weighted robust figures on a committee of processes."""
+
+import time
+from typing import Any, Final
+
+from veilgrid.errors import RunAborted
+from veilgrid.machine import NodeId
+from veilgrid.node.local import ProcessSpec, run_processes
+from veilgrid.risk.aggregate_workload import Workload, expected
+
+SIZES: Final = (1_000, 10_000, 100_000)
+PARTIES: Final = 3
+DEGREE: Final = 1
+INTAKE_SAMPLE: Final = 500
+REGION_SOURCES: Final = 400
+REGIONS: Final = 20
+
+
+def bench_aggregate(sizes: tuple[int, ...] = SIZES) -> list[dict[str, Any]]:
+    """Time the weighted trimmed mean by the number of sources, and what each source costs before.
+
+    The peer is the same computation on plain numbers in one process.
+    """
+    rows = [_row(Workload("trimmed-mean", size, DEGREE)) for size in sizes]
+    return [*rows, *_intake(INTAKE_SAMPLE), *_hierarchy(REGION_SOURCES, REGIONS)]
+
+
+def _row(work: Workload) -> dict[str, Any]:
+    """Run a round with processes over TLS, and in the clear, and compare what they open."""
+    specs = [
+        ProcessSpec(
+            node=NodeId(f"party-{index}"),
+            factory="veilgrid.risk.aggregate_workload:build_party",
+            messages="veilgrid.mpc.message:Message",
+            arguments=work,
+        )
+        for index in range(1, PARTIES + 1)
+    ]
+    what = f"weighted trimmed mean, {work.count} sources"
+    results = run_processes(specs, timeout_s=600, start_timeout_s=300)
+    expected(Workload(work.function, 60, DEGREE))
+    began = time.perf_counter()
+    right = expected(work)
+    plain = time.perf_counter() - began
+    for result in results:
+        outcome: dict[str, Any] = (
+            result.outcomes[0] if result.outcomes else {"reason": result.stderr}
+        )
+        if (outcome.get("result") or {}).get("numbers") != right:
+            reason = outcome.get("reason", "a result differs from the plain one")
+            raise RunAborted(f"{what}: {reason}")
+    seconds = max(result.seconds for result in results)
+    return {
+        "what": what,
+        "ours": seconds,
+        "peer": plain,
+        "ratio": plain / seconds,
+        "unit": "s",
+        "peer_name": "the same on plain numbers",
+        "count": work.count,
+        "parties": PARTIES,
+        "degree": DEGREE,
+        "ours_megabytes": max(result.octets_sent for result in results) / 1e6,
+        "ours_peak_megabytes": max(result.peak_memory_octets for result in results) / 1e6,
+        "rounds": results[0].outcomes[0]["round_count"],
+    }
+
+
+def _hierarchy(count: int, regions: int) -> list[dict[str, Any]]:
+    """Time a sum: all sources in one committee, and region by region first.
+
+    Parties of a committee run one after another in this process, clients included; regions are
+    counted as working side by side. The peer is the flat sum.
+    """
+    from veilgrid.cli._aggregate import Setting, aggregate_readings
+    from veilgrid.cli._readings import Readings
+    from veilgrid.cli._regions import Way, sum_by_region
+    from veilgrid.risk.aggregate import Question
+    from veilgrid.risk.aggregate_workload import round_of
+
+    sources = round_of(Workload("sum", count, DEGREE)).sources
+    readings = Readings(sources, tuple(1.0 + 0.01 * (row % 700) for row in range(count)))
+    setting = Setting(parties=PARTIES, degree=DEGREE)
+    named = [f"region {row % regions}" for row in range(count)]
+    flat = aggregate_readings(readings, Question(function="sum"), setting).report
+    what = f"sum of {count} sources"
+    rows = [_summed(f"{what}, flat", flat["seconds"], flat["bytes"], flat["seconds"])]
+    ways: tuple[tuple[Way, str], ...] = (
+        ("clear", f"{what}, {regions} gateways first"),
+        ("committee", f"{what}, {regions} small committees first"),
+    )
+    for way, words in ways:
+        found = sum_by_region(readings, named, way, setting)
+        if abs(float(found.report["value"]) - float(flat["value"])) > 1e-3:
+            raise RunAborted(f"{words}: the sum differs from the flat one")
+        rows.append(_summed(words, found.seconds, found.octets, flat["seconds"]))
+        big = found.report["seconds"]
+        words = f"{words}: the big committee's part"
+        rows.append(_summed(words, big, found.report["bytes"], flat["seconds"]))
+    return rows
+
+
+def _summed(what: str, seconds: float, octets: int, flat: float) -> dict[str, Any]:
+    return {
+        "what": what,
+        "ours": seconds,
+        "peer": flat,
+        "ratio": flat / seconds,
+        "unit": "s",
+        "peer_name": "the flat sum",
+        "ours_megabytes": octets / 1e6,
+    }
+
+
+def _intake(count: int) -> list[dict[str, Any]]:
+    """Time what happens per source while messages arrive: making one, and reading it."""
+    from nacl.public import PrivateKey
+
+    from veilgrid.mpc.client import Enrolled, submit
+    from veilgrid.risk.aggregate_workload import inputs_of, round_of
+    from veilgrid.risk.rounds import mailbox_of
+    from veilgrid.secret import Secret, SystemRandomness
+    from veilgrid.signature import Signer
+
+    work, randomness = Workload("trimmed-mean", count, DEGREE), SystemRandomness()
+    round_ = round_of(work)
+    inputs, session = inputs_of(work, round_), b"intake"
+    signers = {one.name: Signer(Secret(randomness.octets(32))) for one in round_.sources}
+    boxes = [PrivateKey(randomness.octets(32)) for _ in range(PARTIES)]
+    enrolled = {name: Enrolled(signer.verify_key) for name, signer in signers.items()}
+    mailbox = mailbox_of(round_)(1, PARTIES, DEGREE, session, enrolled, Secret(bytes(boxes[0])))
+    public = [bytes(box.public_key) for box in boxes]
+    began = time.perf_counter()
+    said = [
+        submit(
+            session,
+            name,
+            row.tolist(),
+            degree=DEGREE,
+            box_keys=public,
+            signer=signers[name],
+            randomness=randomness,
+        )
+        for name, row in zip(signers, inputs, strict=True)
+    ]
+    made = time.perf_counter() - began
+    began = time.perf_counter()
+    refused = [why for one in said if (why := mailbox.accept(one))]
+    read = time.perf_counter() - began
+    if refused:
+        raise RunAborted(f"intake: {refused[0]}")
+    octets = len(said[0].correction) + sum(map(len, said[0].boxes)) + 64
+    parts = (("a source makes its message", made), ("a party reads one message", read))
+    return [
+        {
+            "what": what,
+            "ours": 1e3 * seconds / count,
+            "peer": None,
+            "ratio": None,
+            "unit": "ms",
+            "count": count,
+            "ours_megabytes": octets / 1e6,
+        }
+        for what, seconds in parts
+    ]
