@@ -7,11 +7,21 @@ from typing import Any
 
 import msgspec
 import pytest
-from committee_world import CONVENER, SECRETS, Committees, Liar, Wrap, right
+from committee_world import CONVENER, SECOND_NS, SECRETS, Committees, Liar, Wrap, right
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veilgrid.machine import Effect, Event, Machine, NodeId, Send
+from veilgrid.machine import (
+    START,
+    Effect,
+    Event,
+    Machine,
+    NodeId,
+    Persist,
+    Received,
+    Send,
+    TimerFired,
+)
 from veilgrid.mpc import prss
 from veilgrid.mpc.message import Said
 from veilgrid.roles.committee import Member
@@ -242,6 +252,58 @@ def test_no_life_of_a_party_draws_from_a_stream_of_another(monkeypatch: Any) -> 
     assert all(len(lives) == 1 for lives in seen.values())
 
 
+def test_nobody_waits_for_a_party_that_restarted() -> None:
+    """It says so itself: the round ends long before anybody's patience does."""
+    world = Committees(3, 1, 40).world()
+    world.run(60)
+    assert not world.decided(P2)
+    world.crash(P2, down_ns=1_000_000)
+    report = report_of(world)
+    assert [one.kind for one in report.rounds] == ["silent", "finished"]
+    assert world.now_ns < SECOND_NS // 2
+
+
+def test_a_restarted_convener_uses_no_number_again() -> None:
+    made = Committees(3, 1, 1)
+    effects = made.convener((), 1).handle(TimerFired(START))
+    assert isinstance(effects[0], Persist), "durable before it is said"
+    again = made.convener([effects[0].record], 1).handle(TimerFired(START))
+    numbers = [
+        {e.message.number for e in each if isinstance(e, Send) and isinstance(e.message, Call)}
+        for each in (effects, again)
+    ]
+    assert numbers == [{1}, {2}]
+
+
+def concluding(*verdicts: Verdict) -> list[Any]:
+    """Return the rounds that a convener of five reports after these verdicts on number 1."""
+    made = Committees(5, 2, 1)
+    convener = made.convener((), 1)
+    convener.handle(TimerFired(START))
+    for verdict in verdicts:
+        convener.handle(Received(made.terms.seats[verdict.seat - 1], verdict))
+    return convener.rounds
+
+
+def finished(seat: int, digest: bytes, *, signer: int | None = None) -> Verdict:
+    made = Committees(5, 2, 1)
+    session = made.terms.session(1, [1, 2, 3, 4, 5], 2)
+    plain = Verdict(session, 1, seat, "finished", digest, [])
+    return signed_verdict(plain, made.signers[made.terms.seats[(signer or seat) - 1]])
+
+
+def test_a_result_needs_more_equal_words_than_may_be_corrupt() -> None:
+    """Two of five may lie alike; and a word counts only if its member signed it."""
+    assert concluding(finished(1, b"x"), finished(2, b"x")) == []
+    assert concluding(finished(1, b"x"), finished(2, b"x"), finished(3, b"y")) == []
+    forged = finished(3, b"x", signer=2)
+    assert concluding(finished(1, b"x"), finished(2, b"x"), forged) == []
+    twice = (finished(1, b"x"), finished(1, b"x"), finished(2, b"x"))
+    assert concluding(*twice) == []
+    (report,) = concluding(finished(1, b"x"), finished(2, b"x"), finished(4, b"x"))
+    assert (report.kind, report.digest) == ("finished", b"x")
+
+
 # -- calls that are not right ---------------------------------------------------------------------
 
 
@@ -287,8 +349,6 @@ def test_a_convener_cannot_choose_its_committee() -> None:
 
 def test_a_number_is_entered_once_whatever_the_convener_says() -> None:
     """Two calls with one number, or an older number after a restart, get no second answer."""
-    from veilgrid.machine import Persist, Received
-
     made = Committees(5, 2, 1)
     call = call_of(made, [1, 2, 3, 4, 5], [])
     other = signed_call(

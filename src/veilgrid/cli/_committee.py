@@ -15,11 +15,11 @@ from veilgrid.mpc.client import Enrolled, Mailbox, submit
 from veilgrid.mpc.form import Form
 from veilgrid.mpc.message import Submission
 from veilgrid.mpc.party import Program
-from veilgrid.node.local import ProcessResult, ProcessSpec, run_machines, run_processes
+from veilgrid.node.local import Deployment, ProcessResult, ProcessSpec, run_machines
 from veilgrid.node.wire import Codec
 from veilgrid.roles.committee import Member
 from veilgrid.roles.convener import Called, Concluded, Convener, Gateway, Report, RoundReport
-from veilgrid.roles.rounds import Call, Message, Outcome, Record, Terms
+from veilgrid.roles.rounds import MEMBERS_MIN, Call, Message, Outcome, Record, Terms
 from veilgrid.secret import Randomness, Secret, SeededRandomness, SystemRandomness
 from veilgrid.signature import Signer, Signs
 
@@ -190,7 +190,7 @@ def _result(results: Sequence[ProcessResult], seconds: float, mode: str) -> Secu
     outcomes = [one for each in results for one in each.outcomes if isinstance(one, Outcome)]
     if not reports:
         texts = [one.stderr for one in results if one.stderr]
-        raise RunAborted("; ".join(["the parties did not end in time", *texts]))
+        raise RunAborted("; ".join(["the parties ended without a result", *texts]))
     report = reports[0]
     if report.stopped:
         reasons = [f"{one.reason}" for one in outcomes if one.reason]
@@ -458,6 +458,19 @@ def _by_processes(
         problem = "a run with a seed replays in one process only: processes draw from the system"
         raise InputError([Finding("--seed", problem, "leave out --seed or --processes")])
     specs = round_specs(committee, forms, inputs, task, waits)
-    results = run_processes(specs, outcomes=Outcome | Report | str, timeout_s=timeout_s)
+    parties = [spec.node for spec in specs if spec.node != CONVENER]
+    with Deployment(specs) as deployment:
+        deployment.start()
+
+        def is_over() -> bool:
+            alive = sum(deployment.is_running(node) for node in parties)
+            return (
+                bool(deployment.outcomes(CONVENER))
+                or not deployment.is_running(CONVENER)
+                or alive < MEMBERS_MIN
+            )
+
+        deployment.wait_until(is_over, timeout_s)
+        results = deployment.stop(Outcome | Report | str)
     seconds = max(one.seconds for one in results)
     return _result(results, seconds, PROCESSES)

@@ -264,6 +264,10 @@ class Deployment:
         self._pump(lambda: True, 0)
         return not self._children[node].is_ended
 
+    def is_running(self, node: NodeId) -> bool:
+        """Return whether ``node`` ran when reports were last taken; for use in conditions."""
+        return not self._children[node].is_ended
+
     def post(self, node: NodeId, message: Any) -> None:
         """Hand ``message`` to the machine of ``node``, as if :data:`SUPERVISOR` had sent it."""
         self._tell(self._children[node], Post(encode(message)))
