@@ -22,7 +22,7 @@ PAIR_TOLERANCE = 1e-8
 def slacks(problem: MaskedProblem, y: Floats) -> Floats:
     """Return ``h' - G'y``, (row,): with plain rows exactly ``h - Gx`` for any mask.
 
-    ``h' - G'y = (h - G x0) - G N R y = h - G x`` [Laud and Pankova 2013 on affine masking].
+    ``h' - G'y = (h - G x0) - G N R y = h - G x`` [Laud and Pankova 2013].
     """
     return np.asarray(problem.bound - problem.matrix @ y)
 
