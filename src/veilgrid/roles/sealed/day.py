@@ -110,18 +110,18 @@ class Keys:
     boxes: tuple[PrivateKey, ...]
     signers: tuple[Signer, ...]
     sites: Mapping[int, SiteKeys]
+    site_seeds: Mapping[int, Secret[bytes]]
 
     @classmethod
     def drawn(cls, party_count: int, site_count: int, randomness: Randomness) -> "Keys":
         """Draw fresh keys."""
         draw = randomness.octets
+        seeds = {bus: Secret(draw(32)) for bus in range(site_count)}
         return cls(
             tuple(PrivateKey(draw(32)) for _ in range(party_count)),
             tuple(Signer(Secret(draw(32))) for _ in range(party_count)),
-            {
-                bus: SiteKeys(Signer(Secret(draw(32))), Secret(draw(32)))
-                for bus in range(site_count)
-            },
+            {bus: SiteKeys(Signer(seed), Secret(draw(32))) for bus, seed in seeds.items()},
+            seeds,
         )
 
     def agreement(self, name: bytes, degree: int, group: NodeId = SITES) -> Agreement:
@@ -342,10 +342,11 @@ def coordination_of(day: Day, driven: Driven, group: NodeId, unit: float) -> Coo
     price_p = np.zeros((len(day.sites), day.interval_count))
     price_q = np.zeros_like(price_p)
     for bus in found.price_p:
-        price_p[bus], price_q[bus] = found.price_p[bus], found.price_q[bus]
+        price_p[bus] = np.frombuffer(found.price_p[bus], "<f8")
+        price_q[bus] = np.frombuffer(found.price_q[bus], "<f8")
     setpoints = list(day.load_only)
     for bus, x in found.setpoints.items():
-        setpoints[bus] = x
+        setpoints[bus] = np.frombuffer(x, "<f8")
     status = RunStatus(public["status"])
     certificate = public["certificate"]
     outcome = Coordination(

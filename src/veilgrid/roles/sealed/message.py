@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -46,6 +47,13 @@ class Stopped(msgspec.Struct, frozen=True, tag=True):
 
 
 Message = Inner | Notice | Parcel | Stopped
+
+
+class DayEnded(msgspec.Struct, frozen=True, tag=True):
+    """A party's last word: what opened over the whole day, and in how many rounds."""
+
+    public: dict[str, Any]
+    round_count: int
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from veilgrid.mpc.message import Message as Inner
 from veilgrid.mpc.message import Relay, Submission
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.course import BIDS, DONE, Course
-from veilgrid.roles.sealed.message import Agreement, Notice, Parcel, Stopped
+from veilgrid.roles.sealed.message import Agreement, DayEnded, Notice, Parcel, Stopped
 from veilgrid.roles.sealed.program import (
     BID,
     Priced,
@@ -264,7 +264,7 @@ class SealedParty:
         self._forget()
         if self.course.task.kind == DONE:
             self._is_over = True
-            return [*effects, Decide(self.outcome())]
+            return [*effects, Decide(DayEnded(self.course.outcome(), self.round_count))]
         return [*effects, *self._begin()]
 
     def _parcels(self) -> list[Effect]:
@@ -286,10 +286,6 @@ class SealedParty:
         kept = {self.course.bid_task, *self.course.wish_tasks_needed}
         for number in [number for number in self._mailboxes if number not in kept]:
             del self._mailboxes[number]
-
-    def outcome(self) -> dict[str, Any]:
-        """Return what is public about the day."""
-        return {**self.course.outcome(), "rounds": self.round_count}
 
     def _on_aborted(self, aborted: Aborted) -> list[Effect]:
         self._is_over = True

@@ -108,9 +108,8 @@ def near(
     return steps.answer(price_p, price_q, target_p, target_q)
 
 
-@dataclass(frozen=True, slots=True)
-class SiteOutcome:
-    """How a day ended for the sites of a group.
+class SiteOutcome(msgspec.Struct, frozen=True, tag=True):
+    """How a day ended for the sites of a group; arrays as octets of float64.
 
     Attributes
     ----------
@@ -121,12 +120,19 @@ class SiteOutcome:
         What opened to all.
     """
 
-    setpoints: dict[int, Floats]
+    setpoints: dict[int, bytes]
     payments: dict[int, float]
     own_costs: dict[int, float]
-    price_p: dict[int, Floats]
-    price_q: dict[int, Floats]
+    price_p: dict[int, bytes]
+    price_q: dict[int, bytes]
     public: dict[str, Any]
+
+
+def _octets(own: list[int], arrays: Floats | list[Floats]) -> dict[int, bytes]:
+    return {
+        bus: np.ascontiguousarray(one, dtype="<f8").tobytes()
+        for bus, one in zip(own, arrays, strict=True)
+    }
 
 
 class SiteGroup:
@@ -478,10 +484,10 @@ class SiteGroup:
 
     def _outcome(self) -> SiteOutcome:
         return SiteOutcome(
-            setpoints=dict(zip(self._own, self._setpoints, strict=True)),
+            setpoints=_octets(self._own, self._setpoints),
             payments=self._payments,
             own_costs=self._own_costs,
-            price_p=dict(zip(self._own, self._price_p, strict=True)),
-            price_q=dict(zip(self._own, self._price_q, strict=True)),
+            price_p=_octets(self._own, self._price_p),
+            price_q=_octets(self._own, self._price_q),
             public=self.course.outcome(),
         )

@@ -1,0 +1,129 @@
+"""A sealed day with every party as a process of its own, connected with mutual TLS."""
+
+from dataclasses import dataclass
+
+from veilgrid.admm.outcome import Coordination
+from veilgrid.errors import RunAborted
+from veilgrid.grid.day import Day
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.node.local import ProcessResult, ProcessSpec, run_processes
+from veilgrid.roles.sealed.day import (
+    SETTINGS,
+    SITES,
+    Driven,
+    Keys,
+    PublicDay,
+    coordination_of,
+    costs_alone,
+)
+from veilgrid.roles.sealed.deployment import (
+    Agreed,
+    PartyArguments,
+    SiteArguments,
+    pack_public,
+    pack_site,
+)
+from veilgrid.roles.sealed.message import DayEnded, Stopped
+from veilgrid.roles.sealed.sites import SiteOutcome
+from veilgrid.secret import Randomness, SystemRandomness
+
+
+@dataclass(frozen=True)
+class SealedRun:
+    """A sealed day by processes.
+
+    Attributes
+    ----------
+    seconds
+        From the start of the machines to the last site's result; processes were up before.
+    octets_a_party
+        Most that any party sent.
+    peak_megabytes
+        Largest resident size of any process.
+    rounds
+        Of secure computation.
+    """
+
+    coordination: Coordination
+    seconds: float
+    octets_a_party: int
+    peak_megabytes: float
+    rounds: int
+
+
+def run_sealed(
+    day: Day,
+    limits: Limits,
+    *,
+    party_count: int = 3,
+    degree: int = 1,
+    timeout_s: float = 900.0,
+) -> SealedRun:
+    """Plan a day under `sealed` by processes on this machine: parties, and one with all sites.
+
+    Raises
+    ------
+    RunAborted
+        The parties ended without a result; names the culprit where one is known.
+    """
+    public = PublicDay.of(day, limits, SETTINGS)
+    specs = _specs(day, public, SystemRandomness(), party_count, degree)
+    results = run_processes(
+        specs, timeout_s=timeout_s, start_timeout_s=120, outcomes=DayEnded | Stopped | SiteOutcome
+    )
+    driven = Driven(
+        {one.node: list(one.outcomes) for one in results},
+        sum(one.frames_sent for one in results),
+        sum(one.octets_sent for one in results),
+    )
+    coordination = coordination_of(day, driven, SITES, public.register.unit)
+    parties = [one for one in results if one.node != SITES]
+    return SealedRun(
+        coordination=coordination,
+        seconds=max(one.seconds for one in results),
+        octets_a_party=max(one.octets_sent for one in parties),
+        peak_megabytes=max(one.peak_memory_octets for one in results) / 1e6,
+        rounds=_rounds(parties),
+    )
+
+
+def _rounds(parties: list[ProcessResult]) -> int:
+    for one in parties:
+        for outcome in one.outcomes:
+            if isinstance(outcome, DayEnded):
+                return outcome.round_count
+    raise RunAborted("no party ended the day")
+
+
+def _specs(
+    day: Day, public: PublicDay, randomness: Randomness, party_count: int, degree: int
+) -> list[ProcessSpec]:
+    keys = Keys.drawn(party_count, len(day.sites), randomness)
+    agreement = keys.agreement(b"day " + randomness.octets(16).hex().encode(), degree)
+    agreed, packed = Agreed.of(agreement), pack_public(public)
+    messages = "veilgrid.roles.sealed.message:Message"
+    parties = [
+        ProcessSpec(
+            node=name,
+            factory="veilgrid.roles.sealed.deployment:build_party",
+            messages=messages,
+            arguments=PartyArguments(agreed, packed, bytes(box)),
+        )
+        for name, box in zip(agreement.parties, keys.boxes, strict=True)
+    ]
+    told = SiteArguments(
+        agreed,
+        packed,
+        {bus: pack_site(site) for bus, site in enumerate(day.sites)},
+        costs_alone(day),
+        {bus: seed.reveal_to("its own process") for bus, seed in keys.site_seeds.items()},
+        {bus: one.box_key.reveal_to("its own process") for bus, one in keys.sites.items()},
+    )
+    sites = ProcessSpec(
+        node=SITES,
+        factory="veilgrid.roles.sealed.deployment:build_sites",
+        messages=messages,
+        arguments=told,
+        role="site",
+    )
+    return [*parties, sites]
