@@ -34,9 +34,9 @@ def test_penalties_change_a_few_times_at_most(moves: list[tuple[float, float]], 
     assert set(found) <= {1.0, BALANCE_FACTOR, 1.0 / BALANCE_FACTOR}
 
 
-def test_each_change_makes_the_next_window_twice_as_long() -> None:
+def test_each_change_makes_the_next_window_twice_as_long_and_the_fourth_is_the_last() -> None:
     balance = PenaltyBalance(window=4)
-    found = [balance.judge(100.0, 1.0) for _ in range(100)]
+    found = [balance.judge(100.0, 1.0) for _ in range(1000)]
     assert [k + 1 for k, factor in enumerate(found) if factor != 1.0] == [4, 12, 28, 60]
 
 
