@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
+from veilgrid.cli._capacity import public_bins
 from veilgrid.errors import InputError
 from veilgrid.mpc.bulk import plain_batch
 from veilgrid.mpc.field import decode
@@ -17,6 +18,7 @@ from veilgrid.risk.capacity import (
     History,
     Tally,
     bins_of,
+    counted,
     dispatchable,
     tally,
 )
@@ -210,3 +212,28 @@ def test_a_device_cannot_send_moments_that_contradict_each_other() -> None:
 def test_a_capacity_that_does_not_fit_is_a_finding() -> None:
     with pytest.raises(InputError, match="device 1"):
         bins_of(1.0, 10.0).encode(np.array([4.0, 11.0, np.nan]))
+
+
+@given(
+    units=st.lists(st.integers(0, 40), min_size=1, max_size=9),
+    failures=st.lists(st.sampled_from([0.0, 0.02, 0.1, 0.3, 1.0]), min_size=9, max_size=9),
+    confidence=st.sampled_from([0.9, 0.95, 0.99]),
+)
+@settings(max_examples=40, deadline=None)
+def test_small_fleets_are_counted_and_exact(
+    units: list[int], failures: list[float], confidence: float
+) -> None:
+    """A handful of large units is far from any smooth distribution."""
+    sizes = np.array(units)
+    base = np.array(failures[: len(units)])
+    history = History(np.array([0.9, 0.1]), np.stack([base, np.maximum(base, 0.25)]))
+    place, worst = exact(sizes, history, 1 - confidence)
+    bins = public_bins(sizes / 1.0, None)
+    mpc, classes = Plain(), history.classes()
+    batch = plain_batch(mpc, bins.layout(), bins.encode(sizes / 1.0))
+    sums = tally(batch, classes, np.arange(len(sizes)), len(sizes))
+    ours = mpc.run(counted(mpc, sums, bins, history, classes, confidence))
+    assert ours.capacity_kw == pytest.approx(place, abs=1e-6)
+    assert ours.cvar_kw == pytest.approx(worst, abs=1e-6)
+    assert ours.certified_kw <= place + 1e-9
+    assert ours.mean_kw == pytest.approx(float(history.weights @ ((1 - history.failure) @ sizes)))

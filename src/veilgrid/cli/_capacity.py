@@ -18,7 +18,16 @@ from veilgrid.grid.network import Floats
 from veilgrid.mpc._round import Steps
 from veilgrid.mpc.bulk import BulkBatch
 from veilgrid.mpc.engine import Engine
-from veilgrid.risk.capacity import SCENARIO_COUNT_MAX, Bins, Capacity, History, bins_of, tally
+from veilgrid.risk.capacity import (
+    EXACT_MAX,
+    SCENARIO_COUNT_MAX,
+    Bins,
+    Capacity,
+    History,
+    bins_of,
+    counted,
+    tally,
+)
 from veilgrid.risk.capacity import dispatchable as dispatchable_capacity
 from veilgrid.risk.capacity_tail import normal_quantile
 
@@ -134,6 +143,8 @@ def public_bins(capacities_kw: Floats, step_kw: float | None) -> Bins:
     positive = capacities_kw[capacities_kw > 0]
     if not positive.size:
         return bins_of(1.0, 1.0, 1.0)
+    if len(capacities_kw) <= EXACT_MAX:
+        return Bins(np.unique(np.concatenate([[0.0], positive])))
     low, top = float(positive.min()), float(positive.max())
     if step_kw is None:
         units = np.rint(positive * 1e6)
@@ -154,9 +165,8 @@ def measure(
 
     def program(mpc: Engine, batch: BulkBatch) -> Steps[list[float]]:
         sums = tally(batch, classes, every, count)
-        answer = yield from dispatchable_capacity(
-            mpc, sums, bins, fleet.history, classes, confidence, LEVELS
-        )
+        method = counted if count <= EXACT_MAX else dispatchable_capacity
+        answer = yield from method(mpc, sums, bins, fleet.history, classes, confidence, LEVELS)
         kept.append(answer)
         return [answer.mean_kw, answer.capacity_kw, answer.certified_kw, answer.cvar_kw]
 
@@ -197,6 +207,7 @@ def measure(
             {"probability": float(level), "kw": float(value) * answer.unit_kw}
             for level, value in zip(answer.tail.levels, answer.tail.quantiles, strict=True)
         ],
+        "method": "counts" if count <= EXACT_MAX else "saddlepoint",
         "parties": 3,
         "degree": 1,
         "seconds": done.seconds,
@@ -234,7 +245,7 @@ def capacity(
         for remark in remarks:
             click.echo(f"note: {remark}", err=True)
         report, _ = measure(found, confidence, step_kw=step_kw, seed=seed)
-        if report["devices"] < SADDLEPOINT_MIN:
+        if EXACT_MAX < len(found.devices) < SADDLEPOINT_MIN:
             click.echo(
                 f"note: with fewer than {SADDLEPOINT_MIN} devices capacity_kw is rough unless all "
                 "are of a few sizes; certified_kw holds always",

@@ -26,6 +26,7 @@ from veilgrid.risk.capacity_tail import (
     Tail,
     bound_points_of,
     certified,
+    exact_tail,
     points_of,
     tail_of,
 )
@@ -33,6 +34,9 @@ from veilgrid.risk.capacity_tail import (
 BIN_COUNT: Final = 64
 CLASS_COUNT_MAX: Final = 64
 SCENARIO_COUNT_MAX: Final = 16
+EXACT_MAX: Final = 64
+"""So few devices are counted by size and convolved."""
+
 FILL_STEPS: Final = 2**20
 """A place within a bin is one of so many; capacities are rounded down to one."""
 
@@ -358,6 +362,47 @@ def dispatchable(
         tail.shortfall_mean * unit,
         float(opened[0, 0]) * unit,
         moments,
+        tail,
+        unit,
+    )
+
+
+def counted(
+    mpc: Mpc,
+    sums: Tally,
+    bins: Bins,
+    history: History,
+    classes: Sequence[Classes],
+    confidence: float,
+    levels: Sequence[float] = (),
+) -> Steps[Capacity]:
+    """Open how many devices of a small fleet are of which size; return its exact capacity.
+
+    For fleets of at most :data:`EXACT_MAX` devices whose capacities are the edges of bins. There
+    a saddlepoint is rough, and log-moments would tell as much as these counts do.
+    """
+    numbers = yield from mpc.open(concatenate(sums.counts))
+    width, start, tables = len(bins.edges_kw), 0, []
+    for one in classes:
+        size = len(one.levels) * width
+        found = np.array(numbers[start : start + size], np.float64) / _CLASS_STEPS
+        tables.append(np.rint(found).reshape(-1, width))
+        start += size
+    places = bins.edges_kw / bins.top_kw
+    held = [one.levels for one in classes]
+    pairs = list(zip(held, tables, strict=True))
+    mean = np.array([float((1 - p) @ table @ places) for p, table in pairs])
+    variance = np.array([float((p * (1 - p)) @ table @ places**2) for p, table in pairs])
+    miss = 1.0 - confidence
+    tail = exact_tail(places, held, tables, history.weights, miss, levels)
+    unit = bins.top_kw
+    return Capacity(
+        float(history.weights @ mean) * unit,
+        tail.quantile * unit,
+        tail.certified * unit,
+        tail.shortfall_mean * unit,
+        float(tables[0].sum(axis=0) @ places) * unit,
+        Moments(mean, variance),
         tail,
         unit,
     )

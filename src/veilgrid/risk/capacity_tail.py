@@ -12,6 +12,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
+from scipy.stats import binom
 
 from veilgrid.errors import invariant
 from veilgrid.grid.network import Floats
@@ -27,6 +28,7 @@ BOUND_FACTORS: Final = np.array([0.25, 0.5, 0.7, 0.85, 1.0, 1.25, 1.7, 4.0])
 POINT_MAX: Final = 200.0
 _SPREAD_MIN: Final = 1e-4
 _STEPS: Final = 4000
+ATOMS_MAX: Final = 100_000
 
 _Below = Callable[[Floats], Floats]
 
@@ -233,6 +235,75 @@ def _mean_below(below: _Below, quantile: float, miss: float, step: float) -> flo
         return quantile - float(below(places).sum()) * step / miss
     places = np.linspace(0.0, quantile, 10 * _STEPS + 1)
     return quantile - float(np.trapezoid(below(places), places)) / miss
+
+
+def exact_tail(
+    places: Floats,
+    levels: Sequence[Floats],
+    counts: Sequence[Floats],
+    weights: Floats,
+    miss: float,
+    wanted: Sequence[float] = (),
+) -> Tail:
+    """Return the tail of a small fleet by convolution.
+
+    Parameters
+    ----------
+    places : (bin,)
+        Capacities.
+    levels : one a scenario, (class,)
+        Probabilities of failure.
+    counts : one a scenario, (class, bin)
+        How many devices there are of each.
+    weights : (scenario,), sum 1
+        Probabilities of the scenarios.
+    miss : 0..1
+        One minus the confidence.
+    wanted
+        Probabilities of further quantiles.
+    """
+    sums, masses = [], []
+    tried = np.geomspace(1e-6, POINT_MAX, 400)
+    values = np.zeros((len(counts), len(tried)))
+    for j, table in enumerate(counts):
+        at, mass = np.zeros(1), np.ones(1)
+        for row, column in zip(*np.nonzero(table), strict=True):
+            p, size, count = levels[j][row], places[column], int(table[row, column])
+            there = np.arange(count + 1)
+            at, mass = _merged(
+                np.add.outer(at, there * size), np.outer(mass, binom.pmf(there, count, 1 - p))
+            )
+            with np.errstate(divide="ignore"):
+                values[j] += count * np.logaddexp(np.log(p), np.log1p(-p) - tried * size)
+        sums.append(at)
+        masses.append(weights[j] * mass)
+    at, mass = _merged(np.concatenate(sums), np.concatenate(masses))
+    running = np.cumsum(mass)
+
+    def place(level: float) -> int:
+        return min(int(np.searchsorted(running, level + 1e-12, side="right")), len(at) - 1)
+
+    last = place(miss)
+    before = float(running[last - 1]) if last else 0.0
+    worst = float(at[:last] @ mass[:last]) + max(miss - before, 0.0) * float(at[last])
+    floor = min(certified(tried, values, weights, miss), float(at[last]))
+    return Tail(
+        quantile=float(at[last]),
+        certified=floor,
+        shortfall_mean=min(max(worst / miss, floor), float(at[last])),
+        levels=np.asarray(wanted, dtype=np.float64),
+        quantiles=np.array([at[place(level)] for level in wanted], dtype=np.float64),
+    )
+
+
+def _merged(at: Floats, mass: Floats) -> tuple[Floats, Floats]:
+    """Add up the probabilities of equal sums; if there are very many, of nearly equal ones."""
+    flat = at.reshape(-1)
+    grain = 1e-12 if flat.size <= ATOMS_MAX else 1.0 / ATOMS_MAX
+    scale = max(float(flat.max()), 1.0) * grain
+    units, where = np.unique(np.rint(flat / scale), return_inverse=True)
+    added = np.bincount(where.reshape(-1), mass.reshape(-1), len(units))
+    return units * scale, np.asarray(added, np.float64)
 
 
 def normal_quantile(moments: Moments, weights: Floats, miss: float) -> float:
