@@ -296,3 +296,27 @@ def test_bits_reach_exactly_the_range(lower: int, extent: int, data: Any) -> Non
 def test_crossing_bounds_are_a_finding_that_names_the_client() -> None:
     with pytest.raises(InputError, match="client 1"):
         Number("x", np.array([0, 5]), np.array([1, 4]))
+
+
+@pytest.mark.parametrize("part", ["bin", "step"])
+def test_a_vector_of_zeros_is_no_unit_vector_and_no_spike(part: str) -> None:
+    """Without it a device would count in the weight and nowhere in the histogram."""
+    layout = Layout((Number("q", 0, 20), OneHot("bin", BINS), Spike("step", BINS, "q")))
+    places = np.arange(COUNT) % BINS
+    inputs = layout.encode({"q": np.full(COUNT, 7), "bin": places, "step": places})
+    start = layout.start(part)
+    inputs[4, start : start + BINS] = 0
+    committee = Committee(3, 1, layout)
+    committee.fill(inputs)
+
+    def program(number: int) -> Any:
+        def steps(mpc: Any) -> Any:
+            batch = yield from bulk_intake(mpc, committee.mailboxes[number - 1])
+            return batch.flags
+
+        return steps
+
+    program.per_party = True  # type: ignore[attr-defined]
+    decided = run(dict(parties_of(3, 1, program, session=SESSION)))
+    assert decided[NodeId("p1")].result == {"client 4": "invalid"}
+    assert layout.is_valid(inputs).sum() == COUNT - 1

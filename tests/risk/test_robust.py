@@ -91,6 +91,14 @@ def test_trimmed_mean_of_many_is_close_to_scipy() -> None:
     assert mean_of(values, 0.95, 1) == pytest.approx(np.sort(values)[-250:].mean(), rel=0.005)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.9, 1), (0, 0.1), (0.3, 0.7), (0.05, 0.8)])
+def test_the_cut_part_of_a_bin_is_taken_on_its_side_of_the_cut(low: float, high: float) -> None:
+    """Values spread over four bins only, so what is cut through is most of the figure."""
+    values = np.arange(1000, 1400).repeat(3)
+    right = tail_mean(values, np.ones(1200), low, high)
+    assert mean_of(values, low, high) == pytest.approx(right, abs=5)
+
+
 @settings(max_examples=60, deadline=None)
 @given(values=samples, level=st.sampled_from([0.05, 0.25, 0.5, 0.75, 0.95]))
 def test_quantile_is_in_the_bin_of_the_quantile(values: list[int], level: float) -> None:
