@@ -408,3 +408,8 @@ def test_members_of_the_cast_in_any_weather_get_nothing_wrong_accepted() -> None
     tests/simulation`."""
     names = {trial(seed) for seed in range(40)}
     assert names == {*CAST, "nobody"}
+
+
+def test_lost_testimonies_make_nobody_honest_a_cheater() -> None:
+    """A two-faced party makes honest messages misshapen; who lacks the proof names the silent."""
+    assert trial(366) == "two faces"  # found by a sweep of 400 seeds

@@ -430,7 +430,8 @@ class Party:
         # Who says two things makes honest parties look wrong to each other: that comes first.
         named = {*state.doubles, *_blame.contradictions(self, state.testimonies)}
         is_heard = len(state.testimonies) == self.n
-        if not named and (is_heard or is_last):
+        if not named and is_heard:
+            # Without everybody's testimony a two-faced party could have made them look wrong.
             named = set(cheaters)
         named.discard(self.number)
         if named:
