@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import sparse
+from scipy import optimize, sparse
 
 from veilgrid.qp.dense import (
     DenseSolution,
@@ -15,7 +15,7 @@ from veilgrid.qp.dense import (
     is_acceptable,
     quantised,
 )
-from veilgrid.qp.leak import opposite_pairs, slacks
+from veilgrid.qp.leak import is_redundant, opposite_pairs, slacks
 from veilgrid.qp.mask import (
     CONDITION,
     EVERY_OPTION,
@@ -137,6 +137,7 @@ def test_decoys_never_bind_and_scales_are_positive() -> None:
     decoys = [row for row in range(len(shown)) if row not in true]
     assert shown[decoys].min() > 1e-3
     assert found.multipliers[decoys].max() == 0
+    assert all(is_redundant(problem, row) for row in decoys)
 
 
 def test_opposite_rows_are_found_through_scaling_and_order() -> None:
@@ -203,3 +204,36 @@ def test_a_certificate_looks_at_everything() -> None:
     ):
         assert not is_acceptable(certificate(problem, claim))
     assert is_acceptable(certificate(problem, good))
+
+
+def test_a_feasible_stationary_point_with_a_gap_is_refused() -> None:
+    """Multipliers that balance costs can be found at any point; only the gap shows it."""
+    form = drawn_form(7)
+    problem = draw_mask(form, SeededRandomness(7)).masked()
+    good = DenseSolver(problem).solve(problem.linear)
+    inside = DenseSolver(problem).solve(problem.linear - 3.0 * problem.quadratic @ good.values)
+    y = 0.5 * (good.values + inside.values)
+    force, _ = optimize.nnls(problem.matrix.T, -(problem.quadratic @ y + problem.linear))
+    found = certificate(problem, quantised(y, force, ""))
+    assert found.primal <= 1e-8
+    assert found.dual <= 1e-7
+    assert found.gap > 1e-3
+    assert not is_acceptable(found)
+
+
+def test_an_optimum_of_all_rows_but_one_is_refused() -> None:
+    """Stationarity and gap are perfect there; only the broken row gives it away."""
+    form = drawn_form(8)
+    problem = draw_mask(form, SeededRandomness(8)).masked()
+    good = DenseSolver(problem).solve(problem.linear)
+    dropped = int(np.argmax(good.multipliers))
+    kept = np.delete(np.arange(len(problem.bound)), dropped)
+    fewer = replace(problem, matrix=problem.matrix[kept], bound=problem.bound[kept])
+    free = DenseSolver(fewer).solve(problem.linear)
+    force = np.zeros(len(problem.bound))
+    force[kept] = free.multipliers * 1e-9
+    found = certificate(problem, quantised(free.values, force, ""))
+    assert found.dual <= 1e-6
+    assert found.gap <= 1e-6
+    assert found.primal > 1e-3
+    assert not is_acceptable(found)
