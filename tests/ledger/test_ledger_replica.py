@@ -29,6 +29,7 @@ from ledger_world import (
 from veilgrid.ledger.client import Client, Submit
 from veilgrid.ledger.message import (
     MESSAGES,
+    NOTHING_DIGEST,
     OPERATION_COUNT_MAX,
     RECORDS,
     Accusation,
@@ -57,7 +58,8 @@ from veilgrid.ledger.message import (
     signed_request,
 )
 from veilgrid.ledger.replica import Replica
-from veilgrid.ledger.service import CHECKPOINT_OPERATION, configure_operation
+from veilgrid.ledger.service import CHECKPOINT_OPERATION, Change, configure_operation
+from veilgrid.ledger.view_change import selected
 from veilgrid.machine import START, Decide, NodeId, Persist, Received, Send, TimerFired
 from veilgrid.sim import CALM, World, tampered
 
@@ -273,6 +275,27 @@ def test_what_a_view_change_shows_must_be_genuine() -> None:
         edit(change(good), replica=R2),
     ]
     assert [rules.holds(bad) for bad in wrong] == [False] * len(wrong)
+
+
+def test_the_certificate_of_the_highest_view_wins_and_gaps_are_filled() -> None:
+    """An older certificate may name a batch that a later view has replaced."""
+    low, high, third = prepared(), prepared(view=1), prepared(sequence=3)
+    high = msgspec.structs.replace(high, digest=b"h" * 32)
+    for order in ((low, high), (high, low)):
+        changes = [change(order[0], view=2), change(order[1], third, view=2)]
+        _, chosen = selected(changes)
+        assert chosen == [(1, b"h" * 32), (2, NOTHING_DIGEST), (3, third.digest)]
+    stable, chosen = selected([change(low, third), change(stable=CERTIFICATE)])
+    assert stable == CERTIFICATE
+    assert chosen == [], "what a certified checkpoint covers is not proposed again"
+
+
+def test_nothing_is_voted_for_beyond_a_boundary() -> None:
+    """Beyond it other replicas decide; a vote of the old ones would be worth two."""
+    replica = honest(R1)
+    replica.service.change = Change(NEXT, 4)
+    assert sent(give(replica, proposal(request(1), sequence=5)), Prepare) == []
+    assert sent(give(replica, proposal(request(1), sequence=4)), Prepare) != []
 
 
 def test_a_replica_that_restarts_stands_where_it_stood() -> None:
