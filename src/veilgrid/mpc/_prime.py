@@ -136,6 +136,16 @@ def row_sums(a: Words) -> Words:
 
 
 @compiled
+def sums_by_index(a: Words, index: npt.NDArray[np.int64], count: int) -> Words:
+    """Add elements up by index: ``out[index[i]] += a[i]``, (count, 2)."""
+    out = np.zeros((count, 2), np.uint64)
+    for i in range(a.shape[0]):
+        k = index[i]
+        out[k, 0], out[k, 1] = _sum(out[k, 0], out[k, 1], a[i, 0], a[i, 1])
+    return out
+
+
+@compiled
 def apply_matrix(matrix: Words, a: Words) -> Words:
     """Multiply a matrix of elements (row, column, 2) with a vector (column, 2)."""
     out = np.empty((matrix.shape[0], 2), np.uint64)

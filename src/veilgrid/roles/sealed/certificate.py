@@ -13,6 +13,7 @@ import numpy as np
 
 from veilgrid.errors import invariant
 from veilgrid.mpc import Mpc, Shares, Steps, concatenate
+from veilgrid.mpc._prime import sums_by_index
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode_words
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Integers, Register
@@ -178,12 +179,11 @@ def certify(
     step
         The network step whose prices were agreed.
     """
-    whole = [step.price(mpc.constant([0]), int(bus)) for bus in buses]
-    price_p = yield from _rounded(mpc, concatenate(whole))
+    zero = mpc.constant([0])
+    price_p = yield from _rounded(mpc, step.prices(zero, buses))
     price_q = mpc.constant([0] * len(price_p))
     if not register.limits.are_absent:
-        reactive = [step.price(mpc.constant([0]), int(bus), is_reactive=True) for bus in buses]
-        price_q = yield from _rounded(mpc, concatenate(reactive))
+        price_q = yield from _rounded(mpc, step.prices(zero, buses, is_reactive=True))
     products = yield from _multiplied(mpc, stack, price_q)
     demand_p = _demand_p(stack)
     demand_q = yield from _demand_q(mpc, stack, products)
@@ -257,17 +257,7 @@ def _multiplied(mpc: Mpc, stack: Stack, price_q: Shares) -> Steps[_Products]:
 
 def _gathered(values: Words, index: Integers, count: int) -> Words:
     """Add values up by index."""
-    out = PRIME_FIELD.zeros(count)
-    order = np.argsort(index, kind="stable")
-    index, values = index[order], values[order]
-    while len(index):
-        first = np.concatenate([[True], index[1:] != index[:-1]])
-        places = index[first]
-        out[places] = PRIME_FIELD.add(
-            np.ascontiguousarray(out[places]), np.ascontiguousarray(values[first])
-        )
-        index, values = index[~first], values[~first]
-    return out
+    return sums_by_index(np.ascontiguousarray(values), np.ascontiguousarray(index), count)
 
 
 def _demand_p(stack: Stack) -> Shares:

@@ -15,7 +15,7 @@ from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.mixing import PLAIN, MixingRule, Mixture
 from veilgrid.roles.sealed.program import Binding
 from veilgrid.roles.sealed.register import Register
-from veilgrid.roles.sealed.step import ActiveSet
+from veilgrid.roles.sealed.step import FREE, ActiveSet
 
 BIDS: Final = "bids"
 WISH: Final = "wish"
@@ -31,6 +31,9 @@ SUSPICION: Final = (4, 8, 16, 32, 64, 128)
 
 SUSPICIOUS_GAP: Final = -0.05
 """Claimed gap, relative to the cost, below which a day is suspect."""
+
+RATINGS_INTERVAL: Final = 8
+"""Network steps from one that looks for exceeded ratings to the next."""
 
 CONVERGED: Final = "converged"
 LIMIT: Final = "iteration_limit"
@@ -96,6 +99,7 @@ class Course:
     status: str = ""
     certificate: dict[str, Any] = field(default_factory=dict)
     bid_task: int = 0
+    hint: Binding | None = None
     unmet: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -123,7 +127,15 @@ class Course:
         """The active set to start the next network step from."""
         if not self.bindings:
             return Binding.of(ActiveSet.start(self.register))
-        return self.bindings[max(self.bindings)]
+        return self.hint or self.bindings[max(self.bindings)]
+
+    @property
+    def checks_ratings(self) -> bool:
+        """Whether the present network step looks for exceeded ratings.
+
+        They bind rarely; plans are checked against all of them before they are accepted.
+        """
+        return self.task.iteration % RATINGS_INTERVAL == 1
 
     @property
     def priced_by(self) -> int:
@@ -226,6 +238,7 @@ class Course:
 
     def _on_wish(self, result: dict[str, Any], iteration: int) -> None:
         self.bindings[iteration] = msgspec.convert(result["binding"], Binding)
+        self.hint = None
         self.registers[iteration] = self.register
         self._strength = float(result.get("strength", 0.0))
         self._passes = int(result["passes"])
@@ -240,12 +253,22 @@ class Course:
         if iteration > 1:
             self.mixture = self.rule.decide(products)
         self._claimed = (cost, gap)
+        if result.get("exceeded"):
+            self._bring_in(result["exceeded"])
         if self._is_suspect(iteration, cost, gap):
             self._go(PULL, iteration)
         elif result["fits"] and not residual > 0.7 * self._residual_tried:
             self._go(REGRET, iteration)
         else:
             self._resume(iteration)
+
+    def _bring_in(self, exceeded: list[list[int]]) -> None:
+        """Let the next step start from exceeded rows that none so far knew: ratings."""
+        latest = max(self.bindings)
+        active = self.bindings[latest].active()
+        for number, interval in exceeded:
+            active.rows[interval].setdefault(number, FREE)
+        self.hint = Binding.of(active)
 
     def _is_suspect(self, iteration: int, cost: float, gap: float) -> bool:
         """Whether prices rise as if limits could not be met."""

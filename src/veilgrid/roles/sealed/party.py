@@ -228,7 +228,14 @@ class SealedParty:
         still = fallbacks(mpc, course.register, bids, course.still)
         match task.kind:
             case "wish":
-                steps = wish_program(mpc, course.register, mailbox, still, course.binding)
+                steps = wish_program(
+                    mpc,
+                    course.register,
+                    mailbox,
+                    still,
+                    course.binding,
+                    check_ratings=course.checks_ratings,
+                )
             case "answer":
                 steps = answer_program(
                     mpc, course.register, mailbox, self._priced(), still, self._limits

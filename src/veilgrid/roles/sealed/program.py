@@ -202,16 +202,21 @@ def wish_program(
     mailbox: Mailbox,
     still: Mapping[int, Shares],
     binding: Binding,
+    *,
+    check_ratings: bool = True,
 ) -> Steps[dict[str, Any]]:
     """Do the network step on the sites' wishes; send each site its own prices."""
     taken = yield from take_in(mpc, mailbox, POWER_MAX)
     if taken.flags:
         return taken.refusal
     wish_p, wish_q = _network(mpc, register, {**taken.vectors, **still})
-    step = yield from network_step(mpc, register, wish_p, wish_q, binding.active())
+    step = yield from network_step(
+        mpc, register, wish_p, wish_q, binding.active(), check_ratings=check_ratings
+    )
     yield from mpc.agree()
-    for bus in sorted(taken.vectors):
-        mpc.deliveries.append((f"{bus}", "prices", _prices(mpc, register, step, bus)))
+    buses = sorted(taken.vectors)
+    for bus, prices in zip(buses, _both(mpc, step, buses), strict=True):
+        mpc.deliveries.append((f"{bus}", "prices", np.ascontiguousarray(prices)))
     result: dict[str, Any] = {"binding": msgspec.to_builtins(Binding.of(step.active))}
     result["passes"] = step.passes
     if step.active.binding():
@@ -238,12 +243,13 @@ class Priced:
         return (yield from network_duals(mpc, self.register, wish_p, wish_q, active))
 
 
-def _prices(mpc: Engine, register: Register, step: StepResult, bus: int) -> Words:
-    zero = mpc.constant([0])
-    prices = [step.price(zero, bus)]
-    if not register.limits.are_absent:
-        prices.append(step.price(zero, bus, is_reactive=True))
-    return concatenate(prices).data
+def _both(mpc: Engine, step: StepResult, buses: Sequence[int], *, is_pull: bool = False) -> Words:
+    """Return prices of buses, (bus, active then reactive, word); reactive only under limits."""
+    zero, own = mpc.constant([0]), np.array(buses, dtype=np.int64)
+    parts = [step.prices(zero, own, is_pull=is_pull)]
+    if not step.register.limits.are_absent:
+        parts.append(step.prices(zero, own, is_reactive=True))
+    return np.concatenate([part.data.reshape(len(own), -1, 2) for part in parts], axis=1)
 
 
 def _strength(mpc: Engine, step: StepResult) -> Steps[dict[str, Any]]:
@@ -296,23 +302,20 @@ def answer_program(
         demand_p, demand_q = _network(mpc, register, everyone)
         exceeded = yield from limit_checks(mpc, register, demand_p, demand_q, limits.excess_max)
         result["fits"] = not exceeded
+        result["exceeded"] = [list(one) for one in exceeded]
     return result
 
 
-def _owed_by_still(mpc: Engine, step: StepResult, still: Mapping[int, Shares]) -> Steps[Shares]:
+def _owed_by_still(
+    mpc: Engine, step: StepResult, still: Mapping[int, Shares], *, is_pull: bool = False
+) -> Steps[Shares]:
     """Return what sites that take their fallback pay together, scale 2**94 price units."""
-    zero = mpc.constant([0])
     if not still:
-        return zero
-    prices = [
-        concatenate([step.price(zero, bus), step.price(zero, bus, is_reactive=True)])
-        for bus in still
-    ]
-    return (
-        yield from mpc.inner(
-            concatenate(prices).claim(NARROW_PRICE), concatenate(still.values()).claim(POWER_MAX)
-        )
-    )
+        return mpc.constant([0])
+    price = mpc.wrap(_both(mpc, step, list(still), is_pull=is_pull).reshape(-1, 2), NARROW_PRICE)
+    width = len(price) // len(still)
+    demand = concatenate([one[:width] for one in still.values()]).claim(POWER_MAX)
+    return (yield from mpc.inner(price, demand))
 
 
 def _amounts(mpc: Engine, step: StepResult, owed: Shares, claims: Shares, exchange: Words) -> Words:
@@ -359,12 +362,10 @@ def regret_program(mpc: Engine, mailbox: Mailbox) -> Steps[dict[str, Any]]:
 def pull_program(mpc: Engine, priced: Priced, still: Mapping[int, Shares]) -> Steps[dict[str, Any]]:
     """Send each site the part of its prices that comes from network rows."""
     step = yield from priced.duals(mpc, still)
-    zero = mpc.constant([0])
+    buses = sorted(bus_of(name) for name in priced.wishes.received)
     yield from mpc.agree()
-    for name in sorted(priced.wishes.received):
-        bus = bus_of(name)
-        pulls = concatenate([step.pull(zero, bus), step.pull(zero, bus, is_reactive=True)])
-        mpc.deliveries.append((f"{bus}", "pull", pulls.data))
+    for bus, pulls in zip(buses, _both(mpc, step, buses, is_pull=True), strict=True):
+        mpc.deliveries.append((f"{bus}", "pull", np.ascontiguousarray(pulls)))
     return {}
 
 
@@ -385,19 +386,12 @@ def surplus_program(
     if taken.flags:
         return taken.refusal
     step = yield from priced.duals(mpc, still)
-    zero, times = mpc.constant([0]), register.interval_count
+    times = register.interval_count
     least = _total([one[2 * times :] for one in taken.vectors.values()])
-    pulls = [
-        concatenate([step.pull(zero, bus), step.pull(zero, bus, is_reactive=True)]) for bus in still
-    ]
-    owed = zero
-    if pulls:
-        owed = yield from mpc.inner(
-            concatenate(pulls).claim(NARROW_PRICE), concatenate(still.values()).claim(POWER_MAX)
-        )
+    owed = yield from _owed_by_still(mpc, step, still, is_pull=True)
     scale = PRIME_FIELD.scale
     whole = scale(encode([2 ** (WIDE_BITS - AMOUNT_BITS)]), least.data)
-    bound = scale(encode([2**POWER_BITS]), step.rent(zero).data)
+    bound = scale(encode([2**POWER_BITS]), step.rent(mpc.constant([0])).data)
     left = PRIME_FIELD.subtract(PRIME_FIELD.add(whole, owed.data), bound)
     opened = yield from mpc.open_elements(left)
     surplus = opened[0] / 2.0**WIDE_BITS

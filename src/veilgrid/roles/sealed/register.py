@@ -70,6 +70,22 @@ class Register:
         """Number of intervals."""
         return len(self.buy)
 
+    def voltage_bounds(self, kind: int) -> Floats:
+        """Return the bounds (bus, interval) of lower (0) or upper (1) voltage rows, unscaled."""
+        if kind not in self._voltage_bounds:
+            limits = self.limits
+            count = self.bus_count
+            own = np.array([limits.row(kind * count + bus)[2] for bus in range(count)])
+            wide = np.repeat(own[:, np.newaxis], self.interval_count, axis=1)
+            if limits.correction is not None:
+                wide = wide - limits.correction[kind]
+            self._voltage_bounds[kind] = wide
+        return self._voltage_bounds[kind]
+
+    @cached_property
+    def _voltage_bounds(self) -> dict[int, Floats]:
+        return {}
+
     def tightened(self, inner: float) -> "Register":
         """Keep an inner distance from limits, per-unit."""
         return replace(self, inner=inner)

@@ -23,6 +23,7 @@ from veilgrid.roles.sealed.register import (
     EXCESS_TOLERANCE,
     FACTOR_BITS,
     POWER_BITS,
+    Integers,
     Register,
     factors,
 )
@@ -203,29 +204,33 @@ class StepResult:
     numbers: list[tuple[int, ...]]
     passes: int
 
-    def price(self, constant: "Shares", bus: int, *, is_reactive: bool = False) -> Shares:
-        """Return one bus's prices, (interval,), scale 2**62 price units."""
-        one = encode([2**FACTOR_BITS])
-        register, out = self.register, []
-        for dual, numbers in zip(self.duals, self.numbers, strict=True):
-            total = PRIME_FIELD.zeros(1) if is_reactive else PRIME_FIELD.scale(one, dual[:1])
-            if numbers:
-                rows = (register.row(number) for number in numbers)
-                own = [row_q[bus] if is_reactive else row_p[bus] for row_p, row_q, _, _ in rows]
-                weights = factors(np.array(own))
-                part = PRIME_FIELD.inner(dual[1:], encode_words(weights))
-                total = PRIME_FIELD.add(total, part)
-            out.append(total)
-        return Shares(np.concatenate(out), COMPARED_BOUND, constant.constant)
+    def prices(
+        self,
+        constant: "Shares",
+        buses: Integers,
+        *,
+        is_reactive: bool = False,
+        is_pull: bool = False,
+    ) -> Shares:
+        """Return prices of some buses, (bus * interval,), scale 2**62 price units.
 
-    def pull(self, constant: "Shares", bus: int, *, is_reactive: bool = False) -> Shares:
-        """Return the part of a bus's prices that comes from rows, (interval,), scale 2**62."""
-        whole = self.price(constant, bus, is_reactive=is_reactive)
-        if is_reactive:
-            return whole
-        own = [dual[:1] for dual in self.duals]
-        energy = PRIME_FIELD.scale(encode([2**FACTOR_BITS]), np.concatenate(own))
-        return Shares(PRIME_FIELD.subtract(whole.data, energy), COMPARED_BOUND, constant.constant)
+        ``is_pull`` leaves out the substation's price: what remains comes from network rows.
+        """
+        energy = PRIME_FIELD.scale(
+            encode([2**FACTOR_BITS]), np.concatenate([dual[:1] for dual in self.duals])
+        )
+        if is_reactive or is_pull:
+            energy = np.zeros_like(energy)
+        out = np.tile(energy, (len(buses), 1)).reshape(len(buses), -1, 2)
+        for interval, (dual, numbers) in enumerate(zip(self.duals, self.numbers, strict=True)):
+            if numbers:
+                rows = [self.register.row(number)[is_reactive] for number in numbers]
+                weights = factors(np.array(rows).T[buses])
+                words = encode_words(weights.ravel()).reshape(*weights.shape, 2)
+                part = apply_matrix(words, np.ascontiguousarray(dual[1:]))
+                own = np.ascontiguousarray(out[:, interval])
+                out[:, interval] = PRIME_FIELD.add(own, part)
+        return Shares(out.reshape(-1, 2), COMPARED_BOUND, constant.constant)
 
     def rent(self, constant: "Shares") -> Shares:
         """Return what all binding rows collect, one element, scale 2**62 price units."""
@@ -255,7 +260,7 @@ def network_step(
     wish_q: Shares,
     active: ActiveSet,
     *,
-    check_all: bool = True,
+    check_ratings: bool = True,
 ) -> Steps[StepResult]:
     """Project shared wishes onto what the network can carry.
 
@@ -269,8 +274,8 @@ def network_step(
         Bus by bus; a rigid bus's wish is its net demand.
     active
         Where to start; not changed.
-    check_all
-        Whether rows that are not in play are checked too.
+    check_ratings
+        Whether ratings that are not in play are checked too. Voltage limits always are.
 
     Raises
     ------
@@ -279,9 +284,10 @@ def network_step(
     """
     work = _Step(mpc, register, wish_p, wish_q)
     current = active.copy()
+    todo = list(range(register.interval_count))
     for count in range(1, PASSES_MAX + 1):
         result = yield from work.solve(current, count)
-        checks = work.checks(result, check_all=check_all)
+        checks = work.checks(result, todo, ratings=check_ratings)
         wrong = yield from below_zero(mpc, checks.values)
         flagged = checks.chosen(wrong)
         screened = {(interval, bus) for kind, interval, bus, _ in flagged if kind == "screen"}
@@ -291,6 +297,7 @@ def network_step(
             flagged = [one for one in flagged if one[0] != "screen"] + sides.chosen(bits)
         if not flagged:
             return result
+        todo = sorted({interval for _, interval, *_ in flagged})
         exceeded = _worth_adding(flagged)
         worst = yield from _worst(mpc, exceeded)
         moves = [(kind, interval, number) for kind, interval, number, _ in flagged if kind != "row"]
@@ -341,7 +348,8 @@ def limit_checks(
     nothing = ActiveSet([AT_HIGH] * register.interval_count, [{} for _ in register.buy])
     work = _Step(mpc, plain, demand_p, demand_q)
     result = work.still(nothing)
-    checks = work.checks(result, check_all=True, check_prices=False)
+    everywhere = list(range(register.interval_count))
+    checks = work.checks(result, everywhere, ratings=True, prices=False)
     flagged = checks.chosen((yield from below_zero(mpc, checks.values)))
     screened = {(interval, bus) for kind, interval, bus, _ in flagged if kind == "screen"}
     if screened:
@@ -413,12 +421,17 @@ class _Step:
         duals = [PRIME_FIELD.zeros(1) for _ in self._duals]
         return StepResult(register, active, duals, [() for _ in duals], 0)
 
-    def checks(self, result: StepResult, *, check_all: bool, check_prices: bool = True) -> _Checks:
-        """Collect what is below zero where an entry leaves its bounds or a row is exceeded."""
+    def checks(
+        self, result: StepResult, todo: list[int], *, ratings: bool, prices: bool = True
+    ) -> _Checks:
+        """Collect what is below zero where an entry leaves its bounds or a row is exceeded.
+
+        Only the intervals in ``todo`` are looked at; the others have not changed since they held.
+        """
         checks = _Checks()
         drop = self._corrected_drop(result)
-        for interval, dual in enumerate(self._duals if check_prices else []):
-            entries = result.duals[interval]
+        for interval in todo if prices else ():
+            entries, dual = result.duals[interval], self._duals[interval]
             self._price_checks(checks, result.active, interval, entries)
             for place, number in enumerate(dual.numbers, 1):
                 status = result.active.rows[interval][number]
@@ -432,9 +445,9 @@ class _Step:
                     if status == AT_HIGH:
                         room = PRIME_FIELD.subtract(PRIME_FIELD.zeros(1), room)
                     checks.add("row", interval, number, room)
-        if check_all:
-            self._voltage_checks(checks, result, drop)
-            self._screens(checks, result)
+        self._voltage_checks(checks, result, drop, todo)
+        if ratings:
+            self._screens(checks, result, todo)
         return checks
 
     def _price_checks(
@@ -514,30 +527,35 @@ class _Step:
         ]
         return self.mpc.constant(_integers(np.array(values), POWER_BITS + FACTOR_BITS)).data
 
-    def _voltage_checks(self, checks: _Checks, result: StepResult, drop: Words) -> None:
+    def _voltage_checks(
+        self, checks: _Checks, result: StepResult, drop: Words, todo: list[int]
+    ) -> None:
         """Check every voltage row that is not in play."""
-        limits, count = self.register.limits, self.register.bus_count
-        others = [bus for bus in range(count) if bus != limits.tree.root]
+        register = self.register
+        limits, count = register.limits, register.bus_count
         for kind, limit in enumerate((limits.squared_min, limits.squared_max)):
             if limit is None:
                 continue
-            places = [
-                (interval, kind * count + bus)
-                for bus in others
-                for interval in range(self.register.interval_count)
-                if kind * count + bus not in result.active.rows[interval]
-            ]
-            buses = np.array([number - kind * count for _, number in places], dtype=np.int64)
-            times = np.array([interval for interval, _ in places], dtype=np.int64)
+            is_asked = np.zeros((count, register.interval_count), bool)
+            is_asked[:, todo] = True
+            is_asked[limits.tree.root] = False
+            for interval in todo:
+                for number in result.active.rows[interval]:
+                    if number // count == kind:
+                        is_asked[number % count, interval] = False
+            buses, times = np.nonzero(is_asked)
             activity = np.ascontiguousarray(drop[buses, times])
             if kind == 1:
-                activity = PRIME_FIELD.subtract(PRIME_FIELD.zeros(len(places)), activity)
-            bounds = self._bounds([number for _, number in places], times.tolist())
-            checks.add_all("row", places, PRIME_FIELD.subtract(bounds, activity))
+                activity = PRIME_FIELD.subtract(PRIME_FIELD.zeros(len(buses)), activity)
+            bounds = register.voltage_bounds(kind)[buses, times] - register.inner
+            steps = np.rint((bounds + EXCESS_TOLERANCE) * 2.0 ** (POWER_BITS + FACTOR_BITS))
+            ceiling = self.mpc.constant(steps.astype(np.int64).tolist()).data
+            places = list(zip(times.tolist(), (kind * count + buses).tolist(), strict=True))
+            checks.add_all("row", places, PRIME_FIELD.subtract(ceiling, activity))
 
     # -- ratings --------------------------------------------------------------------------------
 
-    def _screens(self, checks: _Checks, result: StepResult) -> None:
+    def _screens(self, checks: _Checks, result: StepResult, todo: list[int]) -> None:
         """Ask whether flows leave a box inside the rating; only then the sides are compared."""
         limits, register = self.register.limits, self.register
         rated = limits.rated.tolist()
@@ -558,18 +576,23 @@ class _Step:
             charge = register.charging_flow[limits.rated] if is_reactive else np.zeros(len(rated))
             for sign in (1.0, -1.0):
                 reach = BOX_SHARE * limits.tree.rating_pu[limits.rated] + sign * charge
-                self._screen(checks, rated, flows, reach, sign)
+                self._screen(checks, rated, flows, reach, sign, todo)
 
     def _screen(
-        self, checks: _Checks, rated: list[int], flows: Words, reach: Floats, sign: float
+        self,
+        checks: _Checks,
+        rated: list[int],
+        flows: Words,
+        reach: Floats,
+        sign: float,
+        todo: list[int],
     ) -> None:
-        times = self.register.interval_count
         ceiling = _integers(reach, POWER_BITS + FACTOR_BITS)
-        constant = self.mpc.constant([value for value in ceiling for _ in range(times)]).data
-        flat = np.ascontiguousarray(flows).reshape(-1, 2)
+        constant = np.repeat(self.mpc.constant(ceiling).data, len(todo), axis=0)
+        flat = np.ascontiguousarray(flows[:, todo]).reshape(-1, 2)
         subtract, add = PRIME_FIELD.subtract, PRIME_FIELD.add
         room = subtract(constant, flat) if sign > 0 else add(constant, flat)
-        checks.add_all("screen", [(t, bus) for bus in rated for t in range(times)], room)
+        checks.add_all("screen", [(t, bus) for bus in rated for t in todo], room)
 
     def side_checks(self, result: StepResult, places: list[tuple[int, int]]) -> _Checks:
         """Compare all sides of some branches' polygons in some intervals."""
