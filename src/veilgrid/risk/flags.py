@@ -18,6 +18,9 @@ INFLUENCE: Final = 0.02
 """Largest share of a side that one participant may have without proof; more in small markets."""
 
 USUAL_MULTIPLE: Final = 2.0
+CAPS_FROM: Final = 30
+"""With fewer bidders on a side nobody is usual; only proved capabilities bind."""
+
 OUTLIER_SCORE: Final = 3.5
 PRICE_SCORE: Final = 6.0
 WITHHELD_SHARE: Final = 0.5
@@ -111,6 +114,8 @@ def capped(book: Book) -> Floats:
         if not side.names:
             continue
         stands_out = _stand_out(side) & np.isnan(side.capabilities)
+        if len(side.names) < CAPS_FROM:
+            stands_out[:] = False
         others = side.totals[~stands_out]
         share = influence_max(len(side.names))
         most_usual = USUAL_MULTIPLE * float(np.median(others)) if others.size else 0.0
