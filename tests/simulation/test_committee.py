@@ -413,3 +413,8 @@ def test_members_of_the_cast_in_any_weather_get_nothing_wrong_accepted() -> None
 def test_lost_testimonies_make_nobody_honest_a_cheater() -> None:
     """A two-faced party makes honest messages misshapen; who lacks the proof names the silent."""
     assert trial(366) == "two faces"  # found by a sweep of 400 seeds
+
+
+def test_a_round_number_below_zero_stops_nobody() -> None:
+    """Before its start a party's own round is -1: a peer that says so must not end its process."""
+    assert trial(602) == "tamper"

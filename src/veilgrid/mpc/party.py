@@ -249,7 +249,7 @@ class Party:
         state = self.state
         if said.session != self.session or state.is_judging or author == self.number:
             return []
-        if not 1 <= author <= self.n or not state.round <= said.round <= state.round + 1:
+        if not 1 <= author <= self.n or not max(state.round, 0) <= said.round <= state.round + 1:
             return []
         if said.round == state.round:
             heading = state.rounds[said.round]
