@@ -15,7 +15,7 @@ from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.mixing import PLAIN, MixingRule, Mixture
 from veilgrid.roles.sealed.program import Binding
 from veilgrid.roles.sealed.register import Register
-from veilgrid.roles.sealed.step import FREE, ActiveSet
+from veilgrid.roles.sealed.step import AT_LOW, ActiveSet
 
 BIDS: Final = "bids"
 WISH: Final = "wish"
@@ -263,11 +263,12 @@ class Course:
             self._resume(iteration)
 
     def _bring_in(self, exceeded: list[list[int]]) -> None:
-        """Let the next step start from exceeded rows that none so far knew: ratings."""
+        """Let the next step look at exceeded ratings, which most steps do not check."""
         latest = max(self.bindings)
         active = self.bindings[latest].active()
         for number, interval in exceeded:
-            active.rows[interval].setdefault(number, FREE)
+            if number >= 2 * self.register.bus_count:
+                active.rows[interval].setdefault(number, AT_LOW)
         self.hint = Binding.of(active)
 
     def _is_suspect(self, iteration: int, cost: float, gap: float) -> bool:
