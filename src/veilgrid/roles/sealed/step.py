@@ -574,9 +574,19 @@ class _Step:
             pair = (nothing, response) if is_reactive else (response, nothing)
             flows = self._corrected(result, wide, *pair)
             charge = register.charging_flow[limits.rated] if is_reactive else np.zeros(len(rated))
+            inside = BOX_SHARE * self._ratings(todo) - register.inner
             for sign in (1.0, -1.0):
-                reach = BOX_SHARE * limits.tree.rating_pu[limits.rated] + sign * charge
-                self._screen(checks, rated, flows, reach, sign, todo)
+                self._screen(
+                    checks, rated, flows, inside + sign * charge[:, np.newaxis], sign, todo
+                )
+
+    def _ratings(self, todo: list[int]) -> Floats:
+        """Return what the correction leaves of the ratings, (rated branch, interval)."""
+        limits = self.register.limits
+        own = np.repeat(limits.tree.rating_pu[limits.rated][:, np.newaxis], len(todo), axis=1)
+        if limits.correction is not None:
+            own = own - limits.correction[2][np.ix_(limits.rated, todo)]
+        return np.asarray(own, dtype=np.float64)
 
     def _screen(
         self,
@@ -587,8 +597,7 @@ class _Step:
         sign: float,
         todo: list[int],
     ) -> None:
-        ceiling = _integers(reach, POWER_BITS + FACTOR_BITS)
-        constant = np.repeat(self.mpc.constant(ceiling).data, len(todo), axis=0)
+        constant = self.mpc.constant(_integers(reach, POWER_BITS + FACTOR_BITS)).data
         flat = np.ascontiguousarray(flows[:, todo]).reshape(-1, 2)
         subtract, add = PRIME_FIELD.subtract, PRIME_FIELD.add
         room = subtract(constant, flat) if sign > 0 else add(constant, flat)

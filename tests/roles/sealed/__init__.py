@@ -1,0 +1,1 @@
+"""Tests of a sealed day: its parts on plain numbers, whole days on shares, and its liars."""
