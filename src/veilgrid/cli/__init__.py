@@ -23,6 +23,7 @@ _VERBS = {
     "market": "veilgrid.cli._market:market",
     "bench": "veilgrid.cli._bench:bench",
     "verify": "veilgrid.cli._verify:verify",
+    "init": "veilgrid.cli._init:init",
 }
 """Where each verb lives; loaded when it is called, so that help and errors come at once."""
 

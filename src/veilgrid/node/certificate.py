@@ -181,6 +181,7 @@ class Authority:
         verify_key: bytes = b"",
         valid_days: float = VALID_DAYS,
         password: Secret[bytes] | None = None,
+        trusted: bytes = b"",
     ) -> Credentials:
         """Make a key and a certificate for ``node`` and write them to ``folder``.
 
@@ -199,6 +200,8 @@ class Authority:
             From now; five minutes of clock difference are allowed for.
         password
             Encrypts the key file at rest.
+        trusted : PEM
+            Authorities that the holder trusts; empty for this one alone.
         """
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
@@ -231,13 +234,18 @@ class Authority:
         )
         write_private(made.key, _key_octets(key, password))
         _replace(made.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-        _replace(made.authority, self.certificate_pem, 0o644)
+        write_public(made.authority, trusted or self.certificate_pem)
         return made
 
 
 def write_private(path: Path, octets: bytes) -> None:
     """Replace ``path`` by a file that only its owner can read."""
     _replace(path, octets, 0o600)
+
+
+def write_public(path: Path, octets: bytes) -> None:
+    """Replace ``path`` in one step by a file that anybody can read."""
+    _replace(path, octets, 0o644)
 
 
 def _replace(path: Path, octets: bytes, mode: int) -> None:

@@ -1,0 +1,127 @@
+"""``veilgrid init``: the folder of a new deployment [node 11]."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from veilgrid.errors import Finding, InputError
+from veilgrid.grid.scenario import BUNDLED_DAY
+from veilgrid.node import scaffold
+from veilgrid.node.certificate import VALID_DAYS
+from veilgrid.node.settings import DEPLOYMENT, ProcessEntry
+from veilgrid.report.folders import open_scenario
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--scenario", default=BUNDLED_DAY, help="Folder or bundled day. Default: bundled.")
+@click.option("--name", help="Of the deployment. Default: the folder's name.")
+@click.option("--sites", default=3, help="Processes that share the sites. Default: 3.")
+@click.option("--parties", default=3, help="Of secure computation: 3 to 7, or 0. Default: 3.")
+@click.option("--validators", default=4, help="Of the ledger: 3f + 1, or 0. Default: 4.")
+@click.option("--workers", default=2, help="Who solve masked problems. Default: 2.")
+@click.option("--host", default="127.0.0.1", help="Where processes listen. Default: 127.0.0.1.")
+@click.option("--base-port", default=47_000, help="First port; others follow. Default: 47000.")
+@click.option("--valid-days", default=float(VALID_DAYS), help="Of certificates. Default: 30.")
+@click.option("--production", is_flag=True, help="Policy that refuses software attestation.")
+@click.option("--seal", is_flag=True, help="Seal secret keys under the software root.")
+@click.option(
+    "--software-root",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of that root; made if it is not there. Default: beside the keys.",
+)
+@click.option("--seed", type=int, help="Accepted by every verb; keys are never repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def init(
+    folder: Path,
+    scenario: str,
+    name: str | None,
+    sites: int,
+    parties: int,
+    validators: int,
+    workers: int,
+    host: str,
+    base_port: int,
+    valid_days: float,
+    production: bool,
+    seal: bool,
+    software_root: Path | None,
+    seed: int | None,  # noqa: ARG001 - part of the contract
+    as_json: bool,
+) -> int:
+    """Make the folder DIR of a new deployment: who takes part, keys, certificates, policy.
+
+    Examples:
+      veilgrid init my-grid
+
+      veilgrid init my-grid --sites 4 --parties 3 --validators 4 --workers 2 --scenario six-bus
+    """
+    if seal and software_root is None and production:
+        problem = "a root beside the keys that it seals protects nothing"
+        advice = "name a file elsewhere with --software-root"
+        raise InputError([Finding("--seal", problem, advice)])
+    found = open_scenario(scenario)
+    plan = scaffold.Plan(
+        name=name or folder.absolute().name,
+        scenario=_reference(scenario, folder),
+        buses=tuple(str(site.name) for site in found.day().sites),
+        counts={
+            "operator": 1,
+            "site": sites,
+            "party": parties,
+            "validator": validators,
+            "worker": workers,
+        },
+        host=host,
+        base_port=base_port,
+        valid_days=valid_days,
+        is_software_accepted=not production,
+        software_root=software_root,
+        is_sealed=seal,
+    )
+    processes = scaffold.create(folder, plan)
+    if as_json:
+        click.echo(json.dumps(_summary(folder, plan, processes)))
+    else:
+        _show(folder, plan, processes)
+    return 0
+
+
+def _reference(scenario: str, folder: Path) -> str:
+    """Return the scenario's name, or its folder as seen from the deployment's."""
+    if not Path(scenario).is_dir():
+        return scenario
+    return os.path.relpath(Path(scenario).absolute(), folder.absolute())
+
+
+def _summary(folder: Path, plan: scaffold.Plan, processes: list[ProcessEntry]) -> dict[str, object]:
+    return {
+        "path": str(folder),
+        "name": plan.name,
+        "scenario": plan.scenario,
+        "software_accepted": plan.is_software_accepted,
+        "sealed": plan.is_sealed,
+        "processes": [
+            {
+                "node": one.node,
+                "role": one.role,
+                "host": one.host if one.port is not None else None,
+                "port": one.port,
+                "buses": list(one.buses),
+                "config": str(folder / "nodes" / f"{one.node}.toml"),
+                "verify_key": one.verify_key,
+            }
+            for one in processes
+        ],
+    }
+
+
+def _show(folder: Path, plan: scaffold.Plan, processes: list[ProcessEntry]) -> None:
+    counts = ", ".join(f"{count} {role}" for role, count in plan.counts.items() if count)
+    click.echo(f"{len(processes)} processes ({counts}) for {len(plan.buses)} sites")
+    click.echo(f"certificates are valid for {plan.valid_days:g} days")
+    if plan.is_software_accepted:
+        click.echo("attestation: software is accepted; it is not hardware and proves nothing")
+    click.echo(f"wrote {folder / DEPLOYMENT}; what to do next: {folder / 'README.md'}")
