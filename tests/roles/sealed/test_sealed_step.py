@@ -13,7 +13,7 @@ from veilgrid.grid.network import Network
 from veilgrid.mpc.field import decode
 from veilgrid.mpc.plain import Plain
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Register, power_steps
-from veilgrid.roles.sealed.step import ActiveSet, StepResult, limit_checks, network_step
+from veilgrid.roles.sealed.step import PASSES_MAX, ActiveSet, StepResult, limit_checks, network_step
 
 SCALE = 2.0 ** (POWER_BITS + FACTOR_BITS)
 STRENGTH_MAX = 2e4
@@ -70,6 +70,7 @@ def check(register: Register, wish: np.ndarray, start: ActiveSet | None = None) 
     step, target = oracle(register, wish)
     assume(not step.unmet())
     result = projected(register, wish, start)
+    assume(result.passes <= PASSES_MAX)  # What comes of the others, a test below shows.
     give = np.concatenate([register.give_p, register.give_q])
     prices = prices_of(result)
     best = np.concatenate([target.target_p, target.target_q])
@@ -163,3 +164,17 @@ def test_exceeded_rows_are_those_that_floating_point_finds(network: Network, see
     found = mpc.run(limit_checks(mpc, register, shared[0], shared[1], tolerance))
     truth = {(int(row), int(t)) for row, t in np.argwhere(excess > tolerance)}
     assert set(found) == truth  # type: ignore[call-overload]
+
+
+@given(network=networks(has_limits=True), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30)
+def test_wishes_far_beyond_the_network_still_give_possible_prices(
+    network: Network, seed: int
+) -> None:
+    """Where the set does not settle, bounds from the prices must hold all the same."""
+    register, wish = drawn(network, seed, 3.0)
+    result = projected(register, wish)
+    for interval, dual in enumerate(result.duals):
+        price, *strengths = (value / 2.0**POWER_BITS * register.unit for value in decode(dual))
+        assert register.sell[interval] - 1e-6 <= price <= register.buy[interval] + 1e-6
+        assert all(-1e-6 <= one <= STRENGTH_MAX + 1e-6 for one in strengths)

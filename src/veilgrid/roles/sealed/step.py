@@ -9,6 +9,7 @@ which limits bind and which way the substation's exchange goes, never a value.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -34,16 +35,28 @@ AT_HIGH: Final = 1
 
 PASSES_MAX: Final = 60
 PASSES_AT_ONCE: Final = 12
-"""From here on, one entry an interval changes at a time, so that the set cannot cycle."""
+"""From here on, one entry an interval changes at a time."""
 
 COMPARED_BOUND: Final = 2**77
 """What is compared is claimed to be smaller; an input beyond its range can only spoil bits."""
+
+LEAVERS_MAX: Final = 3
+"""Rows that may make room for a new one, the most like it first."""
+
+ENERGY: Final = -1
+"""Stands for the substation's price among the numbers of rows."""
+
+TINY_REACH: Final = 1e-12
+"""Squared length of a row, over the largest inverse penalty, that counts as none."""
 
 INDEPENDENT_MIN: Final = 1e-6
 """Share of a row's squared length, in the metric of the penalties, that others may not span."""
 
 BOX_SHARE: Final = 0.7
 """A branch whose active and reactive flow are below this share of its rating is within it."""
+
+
+_Key = tuple[int, int, tuple[tuple[int, int], ...]]
 
 
 @dataclass
@@ -94,6 +107,16 @@ class ActiveSet:
 
 def _tariffs(register: Register) -> Iterable[tuple[float, float]]:
     return zip(np.asarray(register.sell), np.asarray(register.buy), strict=True)
+
+
+class Looks(NamedTuple):
+    """Which rows are looked at although they are not in play yet."""
+
+    voltages: bool = True
+    ratings: bool = True
+
+
+EVERYTHING: Final = Looks()
 
 
 class _Dual(NamedTuple):
@@ -260,7 +283,7 @@ def network_step(
     wish_q: Shares,
     active: ActiveSet,
     *,
-    check_ratings: bool = True,
+    looks: Looks = EVERYTHING,
 ) -> Steps[StepResult]:
     """Project shared wishes onto what the network can carry.
 
@@ -274,20 +297,22 @@ def network_step(
         Bus by bus; a rigid bus's wish is its net demand.
     active
         Where to start; not changed.
-    check_ratings
-        Whether ratings that are not in play are checked too. Voltage limits always are.
+    looks
+        Which rows that are not in play are checked too.
 
     Raises
     ------
     RunAborted
-        The active set did not settle.
+        The active set did not settle, and no set on the way had possible prices.
     """
     work = _Step(mpc, register, wish_p, wish_q)
     current = active.copy()
+    tried: set[_Key] = set()
+    sound: dict[int, tuple[int, dict[int, int]]] = {}
     todo = list(range(register.interval_count))
     for count in range(1, PASSES_MAX + 1):
         result = yield from work.solve(current, count)
-        checks = work.checks(result, todo, ratings=check_ratings)
+        checks = work.checks(result, todo, looks)
         wrong = yield from below_zero(mpc, checks.values)
         flagged = checks.chosen(wrong)
         screened = {(interval, bus) for kind, interval, bus, _ in flagged if kind == "screen"}
@@ -302,8 +327,29 @@ def network_step(
         worst = yield from _worst(mpc, exceeded)
         moves = [(kind, interval, number) for kind, interval, number, _ in flagged if kind != "row"]
         moves += [("row", interval, number) for interval, number in worst]
-        current = _changed(register, current, moves, is_single=count > PASSES_AT_ONCE)
+        rows = [(kind, interval, number) for kind, interval, number, _ in flagged if kind == "row"]
+        is_single = count > PASSES_AT_ONCE
+        current = _changed(register, current, moves, rows, tried, is_single=is_single)
+        _remember(sound, result.active, todo, flagged)
+    if all(interval in sound for interval in todo):
+        # Its prices are possible ones, so bounds from them hold; its targets exceed some rows.
+        for interval in todo:
+            current.price[interval], current.rows[interval] = sound[interval]
+        return (yield from work.solve(current, PASSES_MAX + 1))
     raise RunAborted(f"the active set of the network step did not settle in {PASSES_MAX} passes")
+
+
+def _remember(
+    sound: dict[int, tuple[int, dict[int, int]]],
+    active: ActiveSet,
+    todo: list[int],
+    flagged: list[Flagged],
+) -> None:
+    """Remember the sets of intervals in which every entry keeps its bounds."""
+    unsettled = {interval for kind, interval, *_ in flagged if kind not in ("row", "free")}
+    for interval in todo:
+        if interval not in unsettled:
+            sound[interval] = (active.price[interval], dict(active.rows[interval]))
 
 
 def excess_of(
@@ -349,7 +395,7 @@ def limit_checks(
     work = _Step(mpc, plain, demand_p, demand_q)
     result = work.still(nothing)
     everywhere = list(range(register.interval_count))
-    checks = work.checks(result, everywhere, ratings=True, prices=False)
+    checks = work.checks(result, everywhere, EVERYTHING, prices=False)
     flagged = checks.chosen((yield from below_zero(mpc, checks.values)))
     screened = {(interval, bus) for kind, interval, bus, _ in flagged if kind == "screen"}
     if screened:
@@ -422,7 +468,7 @@ class _Step:
         return StepResult(register, active, duals, [() for _ in duals], 0)
 
     def checks(
-        self, result: StepResult, todo: list[int], *, ratings: bool, prices: bool = True
+        self, result: StepResult, todo: list[int], looks: Looks, *, prices: bool = True
     ) -> _Checks:
         """Collect what is below zero where an entry leaves its bounds or a row is exceeded.
 
@@ -445,8 +491,9 @@ class _Step:
                     if status == AT_HIGH:
                         room = PRIME_FIELD.subtract(PRIME_FIELD.zeros(1), room)
                     checks.add("row", interval, number, room)
-        self._voltage_checks(checks, result, drop, todo)
-        if ratings:
+        if looks.voltages:
+            self._voltage_checks(checks, result, drop, todo)
+        if looks.ratings:
             self._screens(checks, result, todo)
         return checks
 
@@ -741,21 +788,45 @@ def _changed(
     register: Register,
     active: ActiveSet,
     moves: list[tuple[str, int, int]],
+    rows: list[tuple[str, int, int]],
+    tried: set[_Key],
     *,
     is_single: bool,
 ) -> ActiveSet:
-    """Return the next active set."""
+    """Return the next active set: in each interval the first option that was not tried yet.
+
+    ``rows`` are further exceeded rows; with them an interval has a way on where the usual moves
+    lead back to where it was.
+    """
     by_interval: dict[int, list[tuple[str, int]]] = {}
     for kind, interval, number in moves:
         by_interval.setdefault(interval, []).append((kind, number))
     out = active.copy()
     for interval, wrong in by_interval.items():
-        for kind, number in sorted(wrong)[: 1 if is_single else None]:
-            _apply(register, out, kind, interval, number)
+        tried.add(_key(active, interval))
+        usual = sorted(wrong)
+        more = [("row", number) for _, at, number in rows if at == interval]
+        options = [] if is_single else [usual]
+        options += [[one] for one in [*usual, *more]]
+        for leaver, option in product(range(LEAVERS_MAX), options):
+            step = active.copy()
+            for kind, number in option:
+                _apply(register, step, kind, interval, number, leaver)
+            out.price[interval], out.rows[interval] = step.price[interval], step.rows[interval]
+            if _key(out, interval) not in tried:
+                break
     return out
 
 
-def _apply(register: Register, out: ActiveSet, kind: str, interval: int, number: int) -> None:
+def _key(active: ActiveSet, interval: int) -> _Key:
+    rows = active.rows[interval].items()
+    status = tuple(sorted((number, status) for number, status in rows if status != AT_LOW))
+    return interval, active.price[interval], status
+
+
+def _apply(
+    register: Register, out: ActiveSet, kind: str, interval: int, number: int, leaver: int
+) -> None:
     rows = out.rows[interval]
     match kind:
         case "high":
@@ -765,29 +836,56 @@ def _apply(register: Register, out: ActiveSet, kind: str, interval: int, number:
         case "free":
             is_movable = float(register.give_p.sum()) > 0.0
             out.price[interval] = FREE if is_movable else -out.price[interval]
+            if is_movable:
+                _make_room(register, out, interval, ENERGY, leaver)
         case "weak":
             rows[number] = AT_LOW
         case "strong":
             rows[number] = AT_HIGH
         case _:
-            _bring_in(register, rows, number)
+            _bring_in(register, out, interval, number, leaver)
 
 
-def _bring_in(register: Register, rows: dict[int, int], number: int) -> None:
-    """Put a row in force; where those in force all but span it, the one most like it leaves."""
+def _bring_in(register: Register, out: ActiveSet, interval: int, number: int, leaver: int) -> None:
+    """Put a row in force."""
+    own_row, rows = register.row(number), out.rows[interval]
+    reach = float(own_row[0] ** 2 @ register.give_p + own_row[1] ** 2 @ register.give_q)
+    if reach <= TINY_REACH * float(max(register.give_p.max(), register.give_q.max())):
+        # No flexible bus moves it: it is kept as it is, or cannot be met.
+        rows[number] = AT_LOW if rows.get(number) == AT_HIGH else AT_HIGH
+        return
     rows[number] = FREE
+    _make_room(register, out, interval, number, leaver)
+
+
+def _make_room(register: Register, out: ActiveSet, interval: int, number: int, leaver: int) -> None:
+    """Where what is in force all but spans a row or the price, one of those like it leaves.
+
+    Usually the one most like it; ``leaver`` asks for the next ones in turn.
+    """
+    rows = out.rows[interval]
+
+    def coefficients(one: int) -> Floats:
+        if one == ENERGY:
+            return np.repeat([1.0, 0.0], register.bus_count)
+        return np.concatenate(register.row(one)[:2])
+
+    give, mine = np.concatenate([register.give_p, register.give_q]), coefficients(number)
     while True:
         others = [other for other, status in rows.items() if status == FREE and other != number]
-        own_p = np.vstack([np.ones(register.bus_count), *(register.row(k)[0] for k in others)])
-        own_q = np.vstack([np.zeros(register.bus_count), *(register.row(k)[1] for k in others)])
-        row_p, row_q = (
-            register.row(number)[0] * register.give_p,
-            register.row(number)[1] * register.give_q,
-        )
-        gram = (own_p * register.give_p) @ own_p.T + (own_q * register.give_q) @ own_q.T
-        like = own_p @ row_p + own_q @ row_q
-        own = float(row_p @ register.row(number)[0] + row_q @ register.row(number)[1])
-        weights = np.linalg.lstsq(gram, like, rcond=None)[0]
-        if not others or own - float(weights @ like) > INDEPENDENT_MIN * own:
+        if out.price[interval] == FREE and number != ENERGY:
+            others.append(ENERGY)
+        if not others:
             return
-        rows[others[int(np.argmax(np.abs(weights[1:])))]] = AT_LOW
+        present = np.array([coefficients(other) for other in others])
+        like, own = present @ (give * mine), float(mine @ (give * mine))
+        weights = np.linalg.lstsq((present * give) @ present.T, like, rcond=None)[0]
+        if own - float(weights @ like) > INDEPENDENT_MIN * own:
+            return
+        order = np.argsort(-np.abs(weights), kind="stable")
+        leaves = others[int(order[leaver % len(others)])]
+        if leaves == ENERGY:
+            # A row that limits import binds while there is import, hence at the buying tariff.
+            out.price[interval] = AT_HIGH if float(mine @ give) > 0.0 else AT_LOW
+        else:
+            rows[leaves] = AT_LOW
