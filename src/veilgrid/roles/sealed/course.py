@@ -4,7 +4,7 @@ Parties and sites each keep one and get the same, because it depends on opened r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +15,7 @@ from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.mixing import PLAIN, MixingRule, Mixture
 from veilgrid.roles.sealed.program import Binding
 from veilgrid.roles.sealed.register import Register
-from veilgrid.roles.sealed.step import AT_LOW, ActiveSet
+from veilgrid.roles.sealed.step import AT_LOW, ActiveSet, Looks
 
 BIDS: Final = "bids"
 WISH: Final = "wish"
@@ -32,8 +32,9 @@ SUSPICION: Final = (4, 8, 16, 32, 64, 128)
 SUSPICIOUS_GAP: Final = -0.05
 """Claimed gap, relative to the cost, below which a day is suspect."""
 
-RATINGS_INTERVAL: Final = 8
-"""Network steps from one that looks for exceeded ratings to the next."""
+VOLTAGES_INTERVAL: Final = 4
+RATINGS_INTERVAL: Final = 12
+"""Network steps from one that looks for exceeded rows to the next."""
 
 CONVERGED: Final = "converged"
 LIMIT: Final = "iteration_limit"
@@ -130,12 +131,16 @@ class Course:
         return self.hint or self.bindings[max(self.bindings)]
 
     @property
-    def checks_ratings(self) -> bool:
-        """Whether the present network step looks for exceeded ratings.
+    def looks(self) -> Looks:
+        """Which rows the present network step looks at besides those in play.
 
-        They bind rarely; plans are checked against all of them before they are accepted.
+        New rows turn up early; plans are checked against all before they are accepted.
         """
-        return self.task.iteration % RATINGS_INTERVAL == 1
+        iteration = self.task.iteration
+        return Looks(
+            voltages=iteration <= 2 or iteration % VOLTAGES_INTERVAL == 1,
+            ratings=iteration % RATINGS_INTERVAL == 1,
+        )
 
     @property
     def priced_by(self) -> int:
@@ -144,7 +149,9 @@ class Course:
 
     @property
     def product_count(self) -> int:
-        """Sums of products that the present answer carries."""
+        """Sums of products that the present message carries."""
+        if self.task.kind == WISH:
+            return int(self.rule.is_judged and self.task.iteration > 1)
         return self.rule.product_count if self.task.iteration > 1 else 0
 
     def lengths(self, shapes: Sequence[Shape]) -> dict[int, int]:
@@ -154,7 +161,7 @@ class Course:
             case "bids":
                 return {bus: sum(shape.bid_parts.values()) for bus, shape in enumerate(shapes)}
             case "wish":
-                return dict.fromkeys(self.members, 2 * times)
+                return dict.fromkeys(self.members, 2 * times + self.product_count)
             case "answer":
                 return dict.fromkeys(self.members, 2 * times + 2 + self.product_count)
             case "regret":
@@ -242,7 +249,23 @@ class Course:
         self.registers[iteration] = self.register
         self._strength = float(result.get("strength", 0.0))
         self._passes = int(result["passes"])
-        self._go(ANSWER, 1 if iteration == 1 else iteration + 1)
+        if "square" in result:
+            self.rule.judge(float(result["square"]))
+        if iteration == 1:
+            self._go(ANSWER, 1)
+            return
+        if self.history[-1].iteration < iteration:
+            # Nothing but prices moved: what was seen last stands.
+            self.history.append(replace(self.history[-1], iteration=iteration))
+        self._begin(iteration + 1)
+
+    def _begin(self, iteration: int) -> None:
+        """Begin an iteration: with a look at the answers where one is due, else with wishes."""
+        if self.rule.is_due or iteration >= self.settings.iteration_count_max:
+            self._go(ANSWER, iteration)
+        else:
+            self.mixture = self.rule.step_plainly()
+            self._go(WISH, iteration)
 
     def _on_answer(self, result: dict[str, Any], iteration: int) -> None:
         products = [float(value) for value in result["products"]]
@@ -251,7 +274,8 @@ class Course:
         self._exchange_cost = float(result["exchange_cost"])
         self.history.append(Seen(iteration, cost, gap, residual, self._passes))
         if iteration > 1:
-            self.mixture = self.rule.decide(products)
+            is_due = self.rule.is_due
+            self.mixture = self.rule.decide(products) if is_due else self.rule.step_plainly()
         self._claimed = (cost, gap)
         if result.get("exceeded"):
             self._bring_in(result["exceeded"])
@@ -263,12 +287,11 @@ class Course:
             self._resume(iteration)
 
     def _bring_in(self, exceeded: list[list[int]]) -> None:
-        """Let the next step look at exceeded ratings, which most steps do not check."""
+        """Let the next steps look at exceeded rows that none so far knew."""
         latest = max(self.bindings)
         active = self.bindings[latest].active()
         for number, interval in exceeded:
-            if number >= 2 * self.register.bus_count:
-                active.rows[interval].setdefault(number, AT_LOW)
+            active.rows[interval].setdefault(number, AT_LOW)
         self.hint = Binding.of(active)
 
     def _is_suspect(self, iteration: int, cost: float, gap: float) -> bool:
@@ -304,7 +327,7 @@ class Course:
             self.status = LIMIT
             self._go(CERTIFICATE, iteration)
         elif iteration == 1:
-            self._go(ANSWER, 2)
+            self._begin(2)
         else:
             self._go(WISH, iteration)
 

@@ -2,7 +2,8 @@
 
 The same steps as :class:`veilgrid.admm.accelerate.GuardedAnderson`, split in two: how to mix
 follows from inner products over all sites, which open as sums; the mixing itself each site does
-with its own past.
+with its own past. One thing differs: whether a mixing went too far is learned with the step after
+it, so taking it back comes one step later.
 """
 
 from collections import deque
@@ -56,19 +57,40 @@ class MixingRule:
         self._growth_max, self._drift_min, self._reach_max = growth_max, drift_min, reach_max
         self._past = 0
         self._step = 0
-        self._has_plain = False
+        self._has_plain = self._is_back = False
         self._residual = float("inf")
         self._stretch = 1.0
 
     @property
     def is_due(self) -> bool:
         """Whether the next step is mixed, so that products with the past are needed."""
-        return self._memory > 1 and (self._step + 1) % self._interval == 0
+        is_turn = (self._step + 1) % self._interval == 0
+        return self._memory > 1 and is_turn and not self._is_back
 
     @property
-    def is_asked(self) -> bool:
-        """Whether the next wish depends on sums over all sites."""
-        return self._memory > 1 and (self.is_due or self._has_plain)
+    def is_judged(self) -> bool:
+        """Whether the next step tells if the mixing before it went too far."""
+        return self._has_plain
+
+    @property
+    def is_back(self) -> bool:
+        """Whether the next wish takes the last mixing back."""
+        return self._is_back
+
+    def step_plainly(self) -> Mixture:
+        """Return what to do with a step that is not mixed."""
+        if self._is_back:
+            self._is_back = False
+            self._past, self._stretch = 0, 1.0
+            return Mixture(BACK)
+        self._past = min(self._past + 1, self._memory)
+        self._step += 1
+        return Mixture(PLAIN)
+
+    def judge(self, square: float) -> None:
+        """Learn how long the step after a mixing was: much longer takes the mixing back."""
+        self._has_plain = False
+        self._is_back = max(square, 0.0) ** 0.5 > self._growth_max * self._residual
 
     @property
     def product_count(self) -> int:
@@ -79,20 +101,10 @@ class MixingRule:
         return 1 + past * (past + 1) // 2 + (past - 1) * past // 2
 
     def decide(self, products: list[float]) -> Mixture:
-        """Return what to do with the step whose products these are."""
-        if self._memory == 1:
-            return Mixture(PLAIN)
-        residual = float(np.sqrt(max(products[0], 0.0)))
-        had_plain, self._has_plain = self._has_plain, False
-        if had_plain and residual > self._growth_max * self._residual:
-            self._past, self._stretch = 0, 1.0
-            return Mixture(BACK)
-        is_due = self.is_due
+        """Return what to do with a step that is due, whose products these are."""
         self._past = min(self._past + 1, self._memory)
         self._step += 1
-        if not is_due:
-            return Mixture(PLAIN)
-        return self._mixture(products[1:], residual)
+        return self._mixture(products[1:], max(products[0], 0.0) ** 0.5)
 
     def _mixture(self, products: list[float], residual: float) -> Mixture:
         past = self._past
@@ -145,7 +157,6 @@ class MixingMemory:
         image = point + step
         self._images.append(image)
         self._steps.append(step)
-        self._plain = None
         if mixture.kind == PLAIN:
             return np.asarray(image, dtype=np.float64)
         weights = np.array(mixture.weights)

@@ -234,7 +234,7 @@ class SealedParty:
                     mailbox,
                     still,
                     course.binding,
-                    check_ratings=course.checks_ratings,
+                    looks=course.looks,
                 )
             case "answer":
                 steps = answer_program(

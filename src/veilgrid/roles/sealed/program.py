@@ -37,7 +37,11 @@ from veilgrid.roles.sealed.register import (
     Register,
 )
 from veilgrid.roles.sealed.step import (
+    AT_HIGH,
+    AT_LOW,
+    EVERYTHING,
     ActiveSet,
+    Looks,
     StepResult,
     below_zero,
     excess_of,
@@ -203,22 +207,23 @@ def wish_program(
     still: Mapping[int, Shares],
     binding: Binding,
     *,
-    check_ratings: bool = True,
+    looks: Looks = EVERYTHING,
 ) -> Steps[dict[str, Any]]:
     """Do the network step on the sites' wishes; send each site its own prices."""
     taken = yield from take_in(mpc, mailbox, POWER_MAX)
     if taken.flags:
         return taken.refusal
     wish_p, wish_q = _network(mpc, register, {**taken.vectors, **still})
-    step = yield from network_step(
-        mpc, register, wish_p, wish_q, binding.active(), check_ratings=check_ratings
-    )
+    step = yield from network_step(mpc, register, wish_p, wish_q, binding.active(), looks=looks)
     yield from mpc.agree()
     buses = sorted(taken.vectors)
     for bus, prices in zip(buses, _both(mpc, step, buses), strict=True):
         mpc.deliveries.append((f"{bus}", "prices", np.ascontiguousarray(prices)))
     result: dict[str, Any] = {"binding": msgspec.to_builtins(Binding.of(step.active))}
     result["passes"] = step.passes
+    squares = _total([one[2 * register.interval_count :] for one in taken.vectors.values()])
+    if len(squares):
+        result["square"] = (yield from mpc.open_elements(squares.data))[0] / 2.0**PRODUCT_BITS
     if step.active.binding():
         result |= yield from _strength(mpc, step)
     return result
@@ -286,7 +291,8 @@ def answer_program(
     claims = _total([one[2 * times :] for one in taken.vectors.values()])
     everyone = {**taken.vectors, **still}
     step = yield from priced.duals(mpc, still)
-    exchange = yield from _exchange_cost(mpc, register, everyone)
+    total = _total([one[:times] for one in everyone.values()])
+    exchange = _exchange_cost(register, total, priced.binding.price)
     owed = yield from _owed_by_still(mpc, step, still)
     amounts = _amounts(mpc, step, owed, claims, exchange)
     opened = yield from mpc.open_elements(np.concatenate([amounts, claims.data[2:]]))
@@ -298,7 +304,15 @@ def answer_program(
         "gap": gap,
         "fits": False,
     }
-    if gap <= limits.gap_max * max(abs(cost), limits.turnover_min):
+    allowed = limits.gap_max * max(abs(cost), limits.turnover_min)
+    if gap <= allowed:
+        # The directions of the exchange were guessed from the prices; now they are looked at.
+        exports = yield from below_zero(mpc, [total.data])
+        exact = _exchange_cost(register, total, [AT_LOW if bit else AT_HIGH for bit in exports])
+        surplus = PRIME_FIELD.scale(encode([2**POWER_BITS]), PRIME_FIELD.subtract(exact, exchange))
+        missed = (yield from mpc.open_elements(surplus))[0] / 2.0**WIDE_BITS
+        result |= {"cost": cost + missed, "gap": gap + missed, "exchange_cost": paid + missed}
+    if result["gap"] <= allowed:
         demand_p, demand_q = _network(mpc, register, everyone)
         exceeded = yield from limit_checks(mpc, register, demand_p, demand_q, limits.excess_max)
         result["fits"] = not exceeded
@@ -335,13 +349,15 @@ def _total(parts: Sequence[Shares]) -> Shares:
     return total
 
 
-def _exchange_cost(mpc: Engine, register: Register, vectors: Mapping[int, Shares]) -> Steps[Words]:
-    """Return what the exchange with the grid above costs, scale 2**62; its directions open."""
-    exchange = _total([one[: register.interval_count] for one in vectors.values()])
-    exports = yield from below_zero(mpc, [exchange.data])
-    tariff = np.where(np.array(exports) == 1, register.sell, register.buy) / register.unit
+def _exchange_cost(register: Register, total: Shares, directions: Sequence[int]) -> Words:
+    """Return what the exchange with the grid above costs if it goes these ways, scale 2**62.
+
+    The true cost is the largest over all ways, so a wrong guess only makes it smaller.
+    """
+    is_export = np.array(directions) == AT_LOW
+    tariff = np.where(is_export, register.sell, register.buy) / register.unit
     weights = encode_words(np.rint(tariff * 2.0**FACTOR_BITS).astype(np.int64))
-    return PRIME_FIELD.inner(np.ascontiguousarray(exchange.data), weights)
+    return PRIME_FIELD.inner(np.ascontiguousarray(total.data), weights)
 
 
 # -- regret: is it cheap enough? ------------------------------------------------------------------

@@ -203,6 +203,7 @@ class SiteGroup:
         self._step = np.zeros((2, *shape))
         self._setpoints: list[Floats] = []
         self._cheapest = None
+        self._is_stepped = False
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -332,16 +333,14 @@ class SiteGroup:
             return []
         if task.kind == WISH:
             if task.iteration > 1:
-                return self._send_wish()
+                return self._send_wish() if self._is_stepped else [self._answer()]
             nothing = np.zeros_like(self._price_p)
             own = (self._alone_steps, self._price_p, self._price_q, nothing, nothing)
             return [Compute((_ANSWERED, task.number), near, own)]
         if task.kind == ANSWER:
             if task.iteration == 1:
                 return self._send_answer()
-            target = self._targets()
-            arguments = (self._steps, self._price_p, self._price_q, target[0], target[1])
-            return [Compute((_ANSWERED, task.number), near, arguments)]
+            return [self._answer()]
         if task.kind == PULL:
             return []
         if task.kind == SURPLUS:
@@ -352,6 +351,11 @@ class SiteGroup:
             return [self._compute(_CHEAPEST)]
         return self._send_proof()
 
+    def _answer(self) -> Compute:
+        target = self._targets()
+        arguments = (self._steps, self._price_p, self._price_q, target[0], target[1])
+        return Compute((_ANSWERED, self.course.task.number), near, arguments)
+
     def _compute(self, kind: str) -> Compute:
         sites = [self._sites[bus] for bus in self._own]
         arguments = (sites, self._price_p.copy(), self._price_q.copy())
@@ -361,8 +365,12 @@ class SiteGroup:
         task = self.course.task
         if isinstance(value, SiteAnswer):
             self._take(value.setpoints)
+            if task.iteration > 1:
+                self._measure()
             if task.kind == ANSWER:
                 return self._send_answer()
+            if task.iteration > 1:
+                return self._send_wish()
             price = np.stack([self._price_p, self._price_q])
             self._wish = self._demand + price * self._give()
             return self._send_wish()
@@ -398,11 +406,33 @@ class SiteGroup:
         np.divide(wide, self._weight, out=out, where=self._weight > 0.0)
         return out
 
+    def _measure(self) -> None:
+        """Take the step from the present wishes that the answers ask for."""
+        has_reactive = self._penalty_q[np.newaxis, :, np.newaxis] > 0.0
+        off = self._demand - self._targets()
+        is_moving = np.concatenate([np.ones_like(has_reactive), has_reactive])
+        self._step = self.course.settings.relaxation * np.where(is_moving, off, 0.0)
+        self._is_stepped = True
+
+    def _products(self) -> list[list[int]]:
+        """Return each site's products that the present message carries, in steps."""
+        if not self.course.product_count:
+            return [[] for _ in self._own]
+        is_due = self.course.task.kind == ANSWER and self.course.rule.is_due
+        found = self._memory.products(self._flat(self._wish), self._flat(self._step), is_due=is_due)
+        return [[round(value * 2.0**PRODUCT_BITS) for value in row] for row in found.tolist()]
+
     def _send_wish(self) -> list[Effect]:
+        squares = self._products()
         if self.course.task.iteration > 1:
             point, step = self._flat(self._wish), self._flat(self._step)
             self._wish = self._unflat(self._memory.next_point(point, step, self.course.mixture))
-        return self._submit(self._pairs(self._wish), self._name())
+        self._is_stepped = False
+        pairs = self._pairs(self._wish)
+        vectors = {
+            bus: [*pairs[bus].tolist(), *squares[place]] for place, bus in enumerate(self._own)
+        }
+        return self._submit(vectors, self._name())
 
     def _pairs(self, values: Floats) -> dict[int, Integers]:
         """Return one vector a bus, active then reactive, in steps."""
@@ -418,25 +448,14 @@ class SiteGroup:
 
     def _send_answer(self) -> list[Effect]:
         """Send demands, own cost, payment and products."""
-        products = np.zeros((len(self._own), 0))
-        if self.course.task.iteration > 1:
-            relaxation = self.course.settings.relaxation
-            has_reactive = self._penalty_q[np.newaxis, :, np.newaxis] > 0.0
-            off = self._demand - self._targets()
-            self._step = relaxation * np.where(
-                np.concatenate([np.ones_like(has_reactive), has_reactive]), off, 0.0
-            )
-            products = self._memory.products(
-                self._flat(self._wish), self._flat(self._step), is_due=self.course.rule.is_due
-            )
+        products = self._products()
         unit, pairs = self.course.register.unit, self._pairs(self._demand)
         vectors: dict[int, list[int]] = {}
         for place, bus in enumerate(self._own):
             own = self._sites[bus].cost(self._setpoints[place])
             paid = self._paid(place, self._demand[:, place])
             amounts = [round(value / unit * 2.0**AMOUNT_BITS) for value in (own, paid)]
-            squares = [round(value * 2.0**PRODUCT_BITS) for value in products[place].tolist()]
-            vectors[bus] = [*pairs[bus].tolist(), *amounts, *squares]
+            vectors[bus] = [*pairs[bus].tolist(), *amounts, *products[place]]
         return self._submit(vectors, self._name())
 
     def _paid(self, place: int, demand: Floats) -> float:

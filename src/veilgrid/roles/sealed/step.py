@@ -632,7 +632,7 @@ class _Step:
         limits = self.register.limits
         own = np.repeat(limits.tree.rating_pu[limits.rated][:, np.newaxis], len(todo), axis=1)
         if limits.correction is not None:
-            own = own - limits.correction[2][np.ix_(limits.rated, todo)]
+            own = own - limits.correction[2][limits.rated][:, todo]
         return np.asarray(own, dtype=np.float64)
 
     def _screen(
