@@ -39,6 +39,7 @@ class _Split:
 
     summands: dict[tuple[int, ...], Words]
     count: int
+    opened: Words
 
 
 def magnitude_bits(x: Shares) -> int:
@@ -67,10 +68,10 @@ def _split(engine: "Engine", x: Shares, offset: int, shift: int) -> Steps[_Split
         raw[:, 1] &= top
         masks[members] = raw
         total = PRIME_FIELD.add(total, source.known(PRIME_FIELD, members, raw))
-    opened = yield from engine.reveal(total)
+    revealed = yield from engine.reveal(total)
     everyone = _all_sets(engine)
     extra = encode([len(everyone) - 1 + shift])
-    opened = PRIME_FIELD.from_words(PRIME_FIELD.add(opened, np.repeat(extra, count, axis=0)))
+    opened = PRIME_FIELD.from_words(PRIME_FIELD.add(revealed, np.repeat(extra, count, axis=0)))
     summands: dict[tuple[int, ...], Words] = {}
     for members in source.sets:
         if members == everyone[0]:
@@ -78,7 +79,7 @@ def _split(engine: "Engine", x: Shares, offset: int, shift: int) -> Steps[_Split
             summands[members] = PRIME_FIELD.from_words(rest)
         else:
             summands[members] = ~masks[members]
-    return _Split(summands, count)
+    return _Split(summands, count, revealed)
 
 
 def _all_sets(engine: "Engine") -> list[tuple[int, ...]]:
@@ -165,6 +166,11 @@ def negative_bits(engine: "Engine", x: Shares) -> Steps[Words]:
     """Return bit-sliced shares (word, 3) of whether each element is below zero [mpc 5.3]."""
     bits = magnitude_bits(x)
     split = yield from _split(engine, x, 2**bits, 0)
+    return (yield from _top_bits(engine, split, bits))
+
+
+def _top_bits(engine: "Engine", split: _Split, bits: int) -> Steps[Words]:
+    """Return the complement of a sum's bit ``bits``, bit-sliced (word, 3)."""
     terms = _planes(engine, split, bits + 1)
     u, v = yield from save_carry(engine, terms)
     generate = yield from engine.both(u[:bits], v[:bits])
@@ -172,6 +178,37 @@ def negative_bits(engine: "Engine", x: Shares) -> Steps[Words]:
     carry = yield from top_carry(engine, generate, half[:bits])
     top: Words = half[bits] ^ carry
     return top ^ _ones(engine, top)
+
+
+def is_negative_anyhow(
+    engine: "Engine", x: Shares, honest_max: int
+) -> Steps[tuple[list[bool], Shares]]:
+    """Return whether elements that may be anything are within a window, and 1 where below zero.
+
+    Parameters
+    ----------
+    engine, x
+        Elements of the field whose size nobody vouches for.
+    honest_max : <= 2**78
+        Magnitude of those that need to be hidden; their masked opening tells them with
+        probability at most ``honest_max / 2**118``.
+
+    Returns
+    -------
+    inside, negative
+        Public: whether the masked number is one that an honest element could give. Where it is,
+        the element is below ``2**125`` in magnitude and the shared bit is right.
+    """
+    invariant(honest_max.bit_length() <= COMPARABLE_BITS, "honest elements can be hidden")
+    sets = len(_all_sets(engine))
+    bits = MASK_BITS + sets.bit_length()
+    (split, twins) = yield from together(
+        _split(engine, x.claim(honest_max), 2**bits, 0), twin_bits(engine, 1, len(x))
+    )
+    low, high = 2**bits - honest_max, 2**bits + sets * 2**MASK_BITS + honest_max
+    inside = [low <= value < high for value in PRIME_FIELD.numbers(split.opened)]
+    top = yield from _top_bits(engine, split, bits)
+    return inside, (yield from numbers_of(engine, top[np.newaxis], len(x), twins))
 
 
 def zero_bits(engine: "Engine", x: Shares) -> Steps[Words]:
