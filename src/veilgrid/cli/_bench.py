@@ -248,20 +248,21 @@ def mpc(
     from veilgrid.cli._bench_mpc import bench_mpc
 
     if growth or update:
-        return _growth(update, as_json)
+        from veilgrid.cli import _bench_growth
+
+        return _growth("mpc-growth", _bench_growth, update, as_json)
     measure: Callable[[], list[Row]] = bench_mpc
     columns = ("what", "ours", "peer", "ratio", "unit")
     return _print("mpc", measure(), as_json, columns)
 
 
-def _growth(page: Path | None, as_json: bool) -> int:
-    from veilgrid.cli import _bench_growth
-
-    rows = _bench_growth.bench_growth(told=lambda text: click.echo(text, err=True))
-    for path in _bench_growth.update(page, rows) if page else []:
+def _growth(name: str, measure: Any, page: Path | None, as_json: bool) -> int:
+    """Measure how one kind of work grows: ``measure`` has ``bench_growth`` and ``update``."""
+    rows = measure.bench_growth(told=lambda text: click.echo(text, err=True))
+    for path in measure.update(page, rows) if page else []:
         click.echo(f"wrote {path}", err=True)
     columns = ("what", "parties", "count", "seconds", "megabytes", "rounds", "peak_megabytes")
-    return _print("mpc-growth", rows, as_json, columns)
+    return _print(name, rows, as_json, columns)
 
 
 @bench.command()
@@ -300,12 +301,27 @@ def capacity(devices: int, seed: int | None, as_json: bool) -> int:  # noqa: ARG
 
 @bench.command()
 @click.option("--sources", default="1000,10000,100000", show_default=True, help="Sizes.")
+@click.option("--growth", is_flag=True, help="Instead: rounds of all kinds by number of inputs.")
+@click.option(
+    "--update",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --growth: put picture and table into this page.",
+)
 @click.option("--seed", type=int, help="Accepted by every verb; the readings are always the same.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def aggregate(sources: str, seed: int | None, as_json: bool) -> int:  # noqa: ARG001 - contract
+def aggregate(
+    sources: str,
+    growth: bool,
+    update: Path | None,
+    seed: int | None,  # noqa: ARG001 - part of the contract
+    as_json: bool,
+) -> int:
     """Time weighted robust means between processes over TLS, and each part's share."""
+    from veilgrid.cli import _bench_growth_risk
     from veilgrid.cli._bench_aggregate import bench_aggregate
 
+    if growth or update:
+        return _growth("rounds-growth", _bench_growth_risk, update, as_json)
     sizes = [size.strip() for size in sources.split(",")]
     bad = [size for size in sizes if not size.isdecimal() or int(size) < 10]
     if bad:
@@ -330,3 +346,29 @@ def market(orders: str, seed: int | None, as_json: bool) -> int:  # noqa: ARG001
         raise InputError([Finding("--orders", problem, "use 5000,100000")])
     columns = ("what", "ours", "peer", "ratio", "unit", "ours_megabytes", "rounds")
     return _print("market", bench_market(tuple(map(int, sizes))), as_json, columns)
+
+
+@bench.command()
+@click.option("--scenario", default=BUNDLED_DAY, show_default=True, help="Day to plan.")
+@click.option("--sites", default="60", show_default=True, help="Sizes, comma-separated.")
+@click.option("--peers", default="central,exchange,masked", show_default=True, help="Schemes.")
+@click.option("--parties", type=click.IntRange(3, 7), default=3, show_default=True)
+@click.option("--timeout", "timeout_s", default=600.0, show_default=True, help="Seconds a run.")
+@click.option("--seed", type=int, help="Accepted by every verb; a benchmark draws afresh.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def sealed(
+    scenario: str,
+    sites: str,
+    peers: str,
+    parties: int,
+    timeout_s: float,
+    seed: int | None,  # noqa: ARG001 - part of the contract
+    as_json: bool,
+) -> int:
+    """Time a sealed day between processes over TLS, beside schemes that see the data."""
+    from veilgrid.cli._bench_sealed import bench_sealed
+
+    sizes, names = _asked(sites, peers)
+    rows = bench_sealed(scenario, sizes, names, parties, timeout_s)
+    columns = ("what", "ours", "peer", "ratio", "unit", "iterations", "gap", "rounds", "megabytes")
+    return _print("sealed", rows, as_json, (*columns, "wan_seconds", "status"))
