@@ -21,12 +21,40 @@ def bench_aggregate(sizes: tuple[int, ...] = SIZES) -> list[dict[str, Any]]:
 
     The peer is the same computation on plain numbers in one process.
     """
-    rows = [_row(Workload("trimmed-mean", size, DEGREE)) for size in sizes]
-    return [*rows, *_intake(INTAKE_SAMPLE), *_hierarchy(REGION_SOURCES, REGIONS)]
+    rows = [round_row(Workload("trimmed-mean", size, DEGREE)) for size in sizes]
+    return [
+        *rows,
+        *_shares(min(sizes)),
+        *_intake(INTAKE_SAMPLE),
+        *_hierarchy(REGION_SOURCES, REGIONS),
+    ]
 
 
-def _row(work: Workload) -> dict[str, Any]:
-    """Run a round with processes over TLS, and in the clear, and compare what they open."""
+def _shares(count: int) -> list[dict[str, Any]]:
+    """Time rounds that end early, to see each part's share of a whole one.
+
+    The peer of a part is the round up to and with it.
+    """
+    parts = ("keys", "check", "figure")
+    words = ("agree on keys", "agree on inputs and check them", "compute and open the figure")
+    ends = [round_row(Workload("trimmed-mean", count, DEGREE, part)) for part in parts]
+    rows, before = [], 0.0
+    for said, end in zip(words, ends, strict=True):
+        own = max(end["ours"] - before, 0.0)
+        row = _summed(f"{count} sources, share: {said}", own, 0, end["ours"])
+        rows.append(row | {"peer_name": "the round up to here", "ratio": None})
+        before = end["ours"]
+    return rows
+
+
+def round_row(work: Workload, parties: int = PARTIES) -> dict[str, Any]:
+    """Run a round with processes over TLS, and in the clear, and compare what they open.
+
+    Raises
+    ------
+    RunAborted
+        They open different numbers, or a party ended without a result.
+    """
     specs = [
         ProcessSpec(
             node=NodeId(f"party-{index}"),
@@ -34,11 +62,11 @@ def _row(work: Workload) -> dict[str, Any]:
             messages="veilgrid.mpc.message:Message",
             arguments=work,
         )
-        for index in range(1, PARTIES + 1)
+        for index in range(1, parties + 1)
     ]
     what = f"weighted trimmed mean, {work.count} sources"
     results = run_processes(specs, timeout_s=600, start_timeout_s=300)
-    expected(Workload(work.function, 60, DEGREE))
+    expected(Workload(work.function, 60, work.degree))
     began = time.perf_counter()
     right = expected(work)
     plain = time.perf_counter() - began
@@ -58,10 +86,11 @@ def _row(work: Workload) -> dict[str, Any]:
         "unit": "s",
         "peer_name": "the same on plain numbers",
         "count": work.count,
-        "parties": PARTIES,
-        "degree": DEGREE,
+        "parties": parties,
+        "degree": work.degree,
         "ours_megabytes": max(result.octets_sent for result in results) / 1e6,
         "ours_peak_megabytes": max(result.peak_memory_octets for result in results) / 1e6,
+        "processor_seconds": max(result.processor_seconds for result in results),
         "rounds": results[0].outcomes[0]["round_count"],
     }
 
@@ -105,7 +134,7 @@ def _summed(what: str, seconds: float, octets: int, flat: float) -> dict[str, An
         "what": what,
         "ours": seconds,
         "peer": flat,
-        "ratio": flat / seconds,
+        "ratio": flat / seconds if seconds else None,
         "unit": "s",
         "peer_name": "the flat sum",
         "ours_megabytes": octets / 1e6,

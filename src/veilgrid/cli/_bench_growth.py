@@ -16,6 +16,7 @@ from veilgrid.node.local import Deployment
 BEGIN: Final = "<!-- growth: written by `veilgrid bench mpc --growth --update` -->"
 END: Final = "<!-- /growth -->"
 PICTURE: Final = "mpc-growth.svg"
+COUNTED: Final = "how many (comparisons, products, numbers sorted)"
 
 SIZES: Final[tuple[tuple[str, int, tuple[int, ...]], ...]] = (
     ("comparisons", 3, (100, 1_000, 10_000, 100_000)),
@@ -36,7 +37,15 @@ _PANELS: Final = (
     ("rounds", "rounds", 1.0),
 )
 _COLOURS: Final = {3: "#2563a8", 5: "#b45f06", 7: "#7b3294"}
-_DASHES: Final = {"comparisons": "", "multiplications": "6 3", "sort": "2 3"}
+_DASHES: Final = {
+    "comparisons": "",
+    "multiplications": "6 3",
+    "sort": "2 3",
+    "trimmed mean": "",
+    "market": "6 3",
+    "capacity": "2 3",
+    "refresh": "8 2 2 2",
+}
 _WIDTH, _HEIGHT, _GAP = 270, 230, 60
 
 
@@ -126,19 +135,31 @@ def update(page: Path, rows: Sequence[dict[str, Any]]) -> list[Path]:
     InputError
         The page has no such markers.
     """
+    return put(page, (BEGIN, END), PICTURE, drawing(rows), table(rows))
+
+
+def put(page: Path, marks: tuple[str, str], picture: str, drawn: str, written: str) -> list[Path]:
+    """Put a picture and a table between two markers of a page; return what was written.
+
+    Raises
+    ------
+    InputError
+        The page has no such markers.
+    """
+    begin, end = marks
     text = page.read_text(encoding="utf-8") if page.exists() else ""
-    if BEGIN not in text or END not in text:
-        problem = "the page has no markers for the growth of secure computation"
-        raise InputError([Finding(str(page), problem, f"add {BEGIN} and {END}")])
-    picture = page.parent / "img" / PICTURE
-    picture.parent.mkdir(exist_ok=True)
-    picture.write_text(drawing(rows), encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    tail = rest.partition(END)[2]
-    shown = f"![Seconds, megabytes and rounds against the amount of work](img/{PICTURE})"
-    parts = (BEGIN, shown, table(rows), circumstances(), END)
+    head, is_begun, rest = text.partition(begin)
+    _, is_ended, tail = rest.partition(end)
+    if not (is_begun and is_ended):
+        problem = "the page has no markers for this growth"
+        raise InputError([Finding(str(page), problem, f"add {begin} and {end}")])
+    path = page.parent / "img" / picture
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(drawn, encoding="utf-8")
+    shown = f"![Seconds, megabytes and rounds against the amount of work](img/{picture})"
+    parts = (begin, shown, written, circumstances(), end)
     page.write_text(head + "\n\n".join(parts) + tail, encoding="utf-8")
-    return [page, picture]
+    return [page, path]
 
 
 def circumstances() -> str:
@@ -153,7 +174,7 @@ def circumstances() -> str:
 # -- picture --------------------------------------------------------------------------------------
 
 
-def drawing(rows: Sequence[dict[str, Any]]) -> str:
+def drawing(rows: Sequence[dict[str, Any]], counted: str = COUNTED) -> str:
     """Return an SVG of seconds, megabytes and rounds against the amount, both axes by decades."""
     lines = [row for row in rows if row["count"] is not None]
     width, height = len(_PANELS) * (_WIDTH + _GAP) + 20, _HEIGHT + 130
@@ -164,6 +185,8 @@ def drawing(rows: Sequence[dict[str, Any]]) -> str:
     ]
     for place, (key, title, _) in enumerate(_PANELS):
         out += _panel(lines, key, title, _GAP + place * (_WIDTH + _GAP), 30)
+        middle = _GAP + place * (_WIDTH + _GAP) + _WIDTH / 2
+        out.append(f'<text x="{middle}" y="{_HEIGHT + 64}" text-anchor="middle">{counted}</text>')
     out += _legend(lines, _GAP, _HEIGHT + 80)
     return "\n".join([*out, "</svg>", ""])
 
@@ -197,11 +220,6 @@ def _panel(rows: Sequence[dict[str, Any]], key: str, title: str, left: int, top:
         out.append(f'<path d="M{left} {y:.1f}h{_WIDTH}" stroke="#dddddd"/>')
         label = f"{10.0**power:g}" if -3 < power < 5 else f"1e{power}"
         out.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
-    middle = left + _WIDTH / 2
-    out.append(
-        f'<text x="{middle}" y="{top + _HEIGHT + 34}" text-anchor="middle">'
-        "how many (comparisons, products, numbers sorted)</text>"
-    )
     for kind, n in _series(rows):
         points = [row for row in rows if (row["what"], row["parties"]) == (kind, n)]
         line = " ".join(f"{x_of(row['count']):.1f},{y_of(row[key]):.1f}" for row in points)

@@ -16,18 +16,18 @@ DEGREE: Final = 1
 
 def bench_market(sizes: tuple[int, ...] = MARKET_SIZES) -> list[dict[str, Any]]:
     """Time rounds of markets; the peer is the same computation on plain numbers."""
-    return [_row(f"market, {size} orders", Workload("market", size, DEGREE)) for size in sizes]
+    return [timed(f"market, {size} orders", Workload("market", size, DEGREE)) for size in sizes]
 
 
 def bench_capacity(size: int = FLEET_SIZE) -> list[dict[str, Any]]:
     """Time a fleet's capacity under sixteen scenarios, and a refresh of a hundredth of it."""
     return [
-        _row(f"capacity, {size} devices, 16 scenarios", Workload("capacity", size, DEGREE)),
-        _row(f"refresh of {size // 100} of {size} devices", Workload("refresh", size, DEGREE)),
+        timed(f"capacity, {size} devices, 16 scenarios", Workload("capacity", size, DEGREE)),
+        timed(f"refresh of {size // 100} of {size} devices", Workload("refresh", size, DEGREE)),
     ]
 
 
-def _row(what: str, work: Workload) -> dict[str, Any]:
+def timed(what: str, work: Workload, parties: int = PARTIES) -> dict[str, Any]:
     """Run a workload with processes over TLS, and in the clear, and compare what they open."""
     specs = [
         ProcessSpec(
@@ -36,10 +36,10 @@ def _row(what: str, work: Workload) -> dict[str, Any]:
             messages="veilgrid.mpc.message:Message",
             arguments=work,
         )
-        for index in range(1, PARTIES + 1)
+        for index in range(1, parties + 1)
     ]
     results = run_processes(specs, timeout_s=600, start_timeout_s=300)
-    expected(Workload(work.kind, 200, DEGREE))
+    expected(Workload(work.kind, 200, work.degree))
     began = time.perf_counter()
     right = expected(work)
     plain = time.perf_counter() - began
@@ -57,9 +57,10 @@ def _row(what: str, work: Workload) -> dict[str, Any]:
         "unit": "s",
         "peer_name": "the same on plain numbers",
         "count": work.count,
-        "parties": PARTIES,
-        "degree": DEGREE,
+        "parties": parties,
+        "degree": work.degree,
         "ours_megabytes": max(result.octets_sent for result in results) / 1e6,
         "ours_peak_megabytes": max(result.peak_memory_octets for result in results) / 1e6,
+        "processor_seconds": max(result.processor_seconds for result in results),
         "rounds": results[0].outcomes[0]["round_count"],
     }

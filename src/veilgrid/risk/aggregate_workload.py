@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from veilgrid.machine import NodeId
-from veilgrid.mpc import Party
-from veilgrid.mpc.bulk import BulkMailbox, plain_batch
+from veilgrid.mpc import Party, Program, Steps
+from veilgrid.mpc.bulk import BulkMailbox, bulk_intake, plain_batch
 from veilgrid.mpc.client import Enrolled
 from veilgrid.mpc.engine import Engine
 from veilgrid.mpc.layout import Integers
@@ -39,11 +39,14 @@ class Workload(msgspec.Struct, frozen=True):
         Sources; a twentieth of them lies.
     degree
         Of the sharings.
+    until
+        ``keys``, ``check`` or ``figure``: after which part the round ends.
     """
 
     function: str
     count: int
     degree: int = 1
+    until: str = "figure"
 
 
 def round_of(work: Workload) -> Round:
@@ -66,12 +69,28 @@ def inputs_of(work: Workload, round_: Round) -> Integers:
 
 def expected(work: Workload) -> list[str]:
     """Return what the plain computation opens."""
+    if work.until != "figure":
+        return []
     round_ = round_of(work)
     plan, mpc = round_.plan(), Plain()
     batch = plain_batch(mpc, plan.layout, inputs_of(work, round_), plan.names)
     result: Any = mpc.run(answer_steps(mpc, batch, plan))
     found: list[str] = result["numbers"]
     return found
+
+
+def measured_program(work: Workload, round_: Round, mailbox: BulkMailbox) -> Program:
+    """Return one party's computation, up to the part after which the round ends."""
+    if work.until == "figure":
+        return program_of(round_, mailbox)
+
+    def program(mpc: Engine) -> Steps[dict[str, Any]]:
+        if work.until == "check":
+            yield from bulk_intake(mpc, mailbox)
+        yield from mpc.agree()
+        return {"numbers": []}
+
+    return program
 
 
 def mailbox_of(work: Workload, round_: Round, party: int, n: int) -> BulkMailbox:
@@ -101,7 +120,7 @@ def build_party(
         me,
         names,
         arguments.degree,
-        program_of(round_, mailbox),
+        measured_program(arguments, round_, mailbox),
         signer=signer,
         verify_keys=verify_keys,
         randomness=randomness,
