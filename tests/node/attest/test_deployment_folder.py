@@ -3,6 +3,7 @@
 import json
 import logging
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,11 @@ COUNTS = {"operator": 1, "site": 2, "party": 3, "validator": 4, "worker": 2}
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.getLogger("veilgrid.node.attest").setLevel(logging.CRITICAL)
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("veilgrid.node.attest")
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(logging.NOTSET)
 
 
 def plan(**changes: object) -> scaffold.Plan:

@@ -75,10 +75,14 @@ class Found:
     ----------
     bound
         The octets that the process chose: its binding, padded by its maker's format.
-    identities
-        What may be revoked, hexadecimal: fingerprints of certificates, the chip.
+    certificates, chips, roots
+        What may be revoked, hexadecimal: fingerprints, chips, development roots.
     issued_s : seconds since 1970
         When it was made, if it says so.
+    registers
+        What people may want to see of it.
+    problems
+        Why no policy accepts it though it is genuine.
     """
 
     kind: Kind
@@ -87,9 +91,12 @@ class Found:
     bound: bytes
     is_debug: bool = False
     advisories: tuple[str, ...] = ()
-    identities: frozenset[str] = frozenset()
+    certificates: frozenset[str] = frozenset()
+    chips: frozenset[str] = frozenset()
+    roots: frozenset[str] = frozenset()
     issued_s: float | None = None
     registers: dict[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
 
 class Forged(Exception):

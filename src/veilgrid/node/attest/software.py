@@ -1,4 +1,4 @@
-"""Attestation by software: for development. It is **not hardware** [attestation 5, 6].
+"""Attestation by software: for development. It is **not hardware** [attestation 5].
 
 A development root signs what a process says of itself. Whoever holds the root can say anything, so
 such evidence shows how a protocol with attested processes works and proves nothing about a machine.
@@ -218,7 +218,7 @@ def inspect(evidence: Evidence, roots: frozenset[bytes]) -> Found:
         measurement=said.measurement,
         status=OK,
         bound=said.report_data,
-        identities=frozenset({said.root.hex()}),
+        roots=frozenset({said.root.hex()}),
         issued_s=said.issued_s,
     )
 
