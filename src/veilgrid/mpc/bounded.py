@@ -24,7 +24,8 @@ from veilgrid.mpc.prss import Stream
 DRAWS: Final = 40
 """An element out of range passes with probability at most 2**-40."""
 
-_CHUNK: Final = 1 << 14
+GROUP_MAX: Final = 1 << 10
+"""Elements that are added up together; what passes exceeds its bound by at most twice as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,9 @@ class Part:
         for bound in sorted({bound for _, bound in self.runs}):
             own = [piece for piece, (_, its) in zip(pieces, self.runs, strict=True) if its == bound]
             elements = np.concatenate(own)
-            if elements.shape[0]:
-                out.append((elements, elements.shape[0] * bound))
+            for first in range(0, elements.shape[0], GROUP_MAX):
+                group = np.ascontiguousarray(elements[first : first + GROUP_MAX])
+                out.append((group, group.shape[0] * bound))
         return out
 
 
@@ -68,7 +70,7 @@ def out_of_range(mpc: Engine, parts: Mapping[str, Part]) -> Steps[list[str]]:
         Where to compute. All vectors must have been agreed on before.
     parts
         By client, vectors and bounds. In a vector that passes no element is larger than its bound
-        times twice the number of elements with that bound; honest ones always pass.
+        times twice :data:`GROUP_MAX`; honest ones always pass.
 
     Notes
     -----
@@ -98,15 +100,11 @@ def out_of_range(mpc: Engine, parts: Mapping[str, Part]) -> Steps[list[str]]:
 
 def _subset_sums(elements: Words, stream: Stream) -> Words:
     """Return :data:`DRAWS` sums of random subsets."""
-    out = PRIME_FIELD.zeros(DRAWS)
-    for first in range(0, elements.shape[0], _CHUNK):
-        part = np.ascontiguousarray(elements[first : first + _CHUNK])
-        count = DRAWS * part.shape[0]
-        words = stream.words((count + 63) // 64)
-        bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:count]
-        chosen = encode_words(bits.astype(np.int64)).reshape(DRAWS, part.shape[0], 2)
-        out = PRIME_FIELD.add(out, apply_matrix(chosen, part))
-    return out
+    count = DRAWS * elements.shape[0]
+    words = stream.words((count + 63) // 64)
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:count]
+    chosen = encode_words(bits.astype(np.int64)).reshape(DRAWS, elements.shape[0], 2)
+    return np.asarray(apply_matrix(chosen, elements))
 
 
 def not_negative(mpc: Engine, values: Shares, honest_max: int) -> Steps[list[bool]]:

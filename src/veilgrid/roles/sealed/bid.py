@@ -21,8 +21,8 @@ from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, POWER_MAX, I
 FACTOR_MAX: Final = 2**40
 """Bound of secret coefficients and curvatures in steps of ``2**-30``."""
 
-PRICE_MAX: Final = 2**48
-"""Bound of secret linear costs and multipliers in steps: 16,384 price units."""
+PRICE_MAX: Final = 2**45
+"""Bound of secret linear costs and multipliers in steps: 8,192 price units."""
 
 SLACK: Final = 4
 """Steps by which a proof's multipliers exceed what rounding might lack."""
@@ -125,6 +125,21 @@ class Shape:
             "quadratic": len(self.curved),
             "linear": n,
         }
+
+    @property
+    def bid_runs(self) -> list[tuple[int, int]]:
+        """Return length and bound of each part of a bid."""
+        bounds = {"matrix": FACTOR_MAX, "inject_q": FACTOR_MAX, "quadratic": FACTOR_MAX}
+        bounds |= {"alone": PRICE_MAX, "linear": PRICE_MAX}
+        return [(count, bounds.get(name, POWER_MAX)) for name, count in self.bid_parts.items()]
+
+    @property
+    def proof_runs(self) -> list[tuple[int, int]]:
+        """Return length and bound of each part of a proof."""
+        return [
+            (count, POWER_MAX if name in ("x", "point") else PRICE_MAX)
+            for name, count in self.proof_parts.items()
+        ]
 
     @cached_property
     def proof_parts(self) -> dict[str, int]:

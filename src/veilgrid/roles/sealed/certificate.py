@@ -37,8 +37,12 @@ COST_BITS: Final = 2 * POWER_BITS
 TINY_AMOUNT: Final = 1e-4
 """Price units; who pays by so little more than alone is not counted as worse off."""
 
-NARROW: Final = 2**50
-"""Claimed bound of what is compared in steps of ``2**-32``."""
+NARROW: Final = 2**57
+"""Bound of what is compared in steps of ``2**-32``: what passes the range check may exceed
+:data:`PRICE_MAX` by 2**11 [mpc 7.8]."""
+
+SUM_MAX: Final = 2**125
+"""Bound of sums over all sites; what is in range stays below it."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +135,8 @@ class SealedCertificate:
         Exceeded network rows, (row, interval).
     cost, gap : price units
         Of the plan, and above the bound that its prices prove.
-    network_gap_share
-        Part of the gap that no site answers for, in price units.
-    payments, own_costs : (site,), on shares, scale 2**65
+    payments, own_costs, gaps : (site,), on shares, scale 2**65
+        Of each site; its part of the gap is what its cheapest answer would save it.
     """
 
     failed: tuple[int, ...]
@@ -145,6 +148,7 @@ class SealedCertificate:
     worse_off: int
     payments: Shares
     own_costs: Shares
+    gaps: Shares
     demand_p: Shares
     demand_q: Shares
 
@@ -207,6 +211,7 @@ def certify(
         worse_off=worse,
         payments=paid,
         own_costs=own,
+        gaps=gaps,
         demand_p=placed[0],
         demand_q=placed[1],
     )
@@ -480,7 +485,7 @@ def _totals(
     )
     cost = own.claim(2**70).sum() + exchange
     gap = gaps.claim(2**70).sum() + exchange - paid.claim(2**70).sum() + rent
-    opened = yield from mpc.open(concatenate([cost, gap, exchange, rent]).claim(2**100))
+    opened = yield from mpc.open(concatenate([cost, gap, exchange, rent]).claim(SUM_MAX))
     cost_, gap_, exchange_, rent_ = (value / 2.0 ** (COST_BITS + 1) for value in opened)
     return cost_, gap_, exchange_, rent_
 

@@ -81,7 +81,9 @@ class Course:
     register
         With the inner distance in force.
     excluded
-        Flexible buses that take their fallback, with the reason.
+        Buses that take their fallback, with the reason.
+    absent
+        Those of them without a bid that counts.
     bindings, registers, wish_tasks
         By step of the network: its active set, the register it ran under, its task.
     """
@@ -100,6 +102,9 @@ class Course:
     status: str = ""
     certificate: dict[str, Any] = field(default_factory=dict)
     bid_task: int = 0
+    answer_task: int = -1
+    regret_task: int = -1
+    absent: set[int] = field(default_factory=set)
     hint: Binding | None = None
     unmet: list[list[float]] = field(default_factory=list)
 
@@ -221,6 +226,10 @@ class Course:
 
     def _go(self, kind: str, iteration: int) -> None:
         self.task = Task(self.task.number + 1, kind, iteration)
+        if kind == ANSWER:
+            self.answer_task, self.regret_task = self.task.number, -1
+        elif kind == REGRET:
+            self.regret_task = self.task.number
         if kind == WISH:
             self.wish_tasks[iteration] = self.task.number
             if iteration in TIGHTENED and self._strength > 0.0:
@@ -233,6 +242,8 @@ class Course:
         """Give up on sites: they take their fallback, and the coordination starts anew."""
         for bus, reason in missing:
             self.excluded[int(bus)] = str(reason)
+            if self.task.kind == BIDS:
+                self.absent.add(int(bus))
             if int(bus) in self.flexible:
                 self.register = self.register.without(int(bus))
         self.rule = MixingRule(self.settings.memory, self.settings.mixing_interval)
@@ -337,5 +348,11 @@ class Course:
             reason = "its plan or its multipliers break what it committed to"
             self._leave_out([[bus, reason] for bus, _ in failed])
             return
+        if result["unlike"]:
+            reason = "its plan is not what it claimed in the coordination"
+            self._leave_out([[bus, reason] for bus in result["unlike"]])
+            return
+        if not result["is_close"]:
+            self.status = LIMIT
         self.certificate = result
         self._go(DONE, self.task.iteration)

@@ -27,6 +27,7 @@ from veilgrid.roles.sealed.message import Agreement, DayEnded, Notice, Parcel, S
 from veilgrid.roles.sealed.program import (
     BID,
     Priced,
+    Said,
     Tolerances,
     answer_program,
     bids_program,
@@ -223,9 +224,9 @@ class SealedParty:
         course, task = self.course, self.course.task
         mailbox = self._mailboxes[task.number]
         if task.kind == BIDS:
-            return (yield from bids_program(mpc, mailbox))
+            return (yield from bids_program(mpc, mailbox, self._shapes))
         bids = self._mailboxes[course.bid_task]
-        still = fallbacks(mpc, course.register, bids, course.still)
+        still = fallbacks(mpc, course.register, bids, course.still, course.absent)
         match task.kind:
             case "wish":
                 steps = wish_program(
@@ -248,9 +249,26 @@ class SealedParty:
                 steps = surplus_program(mpc, course.register, mailbox, self._priced(), still)
             case _:
                 steps = certificate_program(
-                    mpc, course.register, self._shapes, bids, mailbox, self._priced(), still
+                    mpc,
+                    course.register,
+                    self._shapes,
+                    bids,
+                    mailbox,
+                    self._priced(),
+                    still,
+                    self._said(),
                 )
         return (yield from steps)
+
+    def _said(self) -> Said:
+        """Return what the sites claimed last."""
+        course = self.course
+        return Said(
+            self._mailboxes.get(course.answer_task),
+            self._mailboxes.get(course.regret_task),
+            course.absent,
+            self._limits,
+        )
 
     def _priced(self) -> Priced:
         """Return the network step whose prices the present answers are paid at."""
@@ -290,7 +308,9 @@ class SealedParty:
 
     def _forget(self) -> None:
         """Drop mailboxes that no later task reads."""
-        kept = {self.course.bid_task, *self.course.wish_tasks_needed}
+        course = self.course
+        claims = (course.answer_task, course.regret_task)
+        kept = {course.bid_task, *course.wish_tasks_needed, *claims}
         for number in [number for number in self._mailboxes if number not in kept]:
             del self._mailboxes[number]
 

@@ -17,7 +17,7 @@ certificate     verdicts, cost, gap, rent, how many pay more than alone      its
 ==============  ===========================================================  ==================
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,10 +25,12 @@ import msgspec
 import numpy as np
 
 from veilgrid.mpc import Engine, Form, Mailbox, Shares, Steps, concatenate
+from veilgrid.mpc.bounded import Part, out_of_range
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words, words_of
 from veilgrid.mpc.intake import agree_on_submissions
 from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
 from veilgrid.roles.sealed.certificate import COST_BITS, Stack, certify
+from veilgrid.roles.sealed.claims import unlike
 from veilgrid.roles.sealed.register import (
     FACTOR_BITS,
     POWER_BITS,
@@ -153,13 +155,38 @@ def vector(
     return mpc.wrap(total, bound)
 
 
+OUT_OF_RANGE: Final = "a number out of range"
+"""Why a vector with elements beyond their bounds is refused."""
+
+
+def ranged(
+    mpc: Engine, taken: Taken, runs: Mapping[int, Sequence[tuple[int, int]]]
+) -> Steps[Taken]:
+    """Refuse vectors with an element out of range, by bus [mpc 7.8]."""
+    parts = {f"{bus:06d}": Part(one.data, runs[bus]) for bus, one in taken.vectors.items()}
+    wrong = yield from out_of_range(mpc, parts)
+    refused = {int(name) for name in wrong}
+    vectors = {bus: one for bus, one in taken.vectors.items() if bus not in refused}
+    return Taken(vectors, {**taken.flags, **dict.fromkeys(sorted(refused), OUT_OF_RANGE)})
+
+
 def fallbacks(
-    mpc: Engine, register: Register, bids: Mailbox, buses: Sequence[int]
+    mpc: Engine,
+    register: Register,
+    bids: Mailbox,
+    buses: Sequence[int],
+    absent: Collection[int] = (),
 ) -> dict[int, Shares]:
-    """Return the committed fallback demands, active then reactive, of some buses."""
+    """Return the committed fallback demands, active then reactive, of some buses.
+
+    A bus without a bid that counts (``absent``) takes none: what it draws is settled as imbalance.
+    """
     times = register.interval_count
+    nothing = mpc.constant([0] * (2 * times))
     return {
-        bus: vector(mpc, bids, client_of(bus, BID), POWER_MAX, 4 * times)[2 * times :]
+        bus: nothing
+        if bus in absent
+        else vector(mpc, bids, client_of(bus, BID), POWER_MAX, 4 * times)[2 * times :]
         for bus in buses
     }
 
@@ -190,9 +217,11 @@ def _network(
 # -- bids -----------------------------------------------------------------------------------------
 
 
-def bids_program(mpc: Engine, mailbox: Mailbox) -> Steps[dict[str, Any]]:
-    """Agree on who committed to a bid; nothing of it opens."""
+def bids_program(mpc: Engine, mailbox: Mailbox, shapes: Sequence[Shape]) -> Steps[dict[str, Any]]:
+    """Agree on who committed to a bid within range; nothing else of it opens."""
     taken = yield from take_in(mpc, mailbox, POWER_MAX)
+    runs = {bus: shape.bid_runs for bus, shape in enumerate(shapes)}
+    taken = yield from ranged(mpc, taken, runs)
     yield from mpc.agree()
     return {"bids": len(taken.vectors), **(taken.refusal if taken.flags else {})}
 
@@ -423,6 +452,28 @@ def surplus_program(
 # -- certificate ----------------------------------------------------------------------------------
 
 
+GAP_FACTOR: Final = 1.5
+"""Multiple of the gap that ends the coordination which the certificate still accepts."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the sites claimed last, and who has no bid that counts."""
+
+    answers: Mailbox | None
+    regrets: Mailbox | None
+    absent: Collection[int]
+    limits: Tolerances
+
+
+def _heard(mpc: Engine, mailbox: Mailbox | None) -> dict[int, Shares]:
+    if mailbox is None:
+        return {}
+    return {
+        bus_of(name): vector(mpc, mailbox, name, AMOUNT_MAX) for name in sorted(mailbox.received)
+    }
+
+
 def certificate_program(
     mpc: Engine,
     register: Register,
@@ -431,22 +482,36 @@ def certificate_program(
     proofs: Mailbox,
     priced: Priced,
     still: Mapping[int, Shares],
+    said: Said,
 ) -> Steps[dict[str, Any]]:
     """Check the day against the committed bids; send each site its payment."""
     proved = yield from take_in(mpc, proofs, PRICE_MAX)
+    runs = {bus: shapes[bus].proof_runs for bus in proved.vectors}
+    proved = yield from ranged(mpc, proved, runs)
     if proved.flags:
         return proved.refusal
     step = yield from priced.duals(mpc, still)
     buses = range(register.bus_count)
-    own = [vector(mpc, bids, client_of(bus, BID), PRICE_MAX) for bus in buses]
+    own = [
+        mpc.constant([0] * sum(shapes[bus].bid_parts.values()))
+        if bus in said.absent
+        else vector(mpc, bids, client_of(bus, BID), PRICE_MAX)
+        for bus in buses
+    ]
     stack = Stack.of(shapes, own, [proved.vectors.get(bus) for bus in buses])
     found = yield from certify(mpc, register, stack, np.arange(len(buses), dtype=np.int64), step)
+    allowed = said.limits.gap_max * max(abs(found.cost), said.limits.turnover_min)
+    answers, regrets = (_heard(mpc, mailbox) for mailbox in (said.answers, said.regrets))
+    times = register.interval_count
+    differ = yield from unlike(mpc, found, answers, regrets, times, allowed)
     yield from mpc.agree()
     for bus in buses:
         amounts = concatenate([found.payments[bus], found.own_costs[bus]])
         mpc.deliveries.append((f"{bus}", "payment", amounts.data))
     return {
         "failed": list(found.failed),
+        "unlike": differ,
+        "is_close": found.gap <= GAP_FACTOR * allowed and not found.exceeded,
         "exceeded": [list(one) for one in found.exceeded],
         "cost": found.cost * register.unit,
         "gap": found.gap * register.unit,
