@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from veilgrid.grid.network import Floats
 
@@ -53,6 +53,8 @@ class Coordination:
     violations
         Rows that no plan can meet: (row of :class:`Limits`, interval, amount); empty unless
         infeasible.
+    opened
+        What a scheme that hides the rest opened about the finished day; empty for others.
     """
 
     status: RunStatus
@@ -65,6 +67,7 @@ class Coordination:
     byte_count: int = 0
     violations: tuple[tuple[int, int, float], ...] = ()
     warm: object = field(default=None, repr=False)
+    opened: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def iteration_count(self) -> int:

@@ -172,6 +172,12 @@ def _lines(plan: DayPlan, scenario: Scenario, summary: Summary) -> list[tuple[st
         lines.append(("AC power flow", f"{verdict}, voltages {band}"))
         if not checked["passed"]:
             lines += [("", text) for text in checked["findings"][:3]]
+    electrical = summary.get("opened", {}).get("electrical")
+    if electrical:
+        beyond = sum(len(electrical[kind]) for kind in ("low", "high", "over"))
+        verdict = "passed" if not beyond else f"{beyond} limits exceeded"
+        band = f"{electrical['vm_min_pu']:.4f} to {electrical['vm_max_pu']:.4f} pu"
+        lines.append(("the same on shares", f"{verdict}, voltages {band}"))
     if summary["replans"]:
         count = len(summary["replans"])
         lines.append(

@@ -59,6 +59,7 @@ def summary_of(plan: DayPlan, scenario: Scenario, seconds: float) -> Summary:
             for replan in plan.replans
         ],
         "infeasible": [_obstacle(found) for found in plan.obstacles],
+        **({"opened": outcome.opened} if outcome.opened else {}),
     }
 
 

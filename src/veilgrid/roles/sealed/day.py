@@ -83,6 +83,7 @@ class PublicDay:
             give_p=give_p,
             give_q=give_q,
             strength_max=settings.strength_max * float(np.max(np.abs(day.buy))),
+            voltage_limits=(day.network.voltage_min_pu, day.network.voltage_max_pu),
         )
         return cls(
             register=register,
@@ -361,6 +362,7 @@ def coordination_of(day: Day, driven: Driven, group: NodeId, unit: float) -> Coo
         ),
         message_count=driven.message_count,
         byte_count=driven.byte_count,
+        opened={**certificate, "excluded": public["excluded"]},
     )
     if status is RunStatus.INFEASIBLE:
         worst = [(int(row), int(t), float(excess)) for row, t, excess in public["unmet"]]

@@ -143,6 +143,7 @@ def pack_public(public: PublicDay) -> bytes:
         "squared_min": limits.squared_min,
         "squared_max": limits.squared_max,
         "strength_max": register.strength_max,
+        "voltage_limits": list(register.voltage_limits),
         "settings": asdict(public.settings),
         "turnover_min": public.turnover_min,
         "flexible": list(public.flexible),
@@ -173,6 +174,7 @@ def unpack_public(octets: bytes) -> PublicDay:
         limits=limits,
         **{name: arrays[name] for name in ("buy", "sell", "give_p", "give_q")},
         strength_max=told["strength_max"],
+        voltage_limits=tuple(told["voltage_limits"]),
     )
     shapes = tuple(_shape_of(arrays, bus, name) for bus, name in enumerate(told["names"]))
     return PublicDay(

@@ -13,7 +13,8 @@ answer          cost and claimed gap of the iterate, which way the exchange
                 goes, exceeded rows; sums over all sites of products of
                 their movements (for the acceleration)
 regret          the claimed gap with all sites' regrets
-certificate     verdicts, cost, gap, rent, how many pay more than alone      its payment
+certificate     verdicts, cost, gap, rent, how many pay more than alone,     its payment
+                whether the AC power flow passes and its extremes
 ==============  ===========================================================  ==================
 """
 
@@ -31,6 +32,7 @@ from veilgrid.mpc.intake import agree_on_submissions
 from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
 from veilgrid.roles.sealed.certificate import COST_BITS, Stack, certify
 from veilgrid.roles.sealed.claims import unlike
+from veilgrid.roles.sealed.electrical import electrical_check
 from veilgrid.roles.sealed.register import (
     FACTOR_BITS,
     POWER_BITS,
@@ -68,6 +70,9 @@ NARROW_PRICE: Final = 2**70
 """Claimed bound of prices in steps of ``2**-62``: 256 price units."""
 
 AMOUNT_MAX: Final = 2**60
+CLAIM_MAX: Final = 2**52
+"""Bound of claimed amounts in steps of ``2**-40``: 4,096 price units."""
+
 PRODUCT_MAX: Final = 2**100
 
 
@@ -159,13 +164,25 @@ OUT_OF_RANGE: Final = "a number out of range"
 """Why a vector with elements beyond their bounds is refused."""
 
 
+Runs = Sequence[tuple[int, int]]
+"""Lengths and bounds of the parts of a vector."""
+
+
 def ranged(
-    mpc: Engine, taken: Taken, runs: Mapping[int, Sequence[tuple[int, int]]]
+    mpc: Engine,
+    taken: Taken,
+    runs: Mapping[int, Runs],
+    more: Mapping[str, tuple[Mapping[int, Shares], Runs]] | None = None,
 ) -> Steps[Taken]:
-    """Refuse vectors with an element out of range, by bus [mpc 7.8]."""
-    parts = {f"{bus:06d}": Part(one.data, runs[bus]) for bus, one in taken.vectors.items()}
+    """Refuse vectors with an element out of range, by bus [mpc 7.8].
+
+    ``more`` are further vectors of the same sites, by what they are called, to look at as well.
+    """
+    parts = {client_of(bus, ""): Part(one.data, runs[bus]) for bus, one in taken.vectors.items()}
+    for what, (vectors, its) in (more or {}).items():
+        parts |= {client_of(bus, what): Part(one.data, its) for bus, one in vectors.items()}
     wrong = yield from out_of_range(mpc, parts)
-    refused = {int(name) for name in wrong}
+    refused = {bus_of(name) for name in wrong}
     vectors = {bus: one for bus, one in taken.vectors.items() if bus not in refused}
     return Taken(vectors, {**taken.flags, **dict.fromkeys(sorted(refused), OUT_OF_RANGE)})
 
@@ -266,13 +283,16 @@ class Priced:
     wishes: Mailbox
     binding: Binding
 
-    def duals(self, mpc: Engine, still: Mapping[int, Shares]) -> Steps[StepResult]:
-        """Return its prices on shares."""
-        vectors = {
+    def heard(self, mpc: Engine) -> dict[int, Shares]:
+        """Return its wishes, by bus."""
+        return {
             bus_of(name): vector(mpc, self.wishes, name, POWER_MAX)
             for name in sorted(self.wishes.received)
         }
-        wish_p, wish_q = _network(mpc, self.register, {**vectors, **still})
+
+    def duals(self, mpc: Engine, still: Mapping[int, Shares]) -> Steps[StepResult]:
+        """Return its prices on shares."""
+        wish_p, wish_q = _network(mpc, self.register, {**self.heard(mpc), **still})
         active = self.binding.active()
         return (yield from network_duals(mpc, self.register, wish_p, wish_q, active))
 
@@ -486,8 +506,16 @@ def certificate_program(
 ) -> Steps[dict[str, Any]]:
     """Check the day against the committed bids; send each site its payment."""
     proved = yield from take_in(mpc, proofs, PRICE_MAX)
+    answers, regrets = (_heard(mpc, mailbox) for mailbox in (said.answers, said.regrets))
+    times = register.interval_count
     runs = {bus: shapes[bus].proof_runs for bus in proved.vectors}
-    proved = yield from ranged(mpc, proved, runs)
+    told = {"wish": (priced.heard(mpc), [(2 * times, POWER_MAX)])}
+    told["answer"] = (
+        {bus: one[: 2 * times + 2] for bus, one in answers.items()},
+        [(2 * times, POWER_MAX), (2, CLAIM_MAX)],
+    )
+    told["regret"] = (regrets, [(1, CLAIM_MAX)])
+    proved = yield from ranged(mpc, proved, runs, told)
     if proved.flags:
         return proved.refusal
     step = yield from priced.duals(mpc, still)
@@ -500,9 +528,10 @@ def certificate_program(
     ]
     stack = Stack.of(shapes, own, [proved.vectors.get(bus) for bus in buses])
     found = yield from certify(mpc, register, stack, np.arange(len(buses), dtype=np.int64), step)
+    electrical: dict[str, Any] = {}
+    if not any(found.failed):
+        electrical = yield from electrical_check(mpc, register, found.demand_p, found.demand_q)
     allowed = said.limits.gap_max * max(abs(found.cost), said.limits.turnover_min)
-    answers, regrets = (_heard(mpc, mailbox) for mailbox in (said.answers, said.regrets))
-    times = register.interval_count
     differ = yield from unlike(mpc, found, answers, regrets, times, allowed)
     yield from mpc.agree()
     for bus in buses:
@@ -518,6 +547,7 @@ def certificate_program(
         "rent": found.rent * register.unit,
         "exchange_cost": found.exchange_cost * register.unit,
         "worse_off": found.worse_off,
+        "electrical": electrical,
     }
 
 

@@ -47,6 +47,8 @@ class Register:
         Ceiling of a scaled row's strength, currency.
     inner : >= 0, per-unit
         Distance kept from limits while iterates still disagree.
+    voltage_limits : per-unit, None = unbounded
+        Lower and upper limit without any margin, for the AC power flow.
     """
 
     limits: Limits
@@ -56,6 +58,7 @@ class Register:
     give_q: Floats
     strength_max: float
     inner: float = 0.0
+    voltage_limits: tuple[float | None, float | None] = (None, None)
 
     def __post_init__(self) -> None:
         invariant(len(self.give_p) == len(self.limits.tree), "one inverse penalty a bus")
