@@ -24,6 +24,8 @@ _VERBS = {
     "bench": "veilgrid.cli._bench:bench",
     "verify": "veilgrid.cli._verify:verify",
     "init": "veilgrid.cli._init:init",
+    "key": "veilgrid.cli._key:key",
+    "serve": "veilgrid.cli._serve:serve",
 }
 """Where each verb lives; loaded when it is called, so that help and errors come at once."""
 

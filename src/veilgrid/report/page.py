@@ -48,10 +48,8 @@ def render(summary: Mapping[str, Any], scenario: Scenario, tables: Tables) -> st
     scenario, tables
         What was planned, and the results.
     """
-    view = View.of(scenario, tables)
     scheme = str(summary.get("scheme"))
-    chosen = [draw for draw in PICTURES if scheme != "alone" or draw is not figures.savings]
-    drawn = [picture for draw in chosen if (picture := draw(view)) is not None]
+    drawn = run_pictures(scheme, scenario, tables)
     network = scenario.network
     currency = scenario.currency
     hours = scenario.horizon.hours * scenario.horizon.interval_count
@@ -78,15 +76,36 @@ def render(summary: Mapping[str, Any], scenario: Scenario, tables: Tables) -> st
             "records"
         ),
         is_folded=len(tables.settlement) > ROWS_OPEN_MAX,
-        zone=view.zone,
+        zone=View.of(scenario, tables).zone,
     )
+
+
+def run_pictures(scheme: str, scenario: Scenario, tables: Tables) -> list[Picture]:
+    """Draw all pictures of a run that have a subject."""
+    view = View.of(scenario, tables)
+    chosen = [draw for draw in PICTURES if scheme != "alone" or draw is not figures.savings]
+    return [picture for draw in chosen if (picture := draw(view)) is not None]
 
 
 def render_compare(comparison: Mapping[str, Any]) -> str:
     """Render the JSON object of ``veilgrid compare --json`` as a page."""
-    runs = list(comparison.get("schemes") or [])
     currency = str(comparison.get("currency", ""))
-    rows = [
+    rows = compare_rows(comparison)
+    scenario = str(comparison.get("scenario", ""))
+    return _page(
+        "compare.html.j2",
+        compare_pictures(rows),
+        title=f"{scenario}: schemes compared",
+        scenario_name=scenario,
+        rows=rows,
+        currency=currency,
+        size=words.size,
+    )
+
+
+def compare_rows(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row a scheme: what a table of schemes shows."""
+    return [
         {
             "scheme": str(run.get("scheme")),
             "how": words.SCHEMES.get(str(run.get("scheme")), ""),
@@ -101,19 +120,13 @@ def render_compare(comparison: Mapping[str, Any]) -> str:
             "exposed": _exposed(run),
             "attacks": [dict(found) for found in run.get("attacks") or []],
         }
-        for run in runs
+        for run in comparison.get("schemes") or []
     ]
-    drawn = [picture for bars in BARS if (picture := _bars(rows, *bars)) is not None]
-    scenario = str(comparison.get("scenario", ""))
-    return _page(
-        "compare.html.j2",
-        drawn,
-        title=f"{scenario}: schemes compared",
-        scenario_name=scenario,
-        rows=rows,
-        currency=currency,
-        size=words.size,
-    )
+
+
+def compare_pictures(rows: list[dict[str, Any]]) -> list[Picture]:
+    """Draw :data:`BARS` of what :func:`compare_rows` returned."""
+    return [picture for bars in BARS if (picture := _bars(rows, *bars)) is not None]
 
 
 def _exposed(run: Mapping[str, Any]) -> str:
@@ -175,16 +188,16 @@ def _page(template: str, pictures: list[Picture], **context: Any) -> str:
         .get_template(template)
         .render(
             pictures=pictures,
-            figures=_embedded(specs),
+            figures=embedded(specs),
             plotly=_plotly() if pictures else "",
-            style=_asset("page.css"),
-            script=_asset("page.js"),
+            style=asset("page.css"),
+            script=asset("page.js"),
             **context,
         )
     )
 
 
-def _embedded(value: object) -> str:
+def embedded(value: object) -> str:
     """Write JSON that is safe inside a script element."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for sign in "<>&\u2028\u2029":
@@ -211,6 +224,7 @@ def _plotly() -> str:
     return str(get_plotlyjs())
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return a file of this package's templates: ``page.css`` or ``page.js``."""
     source = resources.files("veilgrid.report").joinpath("templates", name)
     return source.read_text(encoding="utf-8")

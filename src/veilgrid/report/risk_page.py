@@ -1,5 +1,6 @@
 """The page of an aggregation: its figure, the distribution, who was cut off, weights over time."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def write_page(
     values: Sequence[float | None],
     shares: Sequence[tuple[int, Mapping[str, float]]],
 ) -> Path:
-    """Write ``report.html`` into a folder and return its path.
+    """Write ``report.html`` and ``aggregate.json`` into a folder; return the path of the former.
 
     Parameters
     ----------
@@ -46,6 +47,7 @@ def write_page(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     path.write_text(text, encoding="utf-8")
+    (folder / "aggregate.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return path
 
 
