@@ -5,7 +5,7 @@ reactive; the balance rows tie them together. The net demands are the coupling v
 their recovery rows leave the edge device [masking 2].
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import sparse
@@ -36,6 +36,17 @@ class SiteForm:
     penalty_p: float
     penalty_q: float
     own_count: int
+
+    def scaled(self, scale: float) -> "SiteForm":
+        """Return the same bid with all penalties multiplied by a number > 0."""
+        whole = self.problem.quadratic
+        quadratic = sparse.csr_matrix(whole + (scale - 1.0) * (whole - self.cheapest))
+        return replace(
+            self,
+            problem=replace(self.problem, quadratic=quadratic),
+            penalty_p=scale * self.penalty_p,
+            penalty_q=scale * self.penalty_q,
+        )
 
     @property
     def has_reactive(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy import linalg, sparse
 
-from veilgrid.qp.mask import QUANTUM, MaskedProblem
+from veilgrid.qp.mask import QUANTUM, MaskedProblem, opposite_unit_rows
 from veilgrid.qp.problem import Certificate, Floats, QuadraticProgram
 from veilgrid.qp.solve import solve
 
@@ -128,8 +128,27 @@ class DenseSolver:
         self._length = np.where(length > 0.0, length, 1.0)
         self._rows = problem.matrix / self._length[:, np.newaxis]
         self._bound = problem.bound / self._length
+        self._folded = _Folded(self._rows)
+        self._is_curved = bool(np.any(problem.quadratic))
         self._active: _ActiveSet | None = None
-        self._start: tuple[Floats, Floats] | None = None
+
+    @property
+    def active(self) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | None":
+        """Rows that the last solution touches, where a factor of them is kept."""
+        return None if self._active is None else self._active.rows
+
+    def has_rows_of(self, problem: MaskedProblem) -> bool:
+        """Whether another problem has the same G' and h'; its costs may differ."""
+        own = self._problem
+        return bool(
+            own.matrix.shape == problem.matrix.shape
+            and np.array_equal(own.matrix, problem.matrix)
+            and np.array_equal(own.bound, problem.bound)
+        )
+
+    def begin(self, rows: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
+        """Try these active rows first: those of a problem with the same rows, other costs."""
+        self._prepare(rows)
 
     def solve(self, linear: Floats) -> DenseSolution:
         """Return the best point found for a new c', warm where possible."""
@@ -142,7 +161,7 @@ class DenseSolver:
         for better in inner:
             y, force = better
             self._prepare(np.flatnonzero(force > self._bound - self._rows @ y))
-            found = self._correct(linear, 4 * CORRECTION_COUNT_MAX)
+            found = self._correct(linear, 3 * CORRECTION_COUNT_MAX)
             if found is not None:
                 return found
         found = self._quantised(y, force, "interior point")
@@ -182,7 +201,8 @@ class DenseSolver:
     def _prepare(self, rows: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
         """Factor the conditions of optimality on an active set."""
         width, count = len(self._problem.linear), len(rows)
-        if count > 2 * width:
+        is_regular = count <= 2 * width if self._is_curved else count == width
+        if not is_regular:  # a linear program with many optima has no active set to solve on
             self._active = None
             return
         kkt = np.zeros((width + count, width + count))
@@ -226,20 +246,20 @@ class DenseSolver:
 
     def _interior(self, linear: Floats) -> Iterator[tuple[Floats, Floats]]:
         """Take predictor-corrector steps; yield the start, then each point that reached a goal."""
-        quadratic, rows, bound = self._problem.quadratic, self._rows, self._bound
+        quadratic, rows, bound = self._problem.quadratic, self._folded, self._bound
         cost = max(1.0, float(np.max(np.abs(linear), initial=0.0)))
-        y = _cholesky(quadratic / cost + rows.T @ rows).solve(
-            rows.T @ (bound - 1.0) - linear / cost
+        y = _cholesky(quadratic / cost + rows.gram(np.ones(len(bound)))).solve(
+            rows.pull(bound - 1.0) - linear / cost
         )
-        slack = bound - rows @ y
+        slack = bound - rows.values(y)
         slack = np.maximum(slack, 1e-2 * max(1e-3, float(np.max(np.abs(slack), initial=0.0))))
         force = np.full(len(bound), 0.1 * cost)
         best: tuple[float, Floats, Floats] = (np.inf, y, force)
-        goals, stalled = list(GOALS), 0
+        shown, goals, stalled = np.inf, list(GOALS), 0
         yield y, force
         for _ in range(ITERATION_COUNT_MAX):
-            off = quadratic @ y + linear + rows.T @ force
-            gone = rows @ y + slack - bound
+            off = quadratic @ y + linear + rows.pull(force)
+            gone = rows.values(y) + slack - bound
             worst = max(
                 float(np.max(np.abs(off), initial=0.0)) / cost,
                 float(np.max(np.abs(gone), initial=0.0)),
@@ -249,12 +269,13 @@ class DenseSolver:
             if worst < best[0]:
                 best = (worst, y, force)
             if worst <= goals[0]:
+                shown = worst
                 yield y, force
                 goals = [goal for goal in goals if goal < worst]
             if not goals or stalled == STALLED_MAX:
                 break
             weight = np.minimum(force / np.maximum(slack, 1e-200), WEIGHT_MAX)
-            factor = _cholesky(quadratic + (rows.T * weight) @ rows)
+            factor = _cholesky(quadratic + rows.gram(weight))
             mean = float(slack @ force) / max(1, len(bound))
             step = _step(factor, rows, off, gone, slack, force, slack * force)
             reach = min(_reach(slack, step[1], 1.0), _reach(force, step[2], 1.0))
@@ -265,7 +286,44 @@ class DenseSolver:
             reach = min(_reach(slack, step[1], 0.995), _reach(force, step[2], 0.995))
             y = y + reach * step[0]
             slack, force = slack + reach * step[1], force + reach * step[2]
-        yield best[1], best[2]
+        if best[0] < shown:
+            yield best[1], best[2]
+
+
+class _Folded:
+    """Products with unit rows of which many are each other's negative, as bounds' rows are.
+
+    Opposite rows share one direction, which halves every product; the weighted Gram matrix takes
+    the symmetric product of that.
+    """
+
+    def __init__(self, rows: Floats) -> None:
+        first, second = opposite_unit_rows(rows)
+        keep = np.ones(len(rows), dtype=bool)
+        keep[second] = False
+        place = np.cumsum(keep) - 1
+        place[second] = place[first]
+        self._place, self._sign = place, np.where(keep, 1.0, -1.0)
+        self._base = np.ascontiguousarray(rows[keep])
+        self._across = np.ascontiguousarray(self._base.T)
+
+    def values(self, y: Floats) -> Floats:
+        """Return ``rows @ y``, (row,)."""
+        return np.asarray(self._sign * (self._base @ y)[self._place])
+
+    def pull(self, force: Floats) -> Floats:
+        """Return ``rows.T @ force``, (masked,)."""
+        return np.asarray(self._across @ self._gathered(self._sign * force))
+
+    def gram(self, weight: Floats) -> Floats:
+        """Return ``rows.T @ diag(weight) @ rows`` for weights >= 0."""
+        scaled = self._across * np.sqrt(self._gathered(weight))
+        return np.asarray(scaled @ scaled.T)
+
+    def _gathered(self, values: Floats) -> Floats:
+        return np.asarray(
+            np.bincount(self._place, weights=values, minlength=len(self._base)), dtype=np.float64
+        )
 
 
 class _Factor:
@@ -289,15 +347,15 @@ def _cholesky(matrix: Floats) -> _Factor:
 
 def _step(
     factor: _Factor,
-    rows: Floats,
+    rows: _Folded,
     off: Floats,
     gone: Floats,
     slack: Floats,
     force: Floats,
     wish: Floats,
 ) -> tuple[Floats, Floats, Floats]:
-    move = factor.solve(-off - rows.T @ ((force * gone - wish) / slack))
-    change = -gone - rows @ move
+    move = factor.solve(-off - rows.pull((force * gone - wish) / slack))
+    change = -gone - rows.values(move)
     return move, change, -(wish + force * change) / slack
 
 

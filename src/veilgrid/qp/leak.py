@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, optimize
 
-from veilgrid.qp.mask import MaskedProblem
+from veilgrid.qp.mask import MaskedProblem, opposite_unit_rows
 from veilgrid.qp.problem import Floats
 
 Integers = np.ndarray
@@ -56,23 +56,7 @@ def opposite_pairs(problem: MaskedProblem) -> Pairs:
     """Find opposite rows whatever their order and positive scales."""
     length = np.linalg.norm(problem.matrix, axis=1)
     unit = problem.matrix / np.where(length > 0.0, length, 1.0)[:, np.newaxis]
-    probe = np.cos(np.arange(unit.shape[1]) * 1.37 + 0.3)
-    score = unit @ probe
-    order = np.argsort(np.abs(score), kind="stable")
-    first, second, free = [], [], np.ones(len(unit), dtype=bool)
-    for place, row in enumerate(order):
-        if not free[row]:
-            continue
-        for other in order[place + 1 : place + 12]:
-            is_near = abs(abs(score[other]) - abs(score[row])) <= 1e-7
-            if not is_near:
-                break
-            if free[other] and np.linalg.norm(unit[row] + unit[other]) <= PAIR_TOLERANCE:
-                first.append(min(int(row), int(other)))
-                second.append(max(int(row), int(other)))
-                free[[row, other]] = False
-                break
-    one, two = np.array(first, dtype=np.int64), np.array(second, dtype=np.int64)
+    one, two = opposite_unit_rows(unit, PAIR_TOLERANCE)
     bound = problem.bound / np.where(length > 0.0, length, 1.0)
     width = bound[one] + bound[two] if len(one) else np.zeros(0)
     return Pairs(one, two, unit[two], np.asarray(width))

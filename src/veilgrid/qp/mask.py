@@ -264,11 +264,17 @@ def draw_mask(
     options
         What is done beyond the source paper's map.
     """
-    free, _ = null_space(problem.equal)
+    free, fixed = null_space(problem.equal)
     width = free.shape[1]
     basis = free @ _invertible(width, options.condition, randomness)
-    found = linalg.lstsq(problem.equal.toarray(), problem.equal_to)[0] if width < len(free) else 0.0
-    origin = np.zeros(len(free)) + found
+    # The least-norm solution lies in the row space, and the equations are few within it.
+    within = problem.equal @ fixed
+    short = (
+        linalg.lstsq(within, problem.equal_to, lapack_driver="gelsy")[0]
+        if width < len(free)
+        else np.zeros(0)
+    )
+    origin = fixed @ short
     size = float(np.sqrt(np.mean(problem.bound**2))) if len(problem.bound) else 1.0
     origin = origin + free @ (_normal(randomness, (width,)) * max(size, 1e-6))
     rows, margin = _published_rows(problem, randomness, options)
@@ -352,3 +358,41 @@ def opposite_rows(matrix: sparse.csr_matrix) -> "np.ndarray[tuple[int], np.dtype
         else:
             found[row], found[partner] = partner, row
     return found
+
+
+def opposite_unit_rows(
+    unit: Floats, tolerance: float = 1e-8
+) -> (
+    "tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.int64]]]"
+):
+    """Return pairs of dense rows of length one that are each other's negative.
+
+    Parameters
+    ----------
+    unit : (row, column)
+        Each of length one.
+    tolerance : > 0
+        Length of the sum of two rows up to which they count as opposite.
+
+    Returns
+    -------
+    (pair,), (pair,)
+        The lower and the higher index of each pair; no row is in two pairs.
+    """
+    score = unit @ np.cos(np.arange(unit.shape[1]) * 1.37 + 0.3)
+    order = np.argsort(np.abs(score), kind="stable")
+    near = score[order]
+    first, second, free = [], [], np.ones(len(unit), dtype=bool)
+    for place, row in enumerate(order):
+        if not free[row]:
+            continue
+        for ahead in range(place + 1, min(place + 12, len(order))):
+            other = order[ahead]
+            if abs(abs(near[ahead]) - abs(near[place])) > 1e-7:
+                break
+            if free[other] and np.linalg.norm(unit[row] + unit[other]) <= tolerance:
+                first.append(min(int(row), int(other)))
+                second.append(max(int(row), int(other)))
+                free[[row, other]] = False
+                break
+    return np.array(first, dtype=np.int64), np.array(second, dtype=np.int64)

@@ -26,7 +26,8 @@ from veilgrid.errors import Finding, InputError, RunAborted, invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import Floats
-from veilgrid.roles.masked import EdgeDevice, Misconduct, Offer, plan_masked
+from veilgrid.roles.masked import Misconduct, plan_masked
+from veilgrid.roles.masked_edge import EdgeDevice, Offer
 from veilgrid.roles.masked_ledger import LedgerRun, bids_digest
 from veilgrid.roles.operator import SCHEMES, DayPlan, plan_cost, plan_day
 from veilgrid.secret import Randomness

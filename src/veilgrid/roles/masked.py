@@ -8,7 +8,7 @@ set-points. Everything is a plain function or method on arrays; who runs where i
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from veilgrid.admm.accelerate import PenaltyBalance
 from veilgrid.admm.exchange import Coordinator, ExchangeSettings, ExchangeState, Metric, StopRule
-from veilgrid.admm.masked_site import SiteForm, site_form
+from veilgrid.admm.masked_site import site_form
 from veilgrid.admm.outcome import Coordination, Interrupted, Progress, ProgressSink, RunStatus
 from veilgrid.admm.reference import least_violation
 from veilgrid.admm.site_step import SiteAnswer
@@ -26,18 +27,10 @@ from veilgrid.errors import RunAborted, invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import Floats
-from veilgrid.qp.dense import DenseSolution
-from veilgrid.qp.mask import (
-    Mask,
-    MaskedProblem,
-    MaskOptions,
-    RecoveryRows,
-    draw_mask,
-    linear_digest,
-)
+from veilgrid.qp.mask import MaskedProblem, MaskOptions
+from veilgrid.roles.masked_edge import EdgeDevice, Falsify, Offer, Public, agrees
 from veilgrid.roles.masked_task import (
     Council,
-    Registration,
     Submission,
     Task,
     Verdict,
@@ -45,6 +38,7 @@ from veilgrid.roles.masked_task import (
     assign,
     with_linear,
 )
+from veilgrid.roles.masked_traffic import Traffic
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signer
 
@@ -83,82 +77,6 @@ class Record(NamedTuple):
     verdicts: tuple[Verdict, ...]
 
 
-@dataclass
-class EdgeDevice:
-    """A site's edge device: holds bid and key, makes tasks' data, recovers.
-
-    Attributes
-    ----------
-    form
-        The bid in standard form.
-    near, cheapest
-        The masked problems, with and without penalty.
-    """
-
-    form: SiteForm
-    options: MaskOptions
-    randomness: Randomness
-    key: Mask = field(init=False, repr=False)
-    near: MaskedProblem = field(init=False, repr=False)
-    cheapest: MaskedProblem = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.remask()
-
-    @property
-    def name(self) -> str:
-        """Of the site."""
-        return str(self.form.site.name)
-
-    def remask(self) -> None:
-        """Draw a fresh key and mask the bid with it."""
-        self.key = draw_mask(self.form.problem, self.randomness, self.options)
-        self.near = self.key.masked()
-        self.cheapest = replace(self.near, quadratic=self.key.quadratic(self.form.cheapest))
-
-    def registration(self) -> Registration:
-        """Return what is recorded of the bid: digests only."""
-        own = self.rows()
-        return Registration(
-            site=self.name,
-            near=linear_digest(self.near.digest, self.near.linear),
-            cheapest=linear_digest(self.cheapest.digest, self.cheapest.linear),
-            rows=own.digest,
-        )
-
-    def rows(self) -> RecoveryRows:
-        """Return the recovery rows of the net demands, for the coordinator."""
-        return self.key.rows_for(self.form.coupling)
-
-    def near_task(self, offer: "Offer") -> MaskedProblem:
-        """Mask one offer's linear cost."""
-        linear = self.form.linear(*offer)
-        return with_linear(self.near, self.key.linear(linear))
-
-    def cheapest_task(self, price_p: Floats, price_q: Floats) -> MaskedProblem:
-        """Mask the linear cost of prices alone."""
-        linear = self.form.linear(price_p, price_q, is_cheapest=True)
-        return with_linear(self.cheapest, self.key.linear(linear, self.form.cheapest))
-
-    def setpoints(self, solution: DenseSolution) -> Floats:
-        """Recover the site's own set-points, (variable,), inside their bounds."""
-        site = self.form.site
-        own = self.key.recover(solution.values)[: self.form.own_count]
-        return np.clip(own, site.lower, site.upper)
-
-
-class Offer(NamedTuple):
-    """Prices and targets of one site, (interval,)."""
-
-    price_p: Floats
-    price_q: Floats
-    target_p: Floats
-    target_q: Floats
-
-
-Falsify = Callable[["EdgeDevice", Offer], Offer]
-"""What a dishonest edge device makes of an offer before it masks it."""
-
 Tamper = Callable[[Task, MaskedProblem, Submission], Submission]
 """What a dishonest worker makes of an honest submission."""
 
@@ -185,7 +103,8 @@ class Misconduct:
 class Watched(NamedTuple):
     """One iteration as it is shown to tests and the audit; arrays (flexible site, interval).
 
-    ``solutions`` are what edge devices recover, all variables: the truth to score attacks against.
+    ``kind`` is that of the tasks; ``solutions`` are what edge devices recover, all variables: the
+    truth to score attacks against.
     """
 
     iteration: int
@@ -195,6 +114,7 @@ class Watched(NamedTuple):
     records: tuple[Record, ...]
     problems: tuple[MaskedProblem, ...]
     solutions: tuple[Floats, ...]
+    kind: str = "near"
 
 
 class MaskedOutcome(NamedTuple):
@@ -214,46 +134,6 @@ class MaskedOutcome(NamedTuple):
     refused: tuple[tuple[Task, str, str], ...]
     excluded: tuple[int, ...]
     named: tuple[str, ...] = ()
-
-
-@dataclass
-class Traffic:
-    """Messages and octets that a deployment would send, counted as they arise."""
-
-    validators: int
-    messages: int = 0
-    octets: int = 0
-
-    def send(self, size: int, receivers: int = 1) -> None:
-        """Count one message to several receivers."""
-        self.messages += receivers
-        self.octets += size * receivers
-
-    def order(self, size: int) -> None:
-        """Count one request to the ledger and its share of agreement on a batch's digest."""
-        self.send(size, self.validators)
-
-    def batch(self) -> None:
-        """Count agreement on one batch: pre-prepare, prepare, commit between all validators."""
-        n = self.validators
-        self.send(ORDERING_OCTETS, (n - 1) + (n - 1) * (n - 1) + n * (n - 1))
-
-
-ORDERING_OCTETS = 168
-"""View, sequence, digest, sender and signature of one ordering message."""
-
-
-LINEAR_TOLERANCE = 1e-9
-"""By so much, relative, a c' may differ from the one that follows from the registered one."""
-
-
-def follows(edge: EdgeDevice, rows: RecoveryRows, offer: Offer) -> Floats:
-    """Return the c' that follows from the registered one, the recovery rows and an offer."""
-    form = edge.form
-    pull = [offer.price_p - form.penalty_p * offer.target_p]
-    if form.has_reactive:
-        pull.append(offer.price_q - form.penalty_q * offer.target_q)
-    return np.asarray(edge.near.linear + rows.matrix.T @ np.concatenate(pull))
 
 
 class MaskedRun:
@@ -296,33 +176,33 @@ class MaskedRun:
         self.barred: set[str] = set()
         self.history: list[Progress] = []
         self.checked: list[int] = []
+        self.scale = 1.0
         self._gather()
 
     # Bids and registration.
 
-    def _gather(self, known: Mapping[int, EdgeDevice] | None = None) -> None:
-        """Take the bids of all flexible sites, mask and register them; sites keep their keys."""
+    def _gather(self) -> None:
+        """Take the bids of all flexible sites, mask and register them."""
         day, exchange = self.day, self.settings.exchange
         self.metric = Metric.of(day, self.limits, exchange.penalty, exchange.evenness)
-        self.coordinator = Coordinator(day, self.limits, self.metric, exchange)
-        self.rule = StopRule.of(day, self.limits, exchange)
         self.members = list(day.flexible)
         self.edges: dict[int, EdgeDevice] = {}
+        self.public: dict[int, Public] = {}
         for place, index in enumerate(self.members):
-            penalty_p = float(self.metric.active[place])
-            penalty_q = float(self.metric.reactive[place])
-            old = (known or {}).get(index)
-            if old is not None and (old.form.penalty_p, old.form.penalty_q) == (
-                penalty_p,
-                penalty_q,
-            ):
-                self.edges[index] = old
-                continue
-            form = site_form(day.sites[index], penalty_p, penalty_q)
+            penalties = float(self.metric.active[place]), float(self.metric.reactive[place])
+            form = site_form(day.sites[index], *penalties)
             self.edges[index] = EdgeDevice(form, self.settings.options, self._randomness)
             self._register(self.edges[index])
-        self.rows = {index: edge.rows() for index, edge in self.edges.items()}
+            self.public[index] = Public.of(self.edges[index])
         self.assigned = self._assign()
+        self._coordinate()
+
+    def _coordinate(self) -> None:
+        """Set up the coordination of the present members."""
+        day, exchange = self.day, self.settings.exchange
+        balance = PenaltyBalance(change_count_max=exchange.change_count_max)
+        self.coordinator = Coordinator(day, self.limits, self.metric, exchange, balance)
+        self.rule = StopRule.of(day, self.limits, exchange)
         self.setpoints = list(day.load_only)
         self.coordinator.declare(*day.demands(self.setpoints))
 
@@ -424,40 +304,37 @@ class MaskedRun:
 
     # Iterations.
 
-    def open(self, start: ExchangeState | None = None) -> ExchangeState:
-        """Begin near what devices do uncontrolled, at the tariff, or where the last day ended."""
+    def open(self) -> tuple[Watched, ExchangeState]:
+        """Ask for the cheapest answers to the tariff; return them and the first offer."""
         day, members = self.day, self.members
         blank = np.zeros((len(members), day.interval_count))
-        if start is None or start.target_p.shape != blank.shape:
-            demand_p, demand_q = day.demands(list(day.uncontrolled))
-            start = ExchangeState(
-                target_p=demand_p[members],
-                target_q=demand_q[members],
-                price_p=blank + day.buy,
-                price_q=blank,
-            )
-        self.coordinator.start(start)
-        return self.coordinator.offer()
+        tariff = ExchangeState(
+            target_p=blank, target_q=blank, price_p=blank + day.buy, price_q=blank
+        )
+        watched = self._answers("cheapest", tariff)
+        self.coordinator.start(
+            replace(tariff, target_p=watched.demand_p, target_q=watched.demand_q)
+        )
+        offer = self.coordinator.offer()
+        return watched._replace(offer=offer), offer
 
     def iterate(self, offer: ExchangeState) -> Watched:
         """Turn an offer into accepted solutions and their net demands."""
-        if self.settings.options.is_fresh_each_iteration and self.history:
+        if self.settings.options.is_fresh_each_iteration:
             self._remask()
-        problems: dict[int, MaskedProblem] = {}
-        for place, index in enumerate(self.members):
-            own = Offer(
-                offer.price_p[place],
-                offer.price_q[place],
-                offer.target_p[place],
-                offer.target_q[place],
-            )
-            problems[index] = self._near_problem(index, own)
-        records = self.settle("near", problems)
+        self._rescale(offer.scale)
+        return self._answers("near", offer)
+
+    def _answers(self, kind: str, offer: ExchangeState) -> Watched:
+        """Get accepted solutions of one kind of task, and recover net demands."""
+        problems = self._problems(kind, offer)
+        records = self.settle(kind, problems)
         demand_p = np.zeros_like(offer.price_p)
         demand_q = np.zeros_like(offer.price_q)
         for place, index in enumerate(self.members):
             edge, solution = self.edges[index], records[index].submission.solution
-            active, reactive = edge.form.demands(self.rows[index].recover(solution.values))
+            coupling = self.public[index].rows.recover(solution.values)
+            active, reactive = edge.form.demands(coupling)
             demand_p[place] = active
             self.setpoints[index] = edge.setpoints(solution)
             site = self.day.sites[index]
@@ -474,31 +351,57 @@ class MaskedRun:
                 self.edges[index].key.recover(records[index].submission.solution.values)
                 for index in self.members
             ),
+            kind,
         )
 
-    def _near_problem(self, index: int, offer: Offer) -> MaskedProblem:
-        """Let an edge device mask an offer; where its c' does not follow, use the one that does.
+    def _problems(self, kind: str, offer: ExchangeState) -> dict[int, MaskedProblem]:
+        """Let edge devices mask an offer; a c' that does not follow is replaced [masking 5]."""
+        made = {}
+        for place, index in enumerate(self.members):
+            edge, public = self.edges[index], self.public[index]
+            own = Offer(
+                offer.price_p[place],
+                offer.price_q[place],
+                offer.target_p[place],
+                offer.target_q[place],
+                offer.scale,
+            )
+            falsify = self.misconduct.falsifying.get(index)
+            said = own if falsify is None else falsify(edge, own)
+            if kind == "near":
+                problem, due = edge.near_task(said), public.near_linear(own)
+            else:
+                problem = edge.cheapest_task(said.price_p, said.price_q)
+                due = public.cheapest_linear(own)
+            if not agrees(problem.linear, due):
+                self.named.append(edge.name)
+                problem = with_linear(problem, due)
+            made[index] = problem
+        return made
 
-        ``c' = c'_registered + D'(price - penalty target)``, where D are the recovery rows that the
-        coordinator holds [masking 5].
-        """
-        edge, falsify = self.edges[index], self.misconduct.falsifying.get(index)
-        problem = edge.near_task(offer if falsify is None else falsify(edge, offer))
-        due = follows(edge, self.rows[index], offer)
-        size = max(1.0, float(np.max(np.abs(due), initial=0.0)))
-        if float(np.max(np.abs(problem.linear - due), initial=0.0)) <= LINEAR_TOLERANCE * size:
-            return problem
-        self.named.append(edge.name)
-        return with_linear(edge.near, due)
+    def _rescale(self, scale: float) -> None:
+        """Register new H' where penalties were changed; G' and h' stay, and so do the keys."""
+        if scale == self.scale:
+            return
+        self.scale = scale
+        readers = 1 + len(self.council.names)
+        for index, edge in self.edges.items():
+            found = edge.near_at(scale)
+            is_due = agrees(found.quadratic, self.public[index].quadratic(scale))
+            invariant(is_due, "a rescaled H' follows from the registered one")
+            size = 8 * found.quadratic.size
+            self.traffic.send(size)  # to the store
+            self.traffic.send(size, readers)
+            self.traffic.order(len(found.digest))
 
     def _remask(self) -> None:
         for index, edge in self.edges.items():
-            for problem in (edge.near.digest, edge.cheapest.digest):
+            for problem in edge.problems():
                 for worker in self.workers.values():
-                    worker.forget(problem)
+                    worker.forget(problem.digest)
             edge.remask()
             self._register(edge)
-            self.rows[index] = edge.rows()
+            self.public[index] = Public.of(edge)
 
     def note(self) -> Progress:
         """Record the present iteration."""
@@ -516,11 +419,7 @@ class MaskedRun:
         if not self.rule.is_promising(target, demand_p, demand_q, own, residual):
             return False
         self.checked.append(len(self.history))
-        offer = watched.offer
-        problems = {
-            index: self.edges[index].cheapest_task(offer.price_p[place], offer.price_q[place])
-            for place, index in enumerate(self.members)
-        }
+        problems = self._problems("cheapest", watched.offer)
         cheapest = self.settle("cheapest", problems)
         gap = self.rule.network_gap(target, demand_p, demand_q)
         for index, problem in problems.items():
@@ -529,24 +428,52 @@ class MaskedRun:
             gap += max(mine - best, 0.0)
         return self.rule.is_met(gap / self.rule.scale(demand_p, own), residual)
 
-    def exclude(self, index: int, offer: ExchangeState) -> ExchangeState:
+    def exclude(self, index: int) -> None:
         """Go on without a silent site: it counts as rigid at its register's fallback."""
-        day, keep = self.day, [i for i in self.members if i != index]
-        places = [self.members.index(i) for i in keep]
+        day = self.day
+        places = [place for place, member in enumerate(self.members) if member != index]
         still = day.sites[index].uncontrolled
         fixed = replace(day.sites[index], lower=still, upper=still)
         sites = tuple(fixed if i == index else site for i, site in enumerate(day.sites))
         self.day = replace(day, sites=sites)
         self.excluded.append(index)
-        self._gather(self.edges)
-        return self.open(
-            ExchangeState(
-                target_p=offer.target_p[places],
-                target_q=offer.target_q[places],
-                price_p=offer.price_p[places],
-                price_q=offer.price_q[places],
-            )
+        self.members.remove(index)
+        del self.edges[index], self.public[index]
+        self.metric = Metric(
+            active=self.metric.active[places], reactive=self.metric.reactive[places]
         )
+        self._coordinate()
+
+    def _exclude_silent(self, iteration: int) -> bool:
+        """Exclude whoever is silent by now; whether anybody is."""
+        silent = [
+            index
+            for index, since in self.misconduct.refusing.items()
+            if iteration >= since and index in self.members
+        ]
+        for index in silent:
+            self.exclude(index)
+        return bool(silent)
+
+    def steps(self, start: object) -> Iterator[Watched]:
+        """Yield each iteration's answers; the first ones are to the tariff [exchange 2]."""
+        self._exclude_silent(1)
+        watched, offer = self.open()
+        for iteration in range(1, self.settings.exchange.iteration_count_max + 1):
+            if iteration > 1:
+                if self._exclude_silent(iteration):
+                    start = offer
+                    watched, offer = self.open()
+                else:
+                    watched = self.iterate(offer)
+            self.result, self.offered = self.coordinator.result, offer
+            if watched.kind == "near":
+                self.coordinator.take(SiteAnswer([], watched.demand_p, watched.demand_q))
+            yield watched
+            if watched.kind == "near":
+                offer = self.coordinator.offer()
+            elif isinstance(start, ExchangeState):
+                offer = self.coordinator.resume(start) or offer
 
     def run(
         self,
@@ -555,32 +482,24 @@ class MaskedRun:
         watch: Callable[[Watched], None] | None = None,
     ) -> MaskedOutcome:
         """Iterate to the end."""
-        offer = self.open(start if isinstance(start, ExchangeState) else None)
         status = RunStatus.ITERATION_LIMIT
         violations: tuple[tuple[int, int, float], ...] = ()
         last = self.settings.exchange.iteration_count_max
         try:
-            for iteration in range(1, last + 1):
-                for index, since in self.misconduct.refusing.items():
-                    if iteration >= since and index in self.members:
-                        offer = self.exclude(index, offer)
-                self.result = self.coordinator.result
-                watched = self.iterate(offer)
+            for watched in self.steps(start):
                 if watch is not None:
                     watch(watched)
-                self.coordinator.take(SiteAnswer([], watched.demand_p, watched.demand_q))
                 entry = self.note()
                 if progress is not None:
                     progress(entry)
                 if self.is_done(watched):
                     status = RunStatus.CONVERGED
                     break
-                if iteration in SUSPICION or iteration == last:
-                    violations = self._obstacles(iteration == last)
+                if entry.iteration in SUSPICION or entry.iteration == last:
+                    violations = self._obstacles(entry.iteration == last)
                     if violations:
                         status = RunStatus.INFEASIBLE
                         break
-                offer = self.coordinator.offer()
         except Interrupted:
             status = RunStatus.ABORTED
         target = self.result
@@ -595,7 +514,7 @@ class MaskedRun:
                 message_count=self.traffic.messages,
                 byte_count=self.traffic.octets,
                 violations=violations,
-                warm=offer,
+                warm=self.offered,
             ),
             tuple(self.refused),
             tuple(self.excluded),

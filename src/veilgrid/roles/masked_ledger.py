@@ -26,8 +26,8 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.site import Site
 from veilgrid.qp.mask import QUANTUM
-from veilgrid.roles.masked import Traffic
 from veilgrid.roles.masked_task import Council, Verdict
+from veilgrid.roles.masked_traffic import Traffic
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signer, verify
 

@@ -134,12 +134,17 @@ class Worker:
     def __init__(self, name: str, signer: Signer) -> None:
         self.name, self.signer = name, signer
         self._solvers: dict[bytes, DenseSolver] = {}
+        self._last: dict[tuple[str, str], DenseSolver] = {}
 
     def solve(self, task: Task, problem: MaskedProblem) -> Submission:
         """Solve a task and claim it."""
         solver = self._solvers.get(problem.digest)
         if solver is None:
             solver = self._solvers[problem.digest] = DenseSolver(problem)
+            last = self._last.get((task.site, task.kind))
+            if last is not None and last.active is not None and last.has_rows_of(problem):
+                solver.begin(last.active)
+        self._last[task.site, task.kind] = solver
         return claimed(task, solver.solve(problem.linear), self.name, self.signer)
 
     def forget(self, problem: bytes) -> None:
