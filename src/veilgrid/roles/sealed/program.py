@@ -25,6 +25,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from veilgrid.errors import RunAborted
 from veilgrid.mpc import Engine, Form, Mailbox, Shares, Steps, concatenate
 from veilgrid.mpc.bounded import Part, out_of_range
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words, words_of
@@ -260,7 +261,17 @@ def wish_program(
     if taken.flags:
         return taken.refusal
     wish_p, wish_q = _network(mpc, register, {**taken.vectors, **still})
-    step = yield from network_step(mpc, register, wish_p, wish_q, binding.active(), looks=looks)
+    try:
+        step = yield from network_step(mpc, register, wish_p, wish_q, binding.active(), looks=looks)
+    except RunAborted:
+        # Either the step is hard, or a wish is so large that comparisons told nothing.
+        heads = Taken(_heads(taken.vectors, 2 * register.interval_count), {})
+        bound = [(2 * register.interval_count, POWER_MAX)]
+        runs = dict.fromkeys(heads.vectors, bound)
+        fine = yield from ranged(mpc, heads, runs)
+        if not fine.flags:
+            raise
+        return fine.refusal
     yield from mpc.agree()
     buses = sorted(taken.vectors)
     for bus, prices in zip(buses, _both(mpc, step, buses), strict=True):
@@ -268,7 +279,7 @@ def wish_program(
     result: dict[str, Any] = {"binding": msgspec.to_builtins(Binding.of(step.active))}
     result["passes"] = step.passes
     squares = _total([one[2 * register.interval_count :] for one in taken.vectors.values()])
-    if len(squares):
+    if squares is not None and len(squares):
         result["square"] = (yield from mpc.open_elements(squares.data))[0] / 2.0**PRODUCT_BITS
     if step.active.binding():
         result |= yield from _strength(mpc, step)
@@ -300,6 +311,8 @@ class Priced:
 def _both(mpc: Engine, step: StepResult, buses: Sequence[int], *, is_pull: bool = False) -> Words:
     """Return prices of buses, (bus, active then reactive, word); reactive only under limits."""
     zero, own = mpc.constant([0]), np.array(buses, dtype=np.int64)
+    if not buses:
+        return np.zeros((0, 0, 2), np.uint64)
     parts = [step.prices(zero, own, is_pull=is_pull)]
     if not step.register.limits.are_absent:
         parts.append(step.prices(zero, own, is_reactive=True))
@@ -337,10 +350,10 @@ def answer_program(
     if taken.flags:
         return taken.refusal
     times = register.interval_count
-    claims = _total([one[2 * times :] for one in taken.vectors.values()])
+    claims = _total([one[2 * times :] for one in taken.vectors.values()]) or mpc.constant([0, 0])
     everyone = {**taken.vectors, **still}
     step = yield from priced.duals(mpc, still)
-    total = _total([one[:times] for one in everyone.values()])
+    total = _total([one[:times] for one in everyone.values()]) or mpc.constant([0] * times)
     exchange = _exchange_cost(register, total, priced.binding.price)
     owed = yield from _owed_by_still(mpc, step, still)
     amounts = _amounts(mpc, step, owed, claims, exchange)
@@ -391,7 +404,9 @@ def _amounts(mpc: Engine, step: StepResult, owed: Shares, claims: Shares, exchan
     return np.concatenate([add(paid, own[:1]), subtract(gap, owed.data), paid])
 
 
-def _total(parts: Sequence[Shares]) -> Shares:
+def _total(parts: Sequence[Shares]) -> Shares | None:
+    if not parts:
+        return None
     total = parts[0]
     for part in parts[1:]:
         total = (total + part).claim(PRODUCT_MAX)
@@ -417,7 +432,8 @@ def regret_program(mpc: Engine, mailbox: Mailbox) -> Steps[dict[str, Any]]:
     taken = yield from take_in(mpc, mailbox, AMOUNT_MAX)
     if taken.flags:
         return taken.refusal
-    opened = yield from mpc.open_elements(_total(list(taken.vectors.values())).data)
+    total = _total(list(taken.vectors.values())) or mpc.constant([0])
+    opened = yield from mpc.open_elements(total.data)
     return {"regret": opened[0] / 2.0**AMOUNT_BITS}
 
 
@@ -452,7 +468,7 @@ def surplus_program(
         return taken.refusal
     step = yield from priced.duals(mpc, still)
     times = register.interval_count
-    least = _total([one[2 * times :] for one in taken.vectors.values()])
+    least = _total([one[2 * times :] for one in taken.vectors.values()]) or mpc.constant([0])
     owed = yield from _owed_by_still(mpc, step, still, is_pull=True)
     scale = PRIME_FIELD.scale
     whole = scale(encode([2 ** (WIDE_BITS - AMOUNT_BITS)]), least.data)
@@ -486,6 +502,10 @@ class Said:
     limits: Tolerances
 
 
+def _heads(vectors: Mapping[int, Shares], count: int) -> dict[int, Shares]:
+    return {bus: one[:count] for bus, one in vectors.items()}
+
+
 def _heard(mpc: Engine, mailbox: Mailbox | None) -> dict[int, Shares]:
     if mailbox is None:
         return {}
@@ -509,11 +529,9 @@ def certificate_program(
     answers, regrets = (_heard(mpc, mailbox) for mailbox in (said.answers, said.regrets))
     times = register.interval_count
     runs = {bus: shapes[bus].proof_runs for bus in proved.vectors}
-    told = {"wish": (priced.heard(mpc), [(2 * times, POWER_MAX)])}
-    told["answer"] = (
-        {bus: one[: 2 * times + 2] for bus, one in answers.items()},
-        [(2 * times, POWER_MAX), (2, CLAIM_MAX)],
-    )
+    told = {"wish": (_heads(priced.heard(mpc), 2 * times), [(2 * times, POWER_MAX)])}
+    claimed = [(2 * times, POWER_MAX), (2, CLAIM_MAX)]
+    told["answer"] = (_heads(answers, 2 * times + 2), claimed)
     told["regret"] = (regrets, [(1, CLAIM_MAX)])
     proved = yield from ranged(mpc, proved, runs, told)
     if proved.flags:
