@@ -1,0 +1,198 @@
+"""The certificate on integers equals the one in floating point, and every falsehood is seen."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from veilgrid.admm.exchange import plan_exchange
+from veilgrid.admm.outcome import RunStatus
+from veilgrid.grid.day import Day
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.mpc.field import decode
+from veilgrid.mpc.plain import Plain
+from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of, proof_of
+from veilgrid.roles.sealed.certificate import COST_BITS, SealedCertificate, Stack, certify
+from veilgrid.roles.sealed.day import SETTINGS, PublicDay, costs_alone
+from veilgrid.roles.sealed.register import power_steps
+from veilgrid.roles.sealed.sites import cheapest
+from veilgrid.roles.sealed.step import ActiveSet, StepResult, network_step
+
+from .sealed_days import small
+from .test_sealed_step import prices_of
+
+
+@dataclass
+class Prepared:
+    """A planned day with everybody's vectors, in the clear."""
+
+    day: Day
+    public: PublicDay
+    step: StepResult
+    bids: dict[int, np.ndarray]
+    proofs: dict[int, np.ndarray]
+    setpoints: list[np.ndarray]
+
+    def certified(self, **more: dict[int, np.ndarray]) -> SealedCertificate:
+        """Certify, with some vectors replaced."""
+        mpc = Plain()
+        bids, proofs = self.bids | more.get("bids", {}), self.proofs | more.get("proofs", {})
+        count = len(self.day.sites)
+        own = [mpc.constant(bids[bus].tolist()) for bus in range(count)]
+        proved = [
+            mpc.constant(proofs[bus].tolist()) if bus in proofs else None for bus in range(count)
+        ]
+        stack = Stack.of(self.public.shapes, own, proved)
+        register = self.public.register
+        steps = certify(mpc, register, stack, np.arange(count), self.step)
+        return mpc.run(steps)  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module", params=[{}, {"low": 0.975}, {"rating": 0.55, "low": 0.97}])
+def prepared(request: pytest.FixtureRequest) -> Prepared:
+    scenario = small(4, **request.param)
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    public = PublicDay.of(day, limits, replace(SETTINGS, change_count_max=0))
+    plan = plan_exchange(day, limits, settings=public.settings)
+    assert plan.status is RunStatus.CONVERGED
+    mpc, register = Plain(), public.register
+    demand = np.array(day.demands(plan.setpoints))
+    give = np.stack([register.give_p, register.give_q])[:, :, np.newaxis]
+    wish = demand + give * np.stack([plan.price_p, plan.price_q])
+    shared = [mpc.constant(power_steps(part).ravel().tolist()) for part in wish]
+    start = ActiveSet.start(register)
+    step: StepResult = mpc.run(network_step(mpc, register, *shared, start))  # type: ignore[assignment]
+    prices = prices_of(step)
+    price_p, price_q = prices[: len(day.sites)], prices[len(day.sites) :]
+    members = list(public.flexible)
+    found = cheapest([day.sites[bus] for bus in members], price_p[members], price_q[members])
+    unit, alone = register.unit, costs_alone(day)
+    bids = {bus: bid_of(site, unit, alone[bus]) for bus, site in enumerate(day.sites)}
+    proofs = {
+        bus: proof_of(
+            day.sites[bus],
+            plan.setpoints[bus],
+            found.setpoints[place],
+            found.row_multipliers[place],
+            price_p[bus],
+            price_q[bus],
+            unit,
+        )
+        for place, bus in enumerate(members)
+    }
+    return Prepared(day, public, step, bids, proofs, plan.setpoints)
+
+
+def test_cost_gap_payments_and_costs_equal_those_in_floating_point(prepared: Prepared) -> None:
+    """The committee's figures are what everybody pays."""
+    found, day, unit = prepared.certified(), prepared.day, prepared.public.register.unit
+    assert not any(found.failed)
+    assert found.exceeded == ()
+    assert found.cost * unit == pytest.approx(day.cost(prepared.setpoints), rel=1e-7)
+    prices = prices_of(prepared.step)
+    price_p, price_q = prices[: len(day.sites)], prices[len(day.sites) :]
+    demand_p, demand_q = day.demands(prepared.setpoints)
+    paid = (price_p * demand_p + price_q * demand_q).sum(axis=1)
+    mine = np.array([float(v) for v in decode(found.payments.data)]) / 2.0 ** (COST_BITS + 1)
+    np.testing.assert_allclose(mine * unit, paid, atol=1e-5)
+    own = [site.cost(x) for site, x in zip(day.sites, prepared.setpoints, strict=True)]
+    mine = np.array([float(v) for v in decode(found.own_costs.data)]) / 2.0 ** (COST_BITS + 1)
+    np.testing.assert_allclose(mine * unit, own, atol=1e-5)
+    least = []
+    for bus, site in enumerate(day.sites):
+        if bus not in prepared.proofs:
+            least.append(own[bus] + paid[bus])
+            continue
+        best = cheapest([site], price_p[[bus]], price_q[[bus]]).setpoints[0]
+        bill = price_p[bus] @ site.demand_p(best) + price_q[bus] @ site.demand_q(best)
+        least.append(site.cost(best) + float(bill))
+    exchange = day.exchange_cost(demand_p.sum(axis=0))
+    bound = sum(least) - found.rent * unit
+    gap = sum(own) + exchange - bound
+    assert found.gap * unit == pytest.approx(gap, abs=2e-4)
+    regrets = np.array(own) + paid - np.array(least)
+    gaps = np.array([float(v) for v in decode(found.gaps.data)]) / 2.0 ** (COST_BITS + 1)
+    np.testing.assert_allclose(gaps * unit, regrets, atol=2e-4)
+
+
+PROOF_LIES = [
+    ("x", 2.0**-3),
+    ("x", -(2.0**-3)),
+    ("above", 2.0**-4),
+    ("above", -1.0),
+    ("below", -1.0),
+    ("row_above", 2.0**-2),
+    ("row_below", -1.0),
+]
+
+
+@pytest.mark.parametrize(("part", "amount"), PROOF_LIES)
+def test_each_falsehood_in_a_proof_is_counted_for_its_site_alone(
+    prepared: Prepared, part: str, amount: float
+) -> None:
+    """A wrong name would exclude a neighbour that kept its word."""
+    for bus in prepared.proofs:
+        shape: Shape = prepared.public.shapes[bus]
+        whole = prepared.proofs[bus].copy()
+        cut = parts_of(whole, shape.proof_parts)
+        if not len(cut[part]):
+            continue
+        changed = cut[part].copy()
+        if part == "x":
+            # Beyond the site's own bounds, wherever these lie.
+            site = prepared.day.sites[bus]
+            edge = site.upper if amount > 0 else site.lower
+            place = int(np.argmax(np.isfinite(edge)))
+            changed[place] = round((edge[place] + amount) * 2.0**32)
+        else:
+            changed[0] += round(amount * 2.0**32)
+        lie = np.concatenate([changed if name == part else own for name, own in cut.items()])
+        failed = prepared.certified(proofs={bus: lie}).failed
+        is_free_dual = part == "row_below" and shape.is_equality.all()
+        if is_free_dual:
+            continue
+        assert failed[bus] > 0, (bus, part)
+        assert not any(count for other, count in enumerate(failed) if other != bus)
+
+
+@pytest.mark.parametrize("part", ["lower", "upper", "row_lower", "row_upper", "linear"])
+def test_a_proof_for_another_bid_than_the_committed_one_fails(
+    prepared: Prepared, part: str
+) -> None:
+    """What was committed at gate closure counts, not what would suit the plan."""
+    for bus in prepared.proofs:
+        shape: Shape = prepared.public.shapes[bus]
+        cut = parts_of(prepared.bids[bus], shape.bid_parts)
+        if not len(cut[part]):
+            continue
+        changed = cut[part].copy()
+        x = prepared.setpoints[bus]
+        if part in ("lower", "upper"):
+            sign = 1 if part == "lower" else -1
+            changed[0] = round((x[0] + sign * 0.05) * 2.0**32)
+        elif part == "linear":
+            changed[0] += 2**29
+        else:
+            is_bounded = shape.has_lower if part == "row_lower" else shape.has_upper
+            if not is_bounded.any():
+                continue
+            place = int(np.argmax(is_bounded))
+            activity = float((prepared.day.sites[bus].matrix @ x)[place])
+            sign = 1 if part == "row_lower" else -1
+            changed[place] = round((activity + sign * 0.05) * 2.0**32)
+        lie = np.concatenate([changed if name == part else own for name, own in cut.items()])
+        failed = prepared.certified(bids={bus: lie}).failed
+        assert failed[bus] > 0, (bus, part)
+        assert not any(count for other, count in enumerate(failed) if other != bus)
+
+
+def test_a_site_without_a_proof_takes_its_fallback(prepared: Prepared) -> None:
+    """Its committed fallback is then what it pays for; nothing is left to check."""
+    bus = next(iter(prepared.proofs))
+    proofs = {other: own for other, own in prepared.proofs.items() if other != bus}
+    found = replace(prepared, proofs=proofs).certified()
+    assert not any(found.failed)
+    times = prepared.day.interval_count
+    demand = decode(found.demand_p.data[bus * times : (bus + 1) * times])
+    fallback = prepared.day.sites[bus].demand_p(prepared.day.load_only[bus])
+    np.testing.assert_allclose(np.array(demand, float) / 2.0**32, fallback, atol=1e-9)
