@@ -13,7 +13,7 @@ import numpy as np
 
 from veilgrid.cli._bulk_round import bulk_round
 from veilgrid.cli._table_file import at_least_zero, cell, read, refuse
-from veilgrid.errors import Finding, InputError, VeilgridError
+from veilgrid.errors import Finding, InputError, VeilgridError, invariant
 from veilgrid.grid._table import Notes, Row, Table, check_strangers
 from veilgrid.mpc._round import Steps
 from veilgrid.mpc.bulk import BulkBatch, plain_batch
@@ -29,14 +29,18 @@ from veilgrid.risk.auction import (
     encode,
     layout_of,
     payments,
+    rations_of,
     rule_for,
 )
-from veilgrid.risk.flags import Book, capped, flags_of, suspects_of
+from veilgrid.risk.award import UNIT, award, steps_of
+from veilgrid.risk.flags import Book, Flag, capped, flags_of, payment_cycles, suspects_of
 
 COLUMNS: Final = ("participant", "side", "price", "quantity")
 RULES: Final = ("auto", "uniform-price", "trade-reduction")
 TICKS_MAX: Final = 2**50
 STEPS_MAX: Final = 2**50
+ORDERS_USUAL: Final = 256
+"""With more orders the largest quantity is fewer steps, so that sums can be compared."""
 WEIGHT_STEPS: Final = 1000
 DECIMALS_MAX: Final = 9
 STEP_DECIMALS: Final = 6
@@ -162,7 +166,9 @@ def grid_of(orders: Orders) -> Grid:
         ticks.append(place.__floor__() if buys else place.__ceil__())
     amounts = [Fraction(str(float(value))) for value in capped(orders.book)]
     decimals = STEP_DECIMALS
-    while max(amounts, default=Fraction(0)) * Fraction(10) ** decimals >= STEPS_MAX:
+    crowd = Fraction(max(len(amounts), ORDERS_USUAL), ORDERS_USUAL)
+    most = max(amounts, default=Fraction(0)) * crowd
+    while most * Fraction(10) ** decimals >= STEPS_MAX:
         decimals -= 1
     step = 1 / Fraction(10) ** decimals
     steps = [int(amount // step) for amount in amounts]
@@ -174,13 +180,22 @@ def grid_of(orders: Orders) -> Grid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Round:
-    """A cleared set of orders."""
+    """A cleared set of orders.
+
+    Attributes
+    ----------
+    traded : (order,), weighted steps
+        Exact: both sides add up to the same.
+    opened : (order,), weighted steps
+        What each order's owner, and nobody else, opened; None if nothing was sealed.
+    """
 
     cleared: Cleared
     traded: Integers
     flags: dict[str, str]
     seconds: float
     octets: int
+    opened: Integers | None = None
 
 
 def clear_orders(
@@ -198,15 +213,24 @@ def clear_orders(
         found: Any = mpc.run(clear(mpc, batch, is_buy, scaled, rule))
         return Round(found, allocate(found, grid.ticks, effective, is_buy), {}, 0.0, 0)
 
-    def program(mpc: Engine, batch: BulkBatch) -> Steps[Any]:
-        return (yield from clear(mpc, batch, is_buy, scaled, rule))
-
     names = [str(row) for row in range(len(is_buy))]
-    done = bulk_round(b"market", layout, names, inputs, program, seed=seed)
+
+    def program(mpc: Engine, batch: BulkBatch) -> Steps[Any]:
+        price, awards = yield from award(mpc, batch, is_buy, scaled, rule)
+        yield from mpc.deliver_each(names, "award", awards)
+        return price
+
+    done = bulk_round(b"market", layout, names, inputs, program, seed=seed, delivers=True)
     for name in done.flags:
         effective[int(name)] = 0
-    traded = allocate(done.result, grid.ticks, effective, is_buy)
-    return Round(done.result, traded, done.flags, done.seconds, done.octets)
+    opened = np.array([steps_of(done.opened[name]) for name in names], np.int64)
+    cleared = rations_of(done.result, grid.ticks, effective, is_buy)
+    traded = allocate(cleared, grid.ticks, effective, is_buy)
+    invariant(
+        bool((np.abs(traded - opened) <= 1 + effective // UNIT).all()),
+        "each owner opened what the file says it trades, to a step",
+    )
+    return Round(cleared, traded, done.flags, done.seconds, done.octets, opened)
 
 
 def chosen_rule(book: Book, rule: str) -> str:
@@ -225,6 +249,32 @@ def chosen_rule(book: Book, rule: str) -> str:
 
 def _nothing(rule: str) -> Cleared:
     return Cleared(rule, 0, 0, 0, 0, 0, 0, 0)
+
+
+def read_transfers(path: Path) -> list[tuple[str, str, float]]:
+    """Read who paid whom how much beside the pool.
+
+    Raises
+    ------
+    InputError
+        Every broken rule, with row and column.
+    """
+    notes = Notes()
+    columns = ("payer", "payee", "amount")
+    table = read(path, columns, notes)
+    if table is None:
+        refuse(notes)
+        raise InputError([Finding(path.name, "holds no table")])
+    check_strangers(table, columns, notes)
+    found = []
+    for row in table.rows:
+        amount = cell(table, row, "amount", at_least_zero, notes)
+        for column in columns[:2]:
+            if not row.cells[column]:
+                notes.fault(table.at(row.line, column), "is empty", "name who paid and who got it")
+        found.append((row.cells["payer"], row.cells["payee"], amount or 0.0))
+    refuse(notes)
+    return found
 
 
 def play(orders: Orders, rule: str = "auto", seed: int | None = None) -> dict[str, Any]:
@@ -260,10 +310,7 @@ def report_of(orders: Orders, grid: Grid, done: Round, rule: str) -> dict[str, A
         "welfare": float(welfare),
         "rule": rule,
         "trades": _trades(book, done.traded, money, step),
-        "flags": [
-            {"participant": one.participant, "kind": one.kind, "reason": one.reason}
-            for one in flags_of(book, price, volume, _references(orders, rule))
-        ],
+        "flags": _told(flags_of(book, price, volume, _references(orders, rule))),
         "rejected": [
             {"participant": book.participants[int(row)], "reason": why}
             for row, why in done.flags.items()
@@ -276,6 +323,12 @@ def report_of(orders: Orders, grid: Grid, done: Round, rule: str) -> dict[str, A
         "seconds": done.seconds,
         "bytes": done.octets,
     }
+
+
+def _told(flags: list[Flag]) -> list[dict[str, str]]:
+    return [
+        {"participant": one.participant, "kind": one.kind, "reason": one.reason} for one in flags
+    ]
 
 
 def _trades(book: Book, traded: Integers, money: list[int], step: Fraction) -> list[dict[str, Any]]:
@@ -321,6 +374,7 @@ def _references(orders: Orders, rule: str) -> dict[str, float | None]:
 @click.option("--rule", type=click.Choice(RULES), default="auto", show_default=True)
 @click.option("--scenario", type=click.Path(path_type=Path), help="Network to check trades on.")
 @click.option("--interval", type=int, default=0, show_default=True, help="Of the scenario.")
+@click.option("--transfers", type=click.Path(path_type=Path), help="Payments beside the pool.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for result and report.")
 @click.option("--seed", type=int, help="Replay this run exactly. Default: fresh randomness.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -329,6 +383,7 @@ def market(
     rule: str,
     scenario: Path | None,
     interval: int,
+    transfers: Path | None,
     out: Path | None,
     seed: int | None,
     as_json: bool,
@@ -348,6 +403,8 @@ def market(
             from veilgrid.cli._market_network import play_on_network
 
             report = play_on_network(orders, str(scenario), interval, rule, seed)
+        if transfers is not None:
+            report["flags"] += _told(payment_cycles(read_transfers(transfers)))
         written = _write(orders, report, bids.stem, out) if out else None
     except VeilgridError as error:
         click.echo(f"error: {error}", err=True)

@@ -136,6 +136,17 @@ def row_sums(a: Words) -> Words:
 
 
 @compiled
+def running_sums(a: Words) -> Words:
+    """Return the sum of all elements up to and with each: (element, 2)."""
+    out = np.empty_like(a)
+    s0, s1 = np.uint64(0), np.uint64(0)
+    for i in range(a.shape[0]):
+        s0, s1 = _sum(s0, s1, a[i, 0], a[i, 1])
+        out[i, 0], out[i, 1] = s0, s1
+    return out
+
+
+@compiled
 def sums_by_index(a: Words, index: npt.NDArray[np.int64], count: int) -> Words:
     """Add elements up by index: ``out[index[i]] += a[i]``, (count, 2)."""
     out = np.zeros((count, 2), np.uint64)

@@ -357,6 +357,12 @@ class Engine:
         yield from self.agree()
         self.deliveries.append((client, label, x.data))
 
+    def deliver_each(self, clients: Sequence[str], label: str, x: Shares) -> Steps[None]:
+        """Let each element of ``x`` open to the client of its place only, all in one step."""
+        invariant(len(clients) == len(x), "one element a client is delivered")
+        yield from self.agree()
+        self.deliveries += [(name, label, x.data[k : k + 1]) for k, name in enumerate(clients)]
+
     def keep(self, name: str, x: Shares) -> Steps[None]:
         """Keep ``x`` shared for a later computation, after everything was verified."""
         yield from self.agree()

@@ -59,30 +59,23 @@ def encode(layout: Layout, ticks: Integers, quantities: Integers) -> Integers:
 
 
 @dataclass(frozen=True, slots=True)
-class Cleared:
-    """What a round opens: prices in ticks, quantities in weighted steps.
+class Price:
+    """What a round opens to everybody.
 
     Attributes
     ----------
     rule
         :data:`UNIFORM` or :data:`REDUCTION`.
     low, high
-        Every price within clears the market.
-    volume
+        Every price within clears the market, in ticks.
+    volume : weighted steps
         Bought, and sold.
-    bought_above, bought_at, sold_below, sold_at
-        Demand above and at the pricing tick, supply below and at it. With trade reduction, and
-        where ``low`` and ``high`` differ, nobody trades at the tick and those are 0.
     """
 
     rule: str
     low: int
     high: int
     volume: int
-    bought_above: int
-    bought_at: int
-    sold_below: int
-    sold_at: int
 
     @property
     def price(self) -> Fraction:
@@ -90,6 +83,23 @@ class Cleared:
         if self.rule == REDUCTION:
             return Fraction(self.high)
         return Fraction(self.low + self.high, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared(Price):
+    """A price with how the marginal tick is rationed.
+
+    Attributes
+    ----------
+    bought_above, bought_at, sold_below, sold_at
+        Demand above and at the pricing tick, supply below and at it. With trade reduction, and
+        where ``low`` and ``high`` differ, nobody trades at the tick and those are 0.
+    """
+
+    bought_above: int
+    bought_at: int
+    sold_below: int
+    sold_at: int
 
 
 @dataclass(slots=True)
@@ -122,6 +132,38 @@ def clear(mpc: Mpc, batch: BulkBatch, is_buy: Mask, weights: Integers, rule: str
     it does not exceed demand from it on. So the lowest such price is where quantities of both
     sides, merged by price, reach total demand; the highest is where they exceed it.
     """
+    found = yield from search(mpc, batch, is_buy, weights)
+    return (yield from _settled(mpc, found, rule))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where the market clears: prefixes open, all else on shares.
+
+    Attributes
+    ----------
+    low, high : (digit,)
+        Lowest and highest clearing price.
+    below : low and high -> side -> (1,)
+        Quantity at lower prices than that.
+    at : low and high -> side -> (1,)
+        Quantity at that price.
+    demand : (1,)
+        Of all prices.
+    active : prefix -> (order,)
+        Each order's weighted quantity if its price begins with those digits, else 0.
+    """
+
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+    below: tuple[dict[str, Shares], dict[str, Shares]]
+    at: tuple[dict[str, Shares], dict[str, Shares]]
+    demand: Shares
+    active: dict[tuple[int, ...], Shares]
+
+
+def search(mpc: Mpc, batch: BulkBatch, is_buy: Mask, weights: Integers) -> Steps[Found]:
+    """Find the lowest and the highest clearing price, digit by digit [market 2.2]."""
     sides = {"buy": np.flatnonzero(is_buy), "sell": np.flatnonzero(~is_buy)}
     first = {
         side: batch.column_sums("digit 0", np.where(is_buy == (side == "buy"), weights, 0))
@@ -132,17 +174,19 @@ def clear(mpc: Mpc, batch: BulkBatch, is_buy: Mask, weights: Integers, rule: str
     searches = [_Search((), dict.fromkeys(sides, nothing)) for _ in range(2)]
     active: dict[tuple[int, ...], Shares] = {}
     counts: dict[tuple[int, ...], dict[str, Shares]] = {(): first}
-    digits = len(batch.layout.parts) - 1
-    for level in range(digits):
+    for level in range(len(batch.layout.parts) - 1):
         if level:
-            prefixes = sorted({search.prefix for search in searches})
-            active = yield from _narrowed(mpc, batch, weights, prefixes, active)
+            prefixes = sorted({one.prefix for one in searches})
+            active |= yield from _narrowed(mpc, batch, weights, prefixes, active)
             counts = {}
             for prefix in prefixes:
                 counts[prefix] = yield from _counted(mpc, batch, active[prefix], sides, level)
         yield from _descend(mpc, searches, counts, demand)
-    totals = [{s: counts[one.prefix[:-1]][s][one.prefix[-1]] for s in sides} for one in searches]
-    return (yield from _settled(mpc, searches, totals, demand, rule))
+    low, high = searches
+    at = [
+        {side: counts[one.prefix[:-1]][side][one.prefix[-1]] for side in sides} for one in searches
+    ]
+    return Found(low.prefix, high.prefix, (low.below, high.below), (at[0], at[1]), demand, active)
 
 
 def _narrowed(
@@ -219,17 +263,11 @@ def _cumulative(below: Shares, counts: Shares) -> Shares:
     return concatenate(parts)
 
 
-def _settled(
-    mpc: Mpc,
-    searches: list[_Search],
-    totals: list[dict[str, Shares]],
-    demand: Shares,
-    rule: str,
-) -> Steps[Cleared]:
-    low, high = (_tick(search.prefix) for search in searches)
+def _settled(mpc: Mpc, found: Found, rule: str) -> Steps[Cleared]:
+    low, high = tick_of(found.low), tick_of(found.high)
     last = 1 if rule == REDUCTION else 0
-    at, below = totals[last], searches[last].below
-    above = demand - below["buy"] - at["buy"]
+    at, below = found.at[last], found.below[last]
+    above = found.demand - below["buy"] - at["buy"]
     if rule == REDUCTION or low < high:
         supply = below["sell"] if rule == REDUCTION else below["sell"] + at["sell"]
         bought, sold = yield from mpc.open(concatenate([above, supply]))
@@ -239,7 +277,8 @@ def _settled(
     return Cleared(rule, low, high, volume, *opened)
 
 
-def _tick(prefix: tuple[int, ...]) -> int:
+def tick_of(prefix: tuple[int, ...]) -> int:
+    """Return the number of a tick from its digits."""
     tick = 0
     for digit in prefix:
         tick = tick * RADIX + digit
@@ -275,6 +314,21 @@ def allocate(cleared: Cleared, ticks: Integers, quantities: Integers, is_buy: Ma
         room = cleared.volume - (np.cumsum(quantities[rows]) - quantities[rows])
         traded[rows] = np.clip(room, 0, quantities[rows])
     return traded
+
+
+def rations_of(price: Price, ticks: Integers, quantities: Integers, is_buy: Mask) -> Cleared:
+    """Return what stands above, at and below the price, for who holds all orders."""
+    edges = (price.high, price.high) if price.rule == REDUCTION else (price.low, price.high)
+    bought = int(quantities[is_buy & (ticks > edges[0])].sum())
+    sold = int(quantities[~is_buy & (ticks < edges[1])].sum())
+    at = [0, 0]
+    if price.rule != REDUCTION and price.low == price.high:
+        at = [int(quantities[side & (ticks == price.low)].sum()) for side in (is_buy, ~is_buy)]
+    found = Cleared(price.rule, price.low, price.high, price.volume, bought, at[0], sold, at[1])
+    invariant(
+        price.volume == min(bought + at[0], sold + at[1]), "the volume is what the orders give"
+    )
+    return found
 
 
 def shares_in_proportion(sizes: Integers, total: int) -> Integers:

@@ -24,11 +24,12 @@ from veilgrid.mpc.plain import Plain
 from veilgrid.mpc.prss import derive_keys, keyring_of
 from veilgrid.mpc.workload import lockstep, shares_of, warm_up
 from veilgrid.risk.auction import RADIX, UNIFORM, Cleared, allocate, clear, encode, layout_of
+from veilgrid.risk.award import award
 from veilgrid.risk.capacity import Bins, Classes, History, Tally, bins_of, dispatchable, tally
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signs
 
-KINDS: Final = ("market", "capacity", "refresh")
+KINDS: Final = ("market", "awards", "capacity", "refresh")
 QUANTITY_BITS: Final = 30
 TICK_DIGITS: Final = 5
 CONFIDENCE: Final = 0.99
@@ -41,7 +42,8 @@ class Workload(msgspec.Struct, frozen=True):
     Attributes
     ----------
     kind
-        One of :data:`KINDS`; a refresh replaces a hundredth of a fleet.
+        One of :data:`KINDS`; ``awards`` is a market with what each order trades, on shares; a
+        refresh replaces a hundredth of a fleet.
     count
         Orders, or devices.
     degree
@@ -79,7 +81,7 @@ def fleet_of(count: int) -> tuple[Bins, Integers, History]:
 
 def inputs_of(work: Workload) -> tuple[Layout, Integers]:
     """Return the layout and the inputs that arrive in the measured round."""
-    if work.kind == "market":
+    if work.kind in ("market", "awards"):
         ticks, quantities, _ = orders_of(work.count)
         layout = layout_of(np.full(work.count, 2**QUANTITY_BITS - 1), TICK_DIGITS)
         return layout, encode(layout, ticks, quantities)
@@ -92,6 +94,12 @@ def inputs_of(work: Workload) -> tuple[Layout, Integers]:
 
 def answer(mpc: Mpc, work: Workload, batch: BulkBatch, kept: Tally | None) -> Steps[list[Any]]:
     """Return what a round opens: the same from shares as from plain numbers."""
+    if work.kind == "awards":
+        _, _, is_buy = orders_of(work.count)
+        price, own = yield from award(mpc, batch, is_buy, np.ones(work.count, np.int64), UNIFORM)
+        # What is sealed for each owner; here all of it is opened as one sum, to compare.
+        told = yield from mpc.open(own.sum())
+        return [price.low, price.high, price.volume, str(told[0])]
     if work.kind == "market":
         _, _, is_buy = orders_of(work.count)
         cleared = yield from clear(mpc, batch, is_buy, np.ones(work.count, np.int64), UNIFORM)
@@ -194,7 +202,7 @@ def warm_up_rounds() -> None:
     """Load every compiled kernel with small rounds of three parties in this process."""
     warm_up()
     keys = derive_keys(3, 1, b"warm")
-    for kind in ("market", "capacity"):
+    for kind in ("market", "awards", "capacity"):
         work = Workload(kind, 64)
         programs = [program_of(work, mailbox_of(work, i, 3)) for i in (1, 2, 3)]
         engines = [Engine(keyring_of(i, 3, 1, keys, b""), lambda: bytes(32)) for i in (1, 2, 3)]
@@ -213,7 +221,7 @@ def build_party(
     warm_up_rounds()
     names = tuple(sorted(peers))
     mailbox = mailbox_of(arguments, names.index(me) + 1, len(names))
-    _classes(arguments.count if arguments.kind != "market" else 64)
+    _classes(arguments.count if arguments.kind in ("capacity", "refresh") else 64)
     return Party(
         me,
         names,
