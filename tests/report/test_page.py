@@ -264,7 +264,7 @@ def test_texts_are_honest_about_who_sees_what() -> None:
     assert "Masking is not encryption" in EXPOSED["masked"]
     assert "net demand" in EXPOSED["exchange"]
     assert "coordinator" in EXPOSED["exchange"]
-    assert "coupling variables" in EXPOSED["neighbour"]
+    assert "sums over what hangs below" in EXPOSED["neighbour"]
     assert "everything" in EXPOSED["central"]
     assert EXPOSED["alone"].startswith("Nothing")
 
