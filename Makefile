@@ -1,10 +1,16 @@
-# The two commands of the README, and what developers need besides.
+# The two commands of the README, and what developers need besides; `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# How long `make sim` looks: seeds for each member of the ledger's cast, trials of secure computation.
+SEEDS ?= 850
+TRIALS ?= 10000
 
-.PHONY: demo test check fast sim bench docs scenarios clean
+.PHONY: help demo test check fast sim nightly bench docs scenarios clean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
@@ -13,31 +19,39 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(READY)
+demo: $(READY)  ## set up, plan a bundled day, write out/demo/report.html
 	$(BIN)/veilgrid run --out out/demo
 
-test: check
+test: check  ## set up, check, run every test
 	$(BIN)/python -m pytest -q
 
-check: $(READY)
+check: $(READY)  ## formatting, lint, types, directions of imports
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-sim: $(READY)
-	$(BIN)/python tests/ledger/ledger_sweep.py
+fast: $(READY)  ## tests but those that take more than ten seconds
+	$(BIN)/python -m pytest -q -m "not slow"
 
-bench: $(READY)
+sim: $(READY)  ## long simulations with liars; SEEDS=850 of the ledger, TRIALS=10000 of secure computation
+	$(BIN)/python tests/ledger/ledger_sweep.py --seeds $(SEEDS)
+	$(BIN)/python tests/mpc/mpc_malice.py --trials $(TRIALS)
+
+nightly: test  ## every test, drawn anew, then simulations from seeds not tried before
+	$(BIN)/python tests/ledger/ledger_sweep.py --seeds $(SEEDS) --first-seed $$(date +%Y%m%d)0000
+	$(BIN)/python tests/mpc/mpc_malice.py --trials $(TRIALS) --first-seed $$(date +%Y%m%d)0000
+
+bench: $(READY)  ## timings beside a central solver and MPyC, and of the ledger
 	$(BIN)/veilgrid bench dispatch
 	$(BIN)/veilgrid bench mpc
 	$(BIN)/veilgrid bench ledger
 
-docs: $(READY)
+docs: $(READY)  ## documentation, examples and house rules only
 	$(BIN)/python -m pytest -q tests/test_docs.py tests/test_house.py tests/test_examples.py
 
-scenarios: $(READY)
+scenarios: $(READY)  ## cut the bundled SimBench days anew
 	$(BIN)/python tools/cut_simbench.py
 
-clean:
+clean:  ## remove .venv and out
 	rm -rf $(VENV) out
