@@ -108,6 +108,7 @@ class Day(msgspec.Struct, frozen=True):
     last: ProposeIteration | None = None
     settlement: ProposeSettlement | None = None
     votes: dict[str, dict[str, bytes]] = {}
+    rigid: tuple[str, ...] = ()
 
     @property
     def present(self) -> tuple[str, ...]:
@@ -201,7 +202,9 @@ class Coordination:
             return refused(state, "a name is empty or too long")
         if not 0 <= operation.redundancy <= len(self.roles.workers):
             return refused(state, "more redundancy than workers")
-        day = Day(tuple(sorted(sites)), operation.redundancy)
+        if not set(operation.rigid) <= set(sites):
+            return refused(state, "a site without choice is no site of the day")
+        day = Day(tuple(sorted(sites)), operation.redundancy, rigid=tuple(sorted(operation.rigid)))
         return replace(state, days={**state.days, operation.day: day}), _DONE
 
     def _bid(self, state: State, context: Context, operation: Bid) -> Step:
@@ -270,6 +273,8 @@ class Coordination:
             return refused(state, "this day has no beacon or no tasks")
         if operation.iteration != day.iteration or site in day.tasks or day.last is not None:
             return refused(state, "not the present iteration, or announced before")
+        if site in day.rigid:
+            return refused(state, "a site without choice has no tasks")
         if not is_digest(operation.digest):
             return refused(state, "not a digest")
         task = Task(operation.digest, ())
@@ -422,6 +427,7 @@ class Coordination:
         if day.redundancy and any(
             len(day.tasks[site].accepted) < day.redundancy if site in day.tasks else True
             for site in day.present
+            if site not in day.rigid
         ):
             return refused(state, "a present site has no accepted solution yet")
         day = replace(_forget(day, "proposal"), proposal=operation)

@@ -81,13 +81,16 @@ class Configuration(msgspec.Struct, frozen=True, tag=True):
         """Return whether sizes, names and keys make sense."""
         names = [member.node for member in (*self.replicas, *self.clients)]
         keys = [member.verify_key for member in (*self.replicas, *self.clients)]
+        own = [member.verify_key for member in self.replicas]
+        shared = {member.verify_key for member in self.clients}  # One process may hold several.
         return (
             0 <= self.number < 1 << 30
             and 1 <= len(self.replicas) <= 100
             and (len(self.replicas) - 1) % 3 == 0
             and len(self.clients) <= 10_000
             and len(set(names)) == len(names)
-            and len(set(keys)) == len(keys)
+            and len(set(own)) == len(own)
+            and not shared & set(own)
             and all(0 < len(name) <= 100 for name in names)
             and all(len(key) == KEY_LENGTH for key in keys)
         )

@@ -24,11 +24,14 @@ class OpenDay(msgspec.Struct, frozen=True, tag=True):
     ----------
     redundancy
         How many workers solve each task; 0 for a day without tasks.
+    rigid
+        Sites without choice: they bid and are paid, and have no tasks.
     """
 
     day: str
     sites: tuple[str, ...]
     redundancy: int = 1
+    rigid: tuple[str, ...] = ()
 
 
 class Bid(msgspec.Struct, frozen=True, tag=True):
