@@ -193,7 +193,7 @@ def _conduct_words(
 @click.argument("readings", type=click.Path(path_type=Path))
 @click.option("--function", "function", required=True, help=f"One of {', '.join(FUNCTIONS)}.")
 @click.option("--level", type=float, help="Of quantile (default 0.5) and cvar (default 0.95).")
-@click.option("--trim", type=float, help="Weight cut off at each end. Default 0.3.")
+@click.option("--trim", type=float, help="Weight cut off at each end. Default 0.3; 0.4 of ratios.")
 @click.option(
     "--side",
     type=click.Choice(["upper", "lower"]),

@@ -44,6 +44,10 @@ EXACT_MAX: Final = 256
 TRIM: Final = 0.3
 """Weight cut off at each end; so many may collude before they are in what is averaged."""
 
+RATIO_TRIM: Final = 0.4
+"""The same for ratios to baselines: weights follow sizes there, so three tenths of the devices may
+hold more than three tenths of the weight."""
+
 _LINEAR: Final = ("sum", "mean", "weighted-mean", "variance")
 _RATIOS: Final = ("sum", "mean", "trimmed-mean")
 _FINE: Final = 1000
@@ -84,7 +88,7 @@ class Question:
     level : 0..1
         Of the quantile (default one half) and of the CVaR (default 0.95).
     trim : 0 to below 0.5
-        Weight cut off at each end. Default 0.3.
+        Weight cut off at each end. Default 0.3, of ratios to baselines 0.4.
     side
         Which side hurts; the tail of the CVaR and the side of the risk-adjusted figure.
     confidence : 0.5..1
@@ -184,7 +188,8 @@ class Plan:
     @property
     def trim(self) -> float:
         """Weight cut off at each end."""
-        return TRIM if self.question.trim is None else self.question.trim
+        usual = TRIM if self.sizes is None else RATIO_TRIM
+        return usual if self.question.trim is None else self.question.trim
 
 
 def plan_of(
