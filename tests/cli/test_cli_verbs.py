@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from veilgrid.cli import main
+from veilgrid.cli._day import _schemes
 from veilgrid.report.folders import open_scenario, save_scenario
 from veilgrid.roles.operator import SCHEMES
 
@@ -331,6 +332,26 @@ def test_compare_sets_the_schemes_side_by_side(capsys, tmp_path) -> None:
     assert abs(rows["exchange"]["gap_percent"]) <= 0.01
     assert rows["central"]["saving_percent"] > 1.0
     assert (target / "compare.html").is_file()
+
+
+def test_compare_of_a_large_day_leaves_slow_schemes_out_and_says_so(capsys, monkeypatch) -> None:
+    """A bare `compare` of the bundled day would otherwise run for many minutes."""
+    monkeypatch.setattr("veilgrid.cli._day._SETPOINTS_MAX", 100)
+    code, out, err = call(capsys, "compare", "six-bus", "--no-attacks", "--json")
+    found = parsed(out)
+    ran = [row["scheme"] for row in found["schemes"]]
+    assert code == 0
+    assert ran == ["alone", "central", "ledger", "exchange"]
+    assert sorted(ran + found["left_out"]) == sorted(SCHEMES)
+    assert all(name in err for name in found["left_out"])
+    few = ("compare", "six-bus", "--schemes", "alone,central", "--no-attacks", "--json")
+    code, out, err = call(capsys, *few)
+    assert parsed(out)["left_out"] == []
+    assert "left out" not in err
+
+
+def test_compare_takes_all_schemes_by_one_word() -> None:
+    assert _schemes("all") == list(SCHEMES)
 
 
 def test_compare_measures_against_central_though_it_is_not_shown(capsys) -> None:

@@ -104,8 +104,9 @@ def attack(
     day = opened.day()
     index = site_of(day, site)
     with shown(f"{opened.name}, {scheme}, {case}") as progress:
-        honest = plan_day(day, scheme, None, progress)
-        found = attack_plan(honest, case, randomness_of(seed), index)
+        draw = randomness_of(seed)
+        honest = plan_day(day, scheme, None, progress, draw)
+        found = attack_plan(honest, case, draw, index)
     summary = attack_summary(found)
     if as_json:
         click.echo(json.dumps(summary))

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from veilgrid.cli._attack import attacks_on, show_attacks
+from veilgrid.cli._attack import attacks_on, randomness_of, show_attacks
 from veilgrid.cli._progress import shown
 from veilgrid.cli._summary import Summary, is_wanted, record_of, saving_percent, summary_of
 from veilgrid.errors import Finding, InputError, RunAborted
@@ -21,7 +21,14 @@ from veilgrid.roles.operator import SCHEMES, DayPlan, plan_day
 
 _DEFAULT_SCHEME = "exchange"
 _COORDINATIONS = ("neighbour", "exchange")
-_SEED_HELP = "Accepted by every verb; planning draws nothing at random."
+_SEED_HELP = "Of keys, masks and shares, where the scheme has any; plans do not depend on it."
+_REPORT_SEED_HELP = "Accepted by every verb; a report draws nothing at random."
+
+_QUICK = ("alone", "central", "ledger", "exchange")
+"""What `compare` runs by itself on a large day; the others take minutes there."""
+
+_SETPOINTS_MAX = 10_000
+"""Set-points up to which a day is small enough for `compare` to run all schemes."""
 
 
 @click.command()
@@ -36,7 +43,7 @@ def run(
     scheme: str | None,
     coordination: str | None,
     out: Path | None,
-    seed: int | None,  # noqa: ARG001 - part of the contract
+    seed: int | None,
     as_json: bool,
 ) -> int:
     """Plan SCENARIO, a folder or the name of a bundled day; without one, the default day.
@@ -54,7 +61,7 @@ def run(
     opened = _open_all(scenarios or (BUNDLED_DAY,))
     summaries, plans, warm = [], [], None
     for scenario in opened:
-        plan, summary = _plan(scenario, chosen, warm)
+        plan, summary = _plan(scenario, chosen, warm, seed)
         warm = plan.outcome.warm
         summaries.append(summary)
         plans.append(plan)
@@ -107,10 +114,12 @@ def _open_all(names: tuple[str, ...]) -> list[Scenario]:
     return opened
 
 
-def _plan(scenario: Scenario, scheme: str, warm: object) -> tuple[DayPlan, Summary]:
+def _plan(
+    scenario: Scenario, scheme: str, warm: object, seed: int | None
+) -> tuple[DayPlan, Summary]:
     with shown(f"{scenario.name}, {scheme}") as progress:
         begin = time.perf_counter()
-        plan = plan_day(scenario.day(), scheme, warm, progress)
+        plan = plan_day(scenario.day(), scheme, warm, progress, randomness_of(seed))
         seconds = time.perf_counter() - begin
     return plan, summary_of(plan, scenario, seconds)
 
@@ -224,37 +233,36 @@ def _show_totals(totals: Summary, currency: str) -> None:
 
 @click.command()
 @click.argument("scenario", default=BUNDLED_DAY)
-@click.option("--schemes", default=",".join(SCHEMES), show_default=True, help="Comma-separated.")
+@click.option(
+    "--schemes", help="Comma-separated, or all. Default: all, on a large day the quick ones."
+)
 @click.option(
     "--attacks/--no-attacks", "is_attacked", default=True, help="Attack each scheme. Default: yes."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results and reports.")
-@click.option("--seed", type=int, help="Of masks and keys; plans do not depend on it.")
+@click.option("--seed", type=int, help=_SEED_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def compare(
     scenario: str,
-    schemes: str,
+    schemes: str | None,
     is_attacked: bool,
     out: Path | None,
     seed: int | None,
     as_json: bool,
 ) -> int:
     """Run several schemes on one SCENARIO and set them side by side."""
-    names = [name.strip() for name in schemes.split(",") if name.strip()]
-    unknown = [name for name in names if name not in SCHEMES]
-    if unknown or not names:
-        raise InputError(
-            [
-                Finding("--schemes", f"{name or 'nothing'} is no scheme", f"use {list(SCHEMES)}")
-                for name in (unknown or [""])
-            ]
-        )
+    asked = None if schemes is None else _schemes(schemes)
     opened = open_scenario(scenario)
+    names = asked or _affordable(opened)
+    left_out = [name for name in SCHEMES if name not in names] if asked is None else []
+    if left_out:
+        note = f"left out, as they take minutes on this day: {', '.join(left_out)} (--schemes all)"
+        click.echo(note, err=True)
     rows: list[Summary] = []
     wanted = True
     optimum = None
     for name in dict.fromkeys([*names, "central"]):
-        plan, summary = _plan(opened, name, None)
+        plan, summary = _plan(opened, name, None, seed)
         if name == "central":
             optimum = summary["cost"]
         if summary["status"] == "aborted":
@@ -271,7 +279,12 @@ def compare(
         row["gap_percent"] = (
             100.0 * (row["cost"] - optimum) / abs(optimum or 1.0) if is_known else None
         )
-    comparison = {"scenario": opened.name, "currency": opened.currency, "schemes": rows}
+    comparison = {
+        "scenario": opened.name,
+        "currency": opened.currency,
+        "schemes": rows,
+        "left_out": left_out,
+    }
     if out is not None:
         write_page(out / "compare.html", render_compare(comparison))
     if as_json:
@@ -281,6 +294,30 @@ def compare(
         if out is not None:
             click.echo(f"report: {out / 'compare.html'}")
     return 0 if wanted else 1
+
+
+def _schemes(text: str) -> list[str]:
+    """Read a list of schemes; findings of all that are none come together."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all"]:
+        return list(SCHEMES)
+    unknown = [name for name in names if name not in SCHEMES]
+    if unknown or not names:
+        advice = f"use all, or some of {list(SCHEMES)}"
+        raise InputError(
+            [
+                Finding("--schemes", f"{name or 'nothing'} is no scheme", advice)
+                for name in (unknown or [""])
+            ]
+        )
+    return names
+
+
+def _affordable(scenario: Scenario) -> list[str]:
+    """Return all schemes, or on a large day those that are done in about a minute."""
+    day = scenario.day()
+    count = sum(len(day.sites[index].linear) for index in day.flexible)
+    return list(SCHEMES) if count <= _SETPOINTS_MAX else list(_QUICK)
 
 
 def _show_comparison(comparison: Summary) -> None:
@@ -310,7 +347,7 @@ def _show_comparison(comparison: Summary) -> None:
 
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--seed", type=int, help=_SEED_HELP)
+@click.option("--seed", type=int, help=_REPORT_SEED_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def report(run_folder: Path, seed: int | None, as_json: bool) -> int:  # noqa: ARG001 - contract
     """Render the report of RUN, the --out folder of a run, anew."""

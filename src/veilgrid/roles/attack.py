@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from veilgrid.admm.certify import certify
+from veilgrid.admm.exchange import ExchangeSettings, plan_exchange
 from veilgrid.admm.neighbour import EdgeSettings, Said, plan_neighbour
 from veilgrid.admm.outcome import Coordination, RunStatus
 from veilgrid.admm.reference import alone, central
@@ -26,7 +27,7 @@ from veilgrid.errors import Finding, InputError, RunAborted, invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import Floats
-from veilgrid.roles.masked import Misconduct, plan_masked
+from veilgrid.roles.masked import MaskedSettings, Misconduct, plan_masked
 from veilgrid.roles.masked_edge import EdgeDevice, Offer
 from veilgrid.roles.masked_ledger import LedgerRun, bids_digest
 from veilgrid.roles.operator import SCHEMES, DayPlan, plan_cost, plan_day
@@ -37,6 +38,12 @@ LOAD_SHARE: Final = 0.05
 
 PREMIUMS: Final = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 """Premiums that a colluding dispatcher tries, in units of the highest tariff."""
+
+MASKED_PREMIUMS: Final = (0.1, 1.0)
+"""Of these, the ones that a coordinator of masked sites tries: each is a whole day."""
+
+PATIENCE: Final = 5
+"""Iterations beyond those of an honest day that a favoured one may take to pass."""
 
 UNNOTICED: Final = 0.004
 """A dispatcher who wants to stay unnoticed raises the total cost by at most this share."""
@@ -346,10 +353,12 @@ def _dishonest_masked(setting: Setting, pretended: Day) -> AttackResult:
         why = "a site without choice declares its registered load once; there is no iterate"
         return setting.result(case, AttackOutcome.PREVENTED, why, cost=setting.honest_cost)
 
-    def falsify(_edge: EdgeDevice, offer: Offer) -> Offer:
+    def falsify(edge: EdgeDevice, offer: Offer) -> Offer:
         """Act as if the load were smaller: the pull on net demand shifts by the difference."""
         less = day.sites[index].load_p - pretended.sites[index].load_p
-        return offer._replace(target_p=offer.target_p + less)
+        # c' holds price - penalty * target: the same pull, with and without targets.
+        penalty = offer.scale * edge.form.penalty_p
+        return offer._replace(price_p=offer.price_p - penalty * less)
 
     found = plan_masked(
         day,
@@ -417,7 +426,11 @@ def _favours(setting: Setting) -> list[_Favour]:
     found = []
     for share in PREMIUMS:
         premium = share * highest
-        plan = central(favoured_day(day, index, premium), setting.limits)
+        favoured = favoured_day(day, index, premium)
+        if setting.scheme == "exchange":
+            plan = plan_exchange(favoured, setting.limits)
+        else:
+            plan = central(favoured, setting.limits)
         if not plan.setpoints:
             continue
         account = _account(setting, plan, setting.honest.outcome.price_p)
@@ -446,6 +459,8 @@ def _colluding_dispatcher(setting: Setting) -> AttackResult:
     if setting.scheme in ("alone", "neighbour"):
         why = "nobody dispatches: there is no one to collude with"
         return setting.result(case, AttackOutcome.PREVENTED, why, cost=setting.honest_cost)
+    if setting.scheme == "masked":
+        return _favoured_masked(setting)
     tried = _favours(setting)
     base = abs(setting.honest_cost) or 1.0
     if setting.scheme in ("central", "exchange"):
@@ -487,6 +502,40 @@ def _verified_dispatch(setting: Setting, tried: list[_Favour]) -> AttackResult:
     why = (
         f"validators refused {refused} of {len(tried)} favoured plans; the others are optimal to "
         "the tolerance, and premiums are not paid: validators recompute prices"
+    )
+    culprit = "dispatcher" if refused else None
+    return setting.result(case, AttackOutcome.PREVENTED, why, gain=gain, cost=cost, culprit=culprit)
+
+
+def _favoured_masked(setting: Setting) -> AttackResult:
+    """Let the coordinator offer one site better prices; the day has to pass its certificate."""
+    case, day, limits, index = "colluding-dispatcher", setting.day, setting.limits, setting.site
+    if index not in day.flexible:
+        why = "a site without choice answers no price: there is nothing to favour"
+        return setting.result(case, AttackOutcome.PREVENTED, why, cost=setting.honest_cost)
+    highest = float(np.max(np.abs(day.buy)))
+    last = setting.honest.outcome.iteration_count + PATIENCE
+    settings = MaskedSettings(exchange=ExchangeSettings(iteration_count_max=last))
+    refused, gain, cost = 0, 0.0, setting.honest_cost
+    for share in MASKED_PREMIUMS:
+        favouring = {index: share * highest}
+        found = plan_masked(
+            day, limits, setting.randomness, settings, misconduct=Misconduct(favouring=favouring)
+        )
+        plan = found.coordination
+        if plan.status is not RunStatus.CONVERGED:
+            refused += 1
+            continue
+        judged = certify(day, limits, plan.setpoints, plan.price_p, plan.price_q)
+        mine = setting.honest_account - _account(setting, plan, judged.target.price_p)
+        if mine > gain:
+            gain, cost = mine, day.cost(plan.setpoints)
+    if setting.is_gain(gain):
+        why = "a favoured day passed its certificate"
+        return setting.result(case, AttackOutcome.SUCCEEDED, why, gain=gain, cost=cost)
+    why = (
+        f"{refused} of {len(MASKED_PREMIUMS)} favoured days did not pass their certificate in "
+        f"{last} iterations: regret is measured at the prices that follow from the network"
     )
     culprit = "dispatcher" if refused else None
     return setting.result(case, AttackOutcome.PREVENTED, why, gain=gain, cost=cost, culprit=culprit)

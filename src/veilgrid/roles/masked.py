@@ -93,11 +93,15 @@ class Misconduct:
         By index of the site: from which iteration on its edge device stays silent.
     falsifying
         By index of the site: what its edge device pretends to have been offered.
+    favouring
+        By index of the site: premium, currency per per-unit, that a coordinator in league with it
+        adds to the prices that it offers; certificates are asked for at the true prices.
     """
 
     workers: Mapping[str, Tamper] = field(default_factory=dict)
     refusing: Mapping[int, int] = field(default_factory=dict)
     falsifying: Mapping[int, "Falsify"] = field(default_factory=dict)
+    favouring: Mapping[int, float] = field(default_factory=dict)
 
 
 class Watched(NamedTuple):
@@ -327,7 +331,7 @@ class MaskedRun:
 
     def _answers(self, kind: str, offer: ExchangeState) -> Watched:
         """Get accepted solutions of one kind of task, and recover net demands."""
-        problems = self._problems(kind, offer)
+        problems = self._problems(kind, self._favoured(offer))
         records = self.settle(kind, problems)
         demand_p = np.zeros_like(offer.price_p)
         demand_q = np.zeros_like(offer.price_q)
@@ -353,6 +357,11 @@ class MaskedRun:
             ),
             kind,
         )
+
+    def _favoured(self, offer: ExchangeState) -> ExchangeState:
+        """Return what a coordinator offers: the same, unless it favours somebody."""
+        premium = np.array([self.misconduct.favouring.get(i, 0.0) for i in self.members])
+        return replace(offer, price_p=offer.price_p + premium[:, np.newaxis])
 
     def _problems(self, kind: str, offer: ExchangeState) -> dict[int, MaskedProblem]:
         """Let edge devices mask an offer; a c' that does not follow is replaced [masking 5]."""
@@ -456,7 +465,7 @@ class MaskedRun:
         return bool(silent)
 
     def steps(self, start: object) -> Iterator[Watched]:
-        """Yield each iteration's answers; the first ones are to the tariff [exchange 2]."""
+        """Yield each iteration's answers; the first ones are to the tariff [masking 3]."""
         self._exclude_silent(1)
         watched, offer = self.open()
         for iteration in range(1, self.settings.exchange.iteration_count_max + 1):

@@ -19,7 +19,7 @@ from veilgrid.roles.masked import plan_masked
 from veilgrid.roles.masked_ledger import LedgerRun, plan_neighbour_ledger
 from veilgrid.roles.obstacles import Obstacle, obstacles
 from veilgrid.roles.sealed.day import plan_sealed
-from veilgrid.secret import SystemRandomness
+from veilgrid.secret import Randomness, SystemRandomness
 
 REPLAN_COUNT_MAX = 6
 """Wider margins tried before a plan that fails the AC check is given up."""
@@ -134,7 +134,8 @@ class DayPlan:
         )
 
 
-Scheme = Callable[[Day, Limits, object, ProgressSink | None], Coordination]
+Scheme = Callable[..., Coordination]
+"""Takes day, limits, start, progress; those in :data:`DRAWING` also ``randomness``."""
 
 
 def _central(
@@ -173,9 +174,13 @@ def _neighbour(
 
 
 def _ledger(
-    day: Day, limits: Limits, _start: object, progress: ProgressSink | None
+    day: Day,
+    limits: Limits,
+    _start: object,
+    progress: ProgressSink | None,
+    randomness: Randomness | None = None,
 ) -> Coordination:
-    outcome = LedgerRun(randomness=SystemRandomness()).run(day, limits)
+    outcome = LedgerRun(randomness=randomness or SystemRandomness()).run(day, limits)
     if progress is not None and outcome.history:
         with suppress(Interrupted):
             progress(outcome.history[-1])
@@ -188,15 +193,27 @@ def _neighbour_ledger(
     return plan_neighbour_ledger(day, limits, start, progress)
 
 
-def _masked(day: Day, limits: Limits, start: object, progress: ProgressSink | None) -> Coordination:
-    found = plan_masked(day, limits, SystemRandomness(), start=start, progress=progress)
+def _masked(
+    day: Day,
+    limits: Limits,
+    start: object,
+    progress: ProgressSink | None,
+    randomness: Randomness | None = None,
+) -> Coordination:
+    draw = randomness or SystemRandomness()
+    found = plan_masked(day, limits, draw, start=start, progress=progress)
     return found.coordination
 
 
 def _sealed(
-    day: Day, limits: Limits, _start: object, progress: ProgressSink | None
+    day: Day,
+    limits: Limits,
+    _start: object,
+    progress: ProgressSink | None,
+    randomness: Randomness | None = None,
 ) -> Coordination:
-    return plan_sealed(day, limits, randomness=SystemRandomness(), progress=progress)
+    draw = randomness or SystemRandomness()
+    return plan_sealed(day, limits, randomness=draw, progress=progress)
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -210,12 +227,16 @@ SCHEMES: dict[str, Scheme] = {
     "sealed": _sealed,
 }
 
+DRAWING = frozenset({"ledger", "masked", "sealed"})
+"""Schemes that draw keys, masks or shares."""
+
 
 def plan_day(
     day: Day,
     scheme: str = "exchange",
     start: object = None,
     progress: ProgressSink | None = None,
+    randomness: Randomness | None = None,
 ) -> DayPlan:
     """Plan, check and settle one day.
 
@@ -229,6 +250,8 @@ def plan_day(
         ``outcome.warm`` of the last day under the same scheme, or None.
     progress
         Called once an iteration.
+    randomness
+        Of keys, masks and shares; ``None`` = the system's.
 
     Returns
     -------
@@ -241,8 +264,9 @@ def plan_day(
     others = alone(day)
     limits = Limits.of(day.network)
     replans: list[Replan] = []
+    drawn = {"randomness": randomness} if scheme in DRAWING else {}
     while True:
-        outcome = SCHEMES[scheme](day, limits, start, progress)
+        outcome = SCHEMES[scheme](day, limits, start, progress, **drawn)
         blank = DayPlan(
             scheme=scheme,
             day=day,
