@@ -140,6 +140,8 @@ def test_it_is_fresh_between_clock_error_and_age(
 def test_a_date_that_is_no_number_is_refused(provider: SoftwareProvider) -> None:
     evidence = provider.quote(binding(KEY, NONCE), float("nan"))
     assert len(problems(evidence, accepting(provider))) == 2
+    with pytest.raises(InvariantError):
+        problems(quoted(provider), accepting(provider), float("nan"))
 
 
 def test_key_and_nonce_cannot_be_shifted_into_each_other() -> None:

@@ -2,10 +2,12 @@
 
 import hmac
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from veilgrid.errors import invariant
 from veilgrid.node.attest import amd, intel, nitro, software
 from veilgrid.node.attest.evidence import (
     EVIDENCE_LENGTH_MAX,
@@ -61,6 +63,7 @@ def examine(evidence: Evidence, policy: Policy, now_s: float, bound: bytes) -> V
         What the evidence has to contain: :func:`~veilgrid.node.attest.evidence.binding` of the
         process's public key and the nonce that was sent to it.
     """
+    invariant(math.isfinite(now_s), "the verifier's clock shows a time")
     if len(bound) < _BOUND_MIN:
         return Verdict(claims=None, problems=("nothing was asked that evidence could be bound to",))
     if _length(evidence) > EVIDENCE_LENGTH_MAX:
