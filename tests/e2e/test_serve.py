@@ -93,6 +93,11 @@ def test_a_token_file_is_made_for_its_owner_only(tmp_path: Path) -> None:
         token = file.read_text().strip()
         assert len(token) >= 32
         assert _ask(connection, "POST", "/api/runs", {"scenario": "nix"}, token)[0] == 422
+        place = urlsplit(told["url"])
+        watching = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
+        watching.request("GET", "/api/events")
+        assert watching.getresponse().readline()
+    watching.close()  # It was open at the end: nothing may be printed about that.
     file.chmod(0o644)
     done = subprocess.run(
         [*SERVE, str(tmp_path), "--token-file", str(file)],

@@ -131,7 +131,7 @@ def test_pages_render_what_their_json_says(folder: Path) -> None:
     rows = {row["run"]: row for row in compared.json()["rows"]}
     assert rows["june/central"]["gap"] == 0.0
     assert rows["june/alone"]["gap"] > 0.0
-    assert f"{rows['june/alone']['gap']:.2g} %" in page.text
+    assert f"{rows['june/alone']['gap']:,.2f} %" in page.text
     fleet, page = get(app, "/api/rounds/fleet", "/rounds/fleet")
     assert fleet.json()["result"]["certified_kw"] == 24.0
     assert "25.0 kW can be relied on with 99 %" in page.text

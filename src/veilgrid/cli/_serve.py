@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -67,9 +68,10 @@ def serve(
         url = f"http://{shown}:{listener.getsockname()[1]}/"
         is_open = not _is_loopback(host)
         planning = Planning(token=token, schemes=tuple(SCHEMES), command=_command)
+        feed = Feed()
         app = create_app(
             folder,
-            Feed(),
+            feed,
             planning=None if read_only else planning,
             events=events or folder / EVENTS,
             hosts=(*LOOPBACK, host.lower(), *(name.lower() for name in names)),
@@ -89,7 +91,7 @@ def serve(
                 click.echo("other machines reach this address, without TLS: see docs/web.md")
             click.echo("Ctrl-C ends it")
         sys.stdout.flush()
-        _run(app, listener)
+        _run(app, listener, feed)
     return 0
 
 
@@ -98,8 +100,14 @@ def _command(scenario: Path, scheme: str, target: Path) -> Sequence[str]:
     return (sys.executable, "-m", module, str(scenario), scheme, str(target))
 
 
-def _run(app: object, listener: socket.socket) -> None:
+def _run(app: object, listener: socket.socket, feed: Feed) -> None:
+    """Serve until a signal; open streams end at once, for the server waits for connections."""
     import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            feed.close()
+            super().handle_exit(sig, frame)
 
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
@@ -113,7 +121,7 @@ def _run(app: object, listener: socket.socket) -> None:
         timeout_graceful_shutdown=2,
     )
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config).run(sockets=[listener])
     except KeyboardInterrupt:  # Uvicorn has shut down and raises it again.
         return
 

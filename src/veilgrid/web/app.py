@@ -9,8 +9,8 @@ renders the same structure. ``feed.publish(event)`` shows an event to everybody 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -103,22 +103,9 @@ def create_app(
     jobs = None if planning is None else Jobs(shelf.folder, live, limits, planning.command)
     state = State(shelf, live, limits, planning, jobs, heartbeat_s)
 
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        if events is not None:
-            state.tasks.append(asyncio.create_task(follow(events, live)))
-        yield
-        live.close()
-        for task in state.tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        if jobs is not None:
-            await jobs.close()
-
     app = Starlette(
         routes=_routes(),
-        lifespan=lifespan,
+        lifespan=_lifespan(state, events),
         middleware=[Middleware(Guard, bounds=limits, hosts=hosts, reader=reader)],
         exception_handlers={
             HTTPException: _on_http,
@@ -130,6 +117,27 @@ def create_app(
     )
     app.state.web = state
     return app
+
+
+def _lifespan(
+    state: State, events: Path | None
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    """Follow the file of events while the server runs; end streams and jobs with it."""
+
+    @asynccontextmanager
+    async def running(_app: Starlette) -> AsyncIterator[None]:
+        if events is not None:
+            state.tasks.append(asyncio.create_task(follow(events, state.feed)))
+        yield
+        state.feed.close()
+        for task in state.tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        if state.jobs is not None:
+            await state.jobs.close()
+
+    return running
 
 
 def _routes() -> list[Route]:

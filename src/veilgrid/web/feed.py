@@ -84,7 +84,7 @@ class Feed:
 
     def __init__(self, keep_count: int = KEEP_COUNT) -> None:
         invariant(keep_count > 0, "a feed keeps at least one event")
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # A signal may close the feed while it is published to.
         self._events: deque[Numbered] = deque(maxlen=keep_count)
         self._latest: dict[tuple[str, str], Numbered] = {}
         self._count = 0
