@@ -334,3 +334,20 @@ def test_a_bug_names_its_kind_and_nothing_else(
     assert "RuntimeError" in answer.text
     assert CANARY not in answer.text
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_an_aggregate_without_a_memory_is_written_and_shown(tmp_path: Path) -> None:
+    """The first thing that anybody aggregates has no history yet."""
+    from veilgrid.cli import main
+
+    readings = tmp_path / "readings.csv"
+    rows = [f"s{number},{40 + number % 3},household,0,100" for number in range(6)]
+    readings.write_text("\n".join(["source,value,tier,lower,upper", *rows]) + "\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["aggregate", str(readings), "--function", "mean", "--out", str(tmp_path / "mean")])
+    assert ended.value.code == 0
+    page, api = get(application(tmp_path), "/rounds/mean", "/api/rounds/mean")
+    assert api.json()["result"]["value"] == pytest.approx(41.0)
+    assert api.json()["title"] == "mean: 41"
+    assert "<h1>mean: 41</h1>" in page.text
+    assert 'sandbox="allow-scripts"' in page.text
