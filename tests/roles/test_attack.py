@@ -6,7 +6,8 @@ from roles.test_masked import yingkou
 from veilgrid.grid.day import Day
 from veilgrid.report.folders import open_scenario
 from veilgrid.roles.attack import ATTACKED, CASES, attack_plan, default_site
-from veilgrid.roles.audit import AUDITED, EXACT, audit
+from veilgrid.roles.audit import AUDITED, audit
+from veilgrid.roles.audit_score import EXACT
 from veilgrid.roles.operator import DayPlan, plan_day
 from veilgrid.secret import SeededRandomness
 

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from veilgrid.admm.certify import certify, turnover
 from veilgrid.admm.exchange import ExchangeSettings, Metric
@@ -24,8 +25,9 @@ from veilgrid.qp.mask import EVERY_OPTION, MaskOptions
 from veilgrid.qp.problem import QuadraticProgram
 from veilgrid.qp.solve import SolveSettings, solve
 from veilgrid.report.folders import open_scenario
-from veilgrid.roles.masked import MaskedRun, MaskedSettings, Misconduct, Watched, plan_masked
+from veilgrid.roles.masked import MaskedRun, MaskedSettings, plan_masked
 from veilgrid.roles.masked_ledger import LedgerRun, plan_refusal, signed_plan
+from veilgrid.roles.masked_record import Misconduct, Watched
 from veilgrid.roles.masked_task import (
     CLAIM_DOMAIN,
     Council,
@@ -194,7 +196,7 @@ def test_a_yingkou_day_is_planned_masked_within_its_goals(name: str) -> None:
     assert plan.iteration_count <= 150
     assert abs(gap_to_central(day, limits, outcome)) <= 2e-4
     assert_as_plain(day, limits, kept[:2])
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2) as pool, threadpool_limits(1, user_api="blas"):
         run = MaskedRun(day, limits, MaskedSettings(), SeededRandomness(7), pool)
         _, offer = run.open()
         assert_as_plain(day, limits, [run.iterate(offer)])

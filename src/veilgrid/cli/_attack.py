@@ -12,7 +12,8 @@ from veilgrid.errors import Finding, InputError
 from veilgrid.grid.day import Day
 from veilgrid.grid.scenario import BUNDLED_DAY
 from veilgrid.report.folders import open_scenario
-from veilgrid.roles.attack import ATTACKED, CASES, PUBLISHED, AttackResult, attack_plan
+from veilgrid.roles.attack import ATTACKED, CASES, PUBLISHED, attack_plan
+from veilgrid.roles.attack_setting import AttackResult
 from veilgrid.roles.operator import DayPlan, plan_day
 from veilgrid.secret import Randomness, SeededRandomness, SystemRandomness
 

@@ -11,48 +11,33 @@ scheme's own checks act, and reads the outcome off the money and the status.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Final, NamedTuple
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
 from veilgrid.admm.certify import certify
-from veilgrid.admm.exchange import ExchangeSettings, plan_exchange
 from veilgrid.admm.neighbour import EdgeSettings, Said, plan_neighbour
 from veilgrid.admm.outcome import Coordination, RunStatus
 from veilgrid.admm.reference import alone, central
 from veilgrid.admm.settlement import MICRO, settle, settle_alone
 from veilgrid.errors import Finding, InputError, RunAborted, invariant
 from veilgrid.grid.day import Day
-from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import Floats
-from veilgrid.roles.masked import MaskedSettings, Misconduct, plan_masked
+from veilgrid.roles.attack_dispatcher import colluding_dispatcher
+from veilgrid.roles.attack_setting import AttackOutcome, AttackResult, Setting
+from veilgrid.roles.masked import plan_masked
 from veilgrid.roles.masked_edge import EdgeDevice, Offer
 from veilgrid.roles.masked_ledger import LedgerRun, bids_digest
+from veilgrid.roles.masked_record import Misconduct
 from veilgrid.roles.operator import SCHEMES, DayPlan, plan_cost, plan_day
 from veilgrid.secret import Randomness
 
 LOAD_SHARE: Final = 0.05
 """By so much of its load a dishonest site claims to need less."""
 
-PREMIUMS: Final = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
-"""Premiums that a colluding dispatcher tries, in units of the highest tariff."""
-
-MASKED_PREMIUMS: Final = (0.1, 1.0)
-"""Of these, the ones that a coordinator of masked sites tries: each is a whole day."""
-
-PATIENCE: Final = 5
-"""Iterations beyond those of an honest day that a favoured one may take to pass."""
-
-UNNOTICED: Final = 0.004
-"""A dispatcher who wants to stay unnoticed raises the total cost by at most this share."""
-
 REFUSES_AT: Final = 3
 """Iteration from which a refusing site stays silent."""
-
-GAIN_MIN: Final = 1e-5
-"""Share of the cost of all alone above which a gain counts as one."""
 
 CASES: Final = ("dishonest-site", "colluding-dispatcher", "refusing-site")
 
@@ -74,100 +59,6 @@ PUBLISHED: Final = {
     "refusing-site": "stops plain neighbours; excluding it costs 1.5 % under masking",
 }
 """What the source paper reports, to set beside [model 8]."""
-
-
-class AttackOutcome(StrEnum):
-    """How an attack ended."""
-
-    SUCCEEDED = "succeeded"
-    PREVENTED = "prevented"
-    STALLED = "stalled"
-    CONTAINED = "contained"
-
-
-class AttackResult(NamedTuple):
-    """One case under one scheme.
-
-    Attributes
-    ----------
-    attacker_gain : currency
-        By how much better off the attacker is than under the honest plan, true costs counted.
-    cost_change_percent
-        Of the community's true cost against the honest plan.
-    culprit
-        Who is named; ``None`` if nobody is.
-    why
-        What made the outcome, for a person.
-    """
-
-    case: str
-    scheme: str
-    site: str
-    outcome: AttackOutcome
-    attacker_gain: float
-    cost_change_percent: float
-    culprit: str | None
-    why: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What all cases share: the honest plan of the scheme.
-
-    Attributes
-    ----------
-    site : index
-        The attacker, or whom the dispatcher favours.
-    """
-
-    day: Day
-    scheme: str
-    honest: DayPlan
-    site: int
-    randomness: Randomness
-
-    @property
-    def limits(self) -> Limits:
-        """Within which the honest plan was made."""
-        return self.honest.limits
-
-    @property
-    def name(self) -> str:
-        """Of the site."""
-        return str(self.day.sites[self.site].name)
-
-    @property
-    def honest_cost(self) -> float:
-        """Community's cost of the honest plan, currency."""
-        cost = self.honest.cost
-        invariant(cost is not None, "the honest day has a plan")
-        return float(cost or 0.0)
-
-    @property
-    def honest_account(self) -> float:
-        """What the attacker bears under the honest plan, currency."""
-        settlement = self.honest.settlement
-        invariant(settlement is not None, "the honest day has a settlement")
-        return settlement.accounts[self.site].cost / MICRO if settlement else 0.0
-
-    def result(
-        self,
-        case: str,
-        outcome: AttackOutcome,
-        why: str,
-        *,
-        gain: float = 0.0,
-        cost: float | None = None,
-        culprit: str | None = None,
-    ) -> AttackResult:
-        """Put a result together; ``cost`` is the community's true cost."""
-        base = abs(self.honest_cost) or 1.0
-        change = 0.0 if cost is None else 100.0 * (cost - self.honest_cost) / base
-        return AttackResult(case, self.scheme, self.name, outcome, gain, change, culprit, why)
-
-    def is_gain(self, amount: float) -> bool:
-        """Whether an amount is more than rounding."""
-        return amount > max(0.01, GAIN_MIN * abs(self.honest.cost_alone))
 
 
 def default_site(day: Day, case: str) -> int:
@@ -394,153 +285,6 @@ def _dishonest_masked(setting: Setting, pretended: Day) -> AttackResult:
     )
 
 
-# (b) A dispatcher in league with a site.
-
-
-class _Favour(NamedTuple):
-    """A plan that favours one site, and what that brings."""
-
-    premium: float
-    plan: Coordination
-    gain: float
-    cost: float
-
-
-def favoured_day(day: Day, index: int, premium: float) -> Day:
-    """Return the day with a site's injections cheaper by a premium, currency per per-unit."""
-    site = day.sites[index]
-    produced = np.asarray(site.inject_p.maximum(0.0).sum(axis=0)).ravel()
-    cheaper = replace(site, linear=site.linear - premium * produced)
-    return replace(day, sites=tuple(cheaper if i == index else s for i, s in enumerate(day.sites)))
-
-
-def _mwh(day: Day) -> float:
-    """Return the energy of one per-unit over one interval, MWh."""
-    return day.horizon.hours * day.network.base_mva
-
-
-def _favours(setting: Setting) -> list[_Favour]:
-    """Plan with each premium; the dispatcher pays it out on top of the site's honest price."""
-    day, index = setting.day, setting.site
-    highest = float(np.max(np.abs(day.buy)))
-    found = []
-    for share in PREMIUMS:
-        premium = share * highest
-        favoured = favoured_day(day, index, premium)
-        if setting.scheme == "exchange":
-            plan = plan_exchange(favoured, setting.limits)
-        else:
-            plan = central(favoured, setting.limits)
-        if not plan.setpoints:
-            continue
-        account = _account(setting, plan, setting.honest.outcome.price_p)
-        produced = float(np.maximum(day.sites[index].inject_p @ plan.setpoints[index], 0.0).sum())
-        gain = setting.honest_account - (account - premium * produced)
-        found.append(_Favour(premium, plan, gain, day.cost(plan.setpoints)))
-    return found
-
-
-def _account(setting: Setting, plan: Coordination, price_p: Floats) -> float:
-    """Return what a site really bears under a plan at given prices, currency."""
-    day, index = setting.day, setting.site
-    settled = settle(
-        day,
-        plan.setpoints,
-        setting.honest.alone.setpoints,
-        price_p,
-        setting.honest.outcome.price_q,
-        0.0,
-    )
-    return settled.accounts[index].cost / MICRO
-
-
-def _colluding_dispatcher(setting: Setting) -> AttackResult:
-    case = "colluding-dispatcher"
-    if setting.scheme in ("alone", "neighbour"):
-        why = "nobody dispatches: there is no one to collude with"
-        return setting.result(case, AttackOutcome.PREVENTED, why, cost=setting.honest_cost)
-    if setting.scheme == "masked":
-        return _favoured_masked(setting)
-    tried = _favours(setting)
-    base = abs(setting.honest_cost) or 1.0
-    if setting.scheme in ("central", "exchange"):
-        quiet = [f for f in tried if f.cost - setting.honest_cost <= UNNOTICED * base]
-        best = max(quiet, key=lambda f: f.gain, default=None)
-        if best is not None and setting.is_gain(best.gain):
-            why = (
-                f"a premium of {best.premium / _mwh(setting.day):,.0f} per MWh is paid "
-                "by all others, who cannot recompute plan or prices"
-            )
-            return setting.result(
-                case, AttackOutcome.SUCCEEDED, why, gain=best.gain, cost=best.cost
-            )
-        why = "no premium that stays unnoticed brings the site a gain"
-        return setting.result(case, AttackOutcome.PREVENTED, why, cost=setting.honest_cost)
-    return _verified_dispatch(setting, tried)
-
-
-def _verified_dispatch(setting: Setting, tried: list[_Favour]) -> AttackResult:
-    """Hand favoured plans to validators; pay what passes at recomputed prices."""
-    case, day, limits = "colluding-dispatcher", setting.day, setting.limits
-    refused, gain, cost = 0, 0.0, setting.honest_cost
-    for favour in tried:
-        run = LedgerRun(
-            randomness=setting.randomness,
-            solvers={"worker-0": lambda _day, _limits, plan=favour.plan: plan},  # type: ignore[misc]
-        )
-        accepted = run.run(day, limits)
-        if run.refused:
-            refused += 1
-            continue
-        judged = certify(day, limits, accepted.setpoints, accepted.price_p, accepted.price_q)
-        mine = setting.honest_account - _account(setting, accepted, judged.target.price_p)
-        if mine > gain:
-            gain, cost = mine, day.cost(accepted.setpoints)
-    if setting.is_gain(gain):
-        why = "a favoured plan passed the certificate"
-        return setting.result(case, AttackOutcome.SUCCEEDED, why, gain=gain, cost=cost)
-    why = (
-        f"validators refused {refused} of {len(tried)} favoured plans; the others are optimal to "
-        "the tolerance, and premiums are not paid: validators recompute prices"
-    )
-    culprit = "dispatcher" if refused else None
-    return setting.result(case, AttackOutcome.PREVENTED, why, gain=gain, cost=cost, culprit=culprit)
-
-
-def _favoured_masked(setting: Setting) -> AttackResult:
-    """Let the coordinator offer one site better prices; the day has to pass its certificate."""
-    case, day, limits, index = "colluding-dispatcher", setting.day, setting.limits, setting.site
-    if index not in day.flexible:
-        why = "a site without choice answers no price: there is nothing to favour"
-        return setting.result(case, AttackOutcome.PREVENTED, why, cost=setting.honest_cost)
-    highest = float(np.max(np.abs(day.buy)))
-    last = setting.honest.outcome.iteration_count + PATIENCE
-    settings = MaskedSettings(exchange=ExchangeSettings(iteration_count_max=last))
-    refused, gain, cost = 0, 0.0, setting.honest_cost
-    for share in MASKED_PREMIUMS:
-        favouring = {index: share * highest}
-        found = plan_masked(
-            day, limits, setting.randomness, settings, misconduct=Misconduct(favouring=favouring)
-        )
-        plan = found.coordination
-        if plan.status is not RunStatus.CONVERGED:
-            refused += 1
-            continue
-        judged = certify(day, limits, plan.setpoints, plan.price_p, plan.price_q)
-        mine = setting.honest_account - _account(setting, plan, judged.target.price_p)
-        if mine > gain:
-            gain, cost = mine, day.cost(plan.setpoints)
-    if setting.is_gain(gain):
-        why = "a favoured day passed its certificate"
-        return setting.result(case, AttackOutcome.SUCCEEDED, why, gain=gain, cost=cost)
-    why = (
-        f"{refused} of {len(MASKED_PREMIUMS)} favoured days did not pass their certificate in "
-        f"{last} iterations: regret is measured at the prices that follow from the network"
-    )
-    culprit = "dispatcher" if refused else None
-    return setting.result(case, AttackOutcome.PREVENTED, why, gain=gain, cost=cost, culprit=culprit)
-
-
 # (c) A site that refuses.
 
 
@@ -605,6 +349,6 @@ def _stalled(setting: Setting, case: str, plan: Coordination) -> AttackResult:
 
 _ACTS: dict[str, Callable[[Setting], AttackResult]] = {
     "dishonest-site": _dishonest_site,
-    "colluding-dispatcher": _colluding_dispatcher,
+    "colluding-dispatcher": colluding_dispatcher,
     "refusing-site": _refusing_site,
 }

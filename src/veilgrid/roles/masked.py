@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,14 +25,12 @@ from veilgrid.admm.site_step import SiteAnswer
 from veilgrid.errors import RunAborted, invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
-from veilgrid.grid.network import Floats
 from veilgrid.qp.mask import MaskedProblem, MaskOptions
-from veilgrid.roles.masked_edge import EdgeDevice, Falsify, Offer, Public, agrees
+from veilgrid.roles.masked_edge import EdgeDevice, Offer, Public, agrees
+from veilgrid.roles.masked_record import HONEST, MaskedOutcome, Misconduct, Record, Watched
 from veilgrid.roles.masked_task import (
     Council,
-    Submission,
     Task,
-    Verdict,
     Worker,
     assign,
     with_linear,
@@ -69,77 +66,6 @@ class MaskedSettings:
     fault_max: int = 1
 
 
-class Record(NamedTuple):
-    """One settled task as the ledger has it."""
-
-    task: Task
-    submission: Submission
-    verdicts: tuple[Verdict, ...]
-
-
-Tamper = Callable[[Task, MaskedProblem, Submission], Submission]
-"""What a dishonest worker makes of an honest submission."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Misconduct:
-    """Who departs from the protocol; empty in any real run.
-
-    Attributes
-    ----------
-    workers
-        By name: what they make of their submissions.
-    refusing
-        By index of the site: from which iteration on its edge device stays silent.
-    falsifying
-        By index of the site: what its edge device pretends to have been offered.
-    favouring
-        By index of the site: premium, currency per per-unit, that a coordinator in league with it
-        adds to the prices that it offers; certificates are asked for at the true prices.
-    """
-
-    workers: Mapping[str, Tamper] = field(default_factory=dict)
-    refusing: Mapping[int, int] = field(default_factory=dict)
-    falsifying: Mapping[int, "Falsify"] = field(default_factory=dict)
-    favouring: Mapping[int, float] = field(default_factory=dict)
-
-
-class Watched(NamedTuple):
-    """One iteration as it is shown to tests and the audit; arrays (flexible site, interval).
-
-    ``kind`` is that of the tasks; ``solutions`` are what edge devices recover, all variables: the
-    truth to score attacks against.
-    """
-
-    iteration: int
-    offer: ExchangeState
-    demand_p: Floats
-    demand_q: Floats
-    records: tuple[Record, ...]
-    problems: tuple[MaskedProblem, ...]
-    solutions: tuple[Floats, ...]
-    kind: str = "near"
-
-
-class MaskedOutcome(NamedTuple):
-    """A masked day.
-
-    Attributes
-    ----------
-    refused
-        Claims that validators refused: task, worker, reason.
-    excluded
-        Sites (indices) that went silent; the plan takes their register's fallback.
-    named
-        Sites whose c' did not follow from the registered one and the offer.
-    """
-
-    coordination: Coordination
-    refused: tuple[tuple[Task, str, str], ...]
-    excluded: tuple[int, ...]
-    named: tuple[str, ...] = ()
-
-
 class MaskedRun:
     """One day in the scheme ``masked``.
 
@@ -164,7 +90,7 @@ class MaskedRun:
         settings: MaskedSettings,
         randomness: Randomness,
         pool: ThreadPoolExecutor,
-        misconduct: Misconduct = Misconduct(),
+        misconduct: Misconduct = HONEST,
     ) -> None:
         self.day, self.limits, self.settings = day, limits, settings
         self.misconduct, self._pool, self._randomness = misconduct, pool, randomness
@@ -546,7 +472,7 @@ def plan_masked(
     settings: MaskedSettings = MaskedSettings(),
     start: object = None,
     progress: ProgressSink | None = None,
-    misconduct: Misconduct = Misconduct(),
+    misconduct: Misconduct = HONEST,
     watch: Callable[[Watched], None] | None = None,
 ) -> MaskedOutcome:
     """Plan a day in the scheme ``masked``.

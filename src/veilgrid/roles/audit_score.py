@@ -1,0 +1,77 @@
+"""How much of a quantity a role got: what audits report [masking 8]."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from veilgrid.errors import invariant
+from veilgrid.grid.day import Day
+from veilgrid.grid.network import Floats
+from veilgrid.grid.site import Span
+
+EXACT = 1e-6
+"""An entry counts as recovered if it is within this of the truth, relative to the largest."""
+
+
+class Recovered(NamedTuple):
+    """How much of one quantity a role got.
+
+    Attributes
+    ----------
+    quantity, role
+        What, and who.
+    max_error
+        Largest difference from the truth, in the quantity's unit.
+    share_recovered : in [0, 1]
+        Part of the entries within :data:`EXACT` of the truth.
+    unit
+        Of the error.
+    how
+        The attack, in a few words.
+    options
+        Whether row scaling, permutation and decoys were on.
+    """
+
+    quantity: str
+    role: str
+    max_error: float
+    share_recovered: float
+    unit: str
+    how: str
+    options: bool = False
+
+
+def scored(
+    quantity: str,
+    role: str,
+    guess: Floats,
+    truth: Floats,
+    unit: str,
+    how: str,
+    *,
+    options: bool = False,
+) -> Recovered:
+    """Score a guess against the truth, arrays of one shape."""
+    invariant(guess.shape == truth.shape, "a guess has the shape of the truth")
+    error = np.abs(guess - truth)
+    error = np.where(np.isfinite(error), error, np.inf)
+    size = max(float(np.max(np.abs(truth), initial=0.0)), 1e-3)
+    share = float(np.mean(error <= EXACT * size)) if error.size else 0.0
+    return Recovered(quantity, role, float(np.max(error, initial=0.0)), share, unit, how, options)
+
+
+def nothing(quantity: str, role: str, truth: Floats, unit: str, how: str) -> Recovered:
+    """Score a role that has nothing better than to guess zero; zeros guessed do not count."""
+    worst = float(np.max(np.abs(truth), initial=0.0))
+    return Recovered(quantity, role, worst, 0.0, unit, how)
+
+
+def energy_of(day: Day) -> float:
+    """Return the energy of one per-unit over one interval, MWh."""
+    return day.horizon.hours * day.network.base_mva
+
+
+def powers_of(spans: tuple[Span, ...], count: int) -> "np.ndarray":
+    """Return indices of the variables that are powers, not stored energy."""
+    chosen = [np.arange(s.start, s.start + count) for s in spans if s.group != "energy"]
+    return np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
