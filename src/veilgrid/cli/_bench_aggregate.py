@@ -3,9 +3,8 @@
 import time
 from typing import Any, Final
 
+from veilgrid.cli._bench_plain import beside_plain
 from veilgrid.errors import RunAborted
-from veilgrid.machine import NodeId
-from veilgrid.node.local import ProcessSpec, run_processes
 from veilgrid.risk.aggregate_workload import Workload, expected
 
 SIZES: Final = (1_000, 10_000, 100_000)
@@ -55,44 +54,15 @@ def round_row(work: Workload, parties: int = PARTIES) -> dict[str, Any]:
     RunAborted
         They open different numbers, or a party ended without a result.
     """
-    specs = [
-        ProcessSpec(
-            node=NodeId(f"party-{index}"),
-            factory="veilgrid.risk.aggregate_workload:build_party",
-            messages="veilgrid.mpc.message:Message",
-            arguments=work,
-        )
-        for index in range(1, parties + 1)
-    ]
-    what = f"weighted trimmed mean, {work.count} sources"
-    results = run_processes(specs, timeout_s=600, start_timeout_s=300)
-    expected(Workload(work.function, 60, work.degree))
-    began = time.perf_counter()
-    right = expected(work)
-    plain = time.perf_counter() - began
-    for result in results:
-        outcome: dict[str, Any] = (
-            result.outcomes[0] if result.outcomes else {"reason": result.stderr}
-        )
-        if (outcome.get("result") or {}).get("numbers") != right:
-            reason = outcome.get("reason", "a result differs from the plain one")
-            raise RunAborted(f"{what}: {reason}")
-    seconds = max(result.seconds for result in results)
-    return {
-        "what": what,
-        "ours": seconds,
-        "peer": plain,
-        "ratio": plain / seconds,
-        "unit": "s",
-        "peer_name": "the same on plain numbers",
-        "count": work.count,
-        "parties": parties,
-        "degree": work.degree,
-        "ours_megabytes": max(result.octets_sent for result in results) / 1e6,
-        "ours_peak_megabytes": max(result.peak_memory_octets for result in results) / 1e6,
-        "processor_seconds": max(result.processor_seconds for result in results),
-        "rounds": results[0].outcomes[0]["round_count"],
-    }
+    expected(Workload(work.function, 60, work.degree))  # Compiled parts are warm from here on.
+    return beside_plain(
+        f"weighted trimmed mean, {work.count} sources",
+        "veilgrid.risk.aggregate_workload:build_party",
+        work,
+        parties,
+        lambda: expected(work),
+        lambda result: (result or {}).get("numbers"),
+    )
 
 
 def _hierarchy(count: int, regions: int) -> list[dict[str, Any]]:

@@ -3,9 +3,7 @@
 import time
 from typing import Any, Final
 
-from veilgrid.errors import RunAborted
-from veilgrid.machine import NodeId
-from veilgrid.node.local import ProcessSpec, run_processes
+from veilgrid.cli._bench_plain import beside_plain
 from veilgrid.risk.market_workload import Workload, expected
 
 MARKET_SIZES: Final = (5_000, 100_000)
@@ -53,38 +51,6 @@ def bench_capacity(size: int = FLEET_SIZE) -> list[dict[str, Any]]:
 
 def timed(what: str, work: Workload, parties: int = PARTIES) -> dict[str, Any]:
     """Run a workload with processes over TLS, and in the clear, and compare what they open."""
-    specs = [
-        ProcessSpec(
-            node=NodeId(f"party-{index}"),
-            factory="veilgrid.risk.market_workload:build_party",
-            messages="veilgrid.mpc.message:Message",
-            arguments=work,
-        )
-        for index in range(1, parties + 1)
-    ]
-    results = run_processes(specs, timeout_s=600, start_timeout_s=300)
-    expected(Workload(work.kind, 200, work.degree))
-    began = time.perf_counter()
-    right = expected(work)
-    plain = time.perf_counter() - began
-    for result in results:
-        outcome = result.outcomes[0] if result.outcomes else {"reason": result.stderr}
-        if outcome.get("result") != right:
-            reason = outcome.get("reason", "a result differs from the plain one")
-            raise RunAborted(f"{what}: {reason}")
-    seconds = max(result.seconds for result in results)
-    return {
-        "what": what,
-        "ours": seconds,
-        "peer": plain,
-        "ratio": plain / seconds,
-        "unit": "s",
-        "peer_name": "the same on plain numbers",
-        "count": work.count,
-        "parties": parties,
-        "degree": work.degree,
-        "ours_megabytes": max(result.octets_sent for result in results) / 1e6,
-        "ours_peak_megabytes": max(result.peak_memory_octets for result in results) / 1e6,
-        "processor_seconds": max(result.processor_seconds for result in results),
-        "rounds": results[0].outcomes[0]["round_count"],
-    }
+    expected(Workload(work.kind, 200, work.degree))  # Compiled parts are warm from here on.
+    factory = "veilgrid.risk.market_workload:build_party"
+    return beside_plain(what, factory, work, parties, lambda: expected(work))
