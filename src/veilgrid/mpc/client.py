@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+import numpy as np
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from veilgrid.errors import Finding, InputError
-from veilgrid.mpc._points import key_sets
-from veilgrid.mpc.field import PRIME_FIELD, decode, encode, octets_of, words_of
+from veilgrid.mpc._points import key_sets, lagrange, place
+from veilgrid.mpc.field import PRIME_FIELD, Words, decode, encode, octets_of, words_of
 from veilgrid.mpc.form import NOTHING, Form
 from veilgrid.mpc.message import Output, Submission
 from veilgrid.mpc.prss import Members, client_words
@@ -230,6 +231,43 @@ class Mailbox:
 def seal_output(session: bytes, label: str, octets: bytes, box_key: bytes) -> Output:
     """Return a share of a result, sealed for one client."""
     return Output(session, label, SealedBox(PublicKey(box_key)).encrypt(octets))
+
+
+def read_present(
+    outputs: Mapping[int, Output], n: int, degree: int, box_key: Secret[bytes]
+) -> list[int] | None:
+    """Open a result from the sealed shares of some parties, by place from 0.
+
+    Who sent nothing, or nothing that can be read, counts as absent and is one of the ``degree``
+    that may be corrupt; the shares of all others must agree.
+
+    Returns
+    -------
+    The integers, or None where too few shares are there or where they contradict each other.
+    """
+    box = SealedBox(PrivateKey(box_key.reveal_to("decryption")))
+    blocks: dict[int, Words] = {}
+    for party, output in outputs.items():
+        try:
+            octets = box.decrypt(output.box)
+        except CryptoError:
+            continue
+        if len(octets) % 16 == 0:
+            blocks[party] = PRIME_FIELD.from_words(words_of(octets))
+    lengths = [one.shape[0] for one in blocks.values()]
+    usual = max(set(lengths), key=lengths.count, default=0)
+    blocks = {party: one for party, one in blocks.items() if one.shape[0] == usual}
+    if len(blocks) < max(n - degree, degree + 1):
+        return None
+    base = sorted(blocks)[: degree + 1]
+    points = [place(PRIME_FIELD, party + 1) for party in base]
+    kept = np.stack([blocks[party] for party in base])
+    for party in range(n):
+        if party not in blocks:
+            factors = lagrange(PRIME_FIELD, points, place(PRIME_FIELD, party + 1))
+            blocks[party] = PRIME_FIELD.combine(PRIME_FIELD.vector(factors), kept)
+    opening = open_shares(PRIME_FIELD, [blocks[party] for party in range(n)], degree)
+    return None if opening.values is None else decode(opening.values)
 
 
 def read_output(

@@ -139,7 +139,8 @@ class Ended:
 
     sites: SiteOutcome | None = None
     parties: list[DayEnded] = field(default_factory=list)
-    stopped: list[Stopped] = field(default_factory=list)
+    stopped: dict[NodeId, Stopped] = field(default_factory=dict)
+    now_ns: int = 0
     sent: list[tuple[NodeId, NodeId, Any]] = field(default_factory=list)
 
     @property
@@ -178,8 +179,11 @@ def run_day(
     with cast.pool:
         while queue or (timers and ended.sites is None):
             if not queue:
-                queue.extend((name, TimerFired(timer)) for name, timer in timers)
-                timers.clear()
+                ended.now_ns = min(timers.values())
+                due = [key for key, at_ns in timers.items() if at_ns == ended.now_ns]
+                queue.extend((name, TimerFired(timer)) for name, timer in due)
+                for key in due:
+                    del timers[key]
             name, event = queue.popleft()
             for effect in machines[name].handle(event):
                 _carry_out(name, effect, queue, timers, ended, meddle, machines)
@@ -202,7 +206,7 @@ def _carry_out(
             if shown is not None:
                 queue.append((to, Received(name, shown)))
         case SetTimer(timer, delay_ns):
-            timers[name, timer] = delay_ns
+            timers[name, timer] = ended.now_ns + delay_ns
         case Compute(job, kernel, arguments):
             queue.append((name, Computed(job, kernel(*arguments))))
         case Decide(SiteOutcome() as outcome):
@@ -210,7 +214,7 @@ def _carry_out(
         case Decide(DayEnded() as outcome):
             ended.parties.append(outcome)
         case Decide(Stopped() as stopped):
-            ended.stopped.append(stopped)
+            ended.stopped[name] = stopped
 
 
 def setpoints_of(day: Day, ended: Ended) -> list[np.ndarray]:

@@ -84,7 +84,8 @@ def unlike(
             rooms += [subtract(most, value), add(most, value)]
         if bus in regrets:
             claimed = PRIME_FIELD.scale(up, regrets[bus].data[:1])
-            rooms.append(subtract(add(claimed, near), found.gaps.data[[bus]]))
+            off = subtract(claimed, found.gaps.data[[bus]])
+            rooms += [add(near, off), subtract(near, off)]
         owners += [bus] * (sum(len(one) for one in rooms) - len(owners))
     fine = yield from not_negative(mpc, mpc.wrap(np.concatenate(rooms), _HONEST_MAX), _HONEST_MAX)
     return sorted({bus for bus, is_fine in zip(owners, fine, strict=True) if not is_fine})

@@ -115,7 +115,7 @@ class Course:
         self._passes = 0
         self._suspected = 0
         self._residual_tried = float("inf")
-        self._claimed = (0.0, 0.0)
+        self._claimed, self._fits = (0.0, 0.0), False
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -287,7 +287,7 @@ class Course:
         if iteration > 1:
             is_due = self.rule.is_due
             self.mixture = self.rule.decide(products) if is_due else self.rule.step_plainly()
-        self._claimed = (cost, gap)
+        self._claimed, self._fits = (cost, gap), bool(result["fits"])
         if result.get("exceeded"):
             self._bring_in(result["exceeded"])
         if self._is_suspect(iteration, cost, gap):
@@ -325,8 +325,9 @@ class Course:
     def _on_regret(self, result: dict[str, Any], iteration: int) -> None:
         cost, gap = self._claimed
         allowed = self.settings.gap_max * max(abs(cost), self.turnover_min)
-        if gap + float(result["regret"]) <= allowed:
-            self.status = CONVERGED
+        is_close = self._fits and gap + float(result["regret"]) <= allowed
+        if is_close or iteration >= self.settings.iteration_count_max:
+            self.status = CONVERGED if is_close else LIMIT
             self._go(CERTIFICATE, iteration)
             return
         self._residual_tried = self.history[-1].residual
@@ -335,8 +336,8 @@ class Course:
     def _resume(self, iteration: int) -> None:
         """Take up the coordination after a look at whether it may end."""
         if iteration >= self.settings.iteration_count_max:
-            self.status = LIMIT
-            self._go(CERTIFICATE, iteration)
+            # Everybody says what it regrets: who keeps the day from ending is found out by it.
+            self._go(REGRET, iteration)
         elif iteration == 1:
             self._begin(2)
         else:

@@ -26,9 +26,10 @@ from veilgrid.machine import (
     NodeId,
     Received,
     Send,
+    SetTimer,
     TimerFired,
 )
-from veilgrid.mpc.client import read_output, submit
+from veilgrid.mpc.client import read_present, submit
 from veilgrid.mpc.message import Output
 from veilgrid.qp.problem import QuadraticProgram
 from veilgrid.qp.solve import solve
@@ -53,6 +54,10 @@ from veilgrid.signature import Signs
 
 _ANSWERED: Final = "answered"
 _CHEAPEST: Final = "cheapest"
+_PARCELS: Final = "parcels"
+
+PARCELS_PATIENCE_NS: Final = 3_000_000_000
+"""How long sites wait for all parties' parcels; shorter than the parties wait for the sites."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +183,9 @@ class SiteGroup:
         self._payments: dict[int, float] = {}
         self._own_costs: dict[int, float] = {}
         self._cheapest: Cheapest | None = None
-        self._is_over = False
+        self._is_over = self._is_late = False
+        self._timer = ""
+        self._stopped: dict[NodeId, Stopped] = {}
         self._arrange()
 
     def _arrange(self) -> None:
@@ -220,8 +227,11 @@ class SiteGroup:
                 return self._on_notice(sender, notice)
             case Received(sender, Parcel() as parcel) if sender in self.agreement.parties:
                 return self._on_parcel(sender, parcel)
+            case TimerFired(name) if name == f"{_PARCELS} {self.course.task.number}":
+                self._is_late = True
+                return self._go_on()
             case Received(sender, Stopped() as stopped) if sender in self.agreement.parties:
-                return self._on_stopped(stopped)
+                return self._on_word(sender, stopped)
             case _:
                 return []
 
@@ -265,6 +275,19 @@ class SiteGroup:
         by_bus.setdefault(parcel.bus, {})[place] = parcel.output
         return self._go_on()
 
+    def _on_word(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
+        """Stop once more parties say so than may be corrupt, and blame whom that many blame."""
+        if stopped.day != self.agreement.day:
+            return []
+        self._stopped[sender] = stopped
+        said, degree = list(self._stopped.values()), self.agreement.degree
+        if len(said) <= degree:
+            return []
+        blamed = [name for one in said for name in set(one.culprits)]
+        culprits = sorted({name for name in blamed if blamed.count(name) > degree})
+        reason = next((one.reason for one in said if culprits == one.culprits), stopped.reason)
+        return self._on_stopped(msgspec.structs.replace(stopped, reason=reason, culprits=culprits))
+
     def _on_stopped(self, stopped: Stopped) -> list[Effect]:
         self._is_over = True
         return [Decide(stopped)]
@@ -274,10 +297,17 @@ class SiteGroup:
         task = self.course.task
         said = list(self._notices.get(task.number, {}).values())
         agreed = [one for one in set(said) if said.count(one) > self.agreement.degree]
-        if not agreed or not self._has_parcels(agreed[0]):
+        if not agreed:
             return []
+        if not self._has_parcels(agreed[0]):
+            name = f"{_PARCELS} {task.number}"
+            was_set, self._timer = self._timer == name, name
+            return [] if was_set else [SetTimer(name, PARCELS_PATIENCE_NS)]
         result = msgspec.msgpack.decode(agreed[0])
-        self._read(result)
+        if not self._read(result):
+            reason = "the parties' shares of what opens to one site contradict each other"
+            return self._on_stopped(Stopped(self.agreement.day, task.number, reason, []))
+        self._is_late = False
         self._notices.pop(task.number, None)
         self._parcels.pop(task.number, None)
         self._opened.clear()
@@ -292,7 +322,9 @@ class SiteGroup:
         expected = self._expected(msgspec.msgpack.decode(result))
         came = self._parcels.get(self.course.task.number, {})
         count = len(self.agreement.parties)
-        return all(len(came.get(bus, {})) == count for bus in expected)
+        # Who withholds parcels is one of the few that may be corrupt: the others' do.
+        enough = count - self.agreement.degree if self._is_late else count
+        return all(len(came.get(bus, {})) >= enough for bus in expected)
 
     def _expected(self, result: dict[str, Any]) -> list[int]:
         if result.get("missing"):
@@ -301,13 +333,15 @@ class SiteGroup:
             return self._own
         return list(self._sites) if self.course.task.kind == CERTIFICATE else []
 
-    def _read(self, result: dict[str, Any]) -> None:
-        """Open what is for the sites of this group."""
+    def _read(self, result: dict[str, Any]) -> bool:
+        """Open what is for the sites of this group; return whether all of it could be read."""
         came = self._parcels.get(self.course.task.number, {})
         unit = self.course.register.unit
         for bus in self._expected(result):
-            outputs = [came[bus][place] for place in range(len(self.agreement.parties))]
-            values, _ = read_output(outputs, self.agreement.degree, self._keys[bus].box_key)
+            agreement, key = self.agreement, self._keys[bus].box_key
+            values = read_present(came[bus], len(agreement.parties), agreement.degree, key)
+            if values is None:
+                return False
             if self.course.task.kind == CERTIFICATE:
                 amounts = [value / 2.0 ** (COST_BITS + 1) * unit for value in values]
                 self._payments[bus], self._own_costs[bus] = amounts
@@ -320,6 +354,7 @@ class SiteGroup:
             active[place] = prices[:times]
             if len(prices) > times:
                 reactive[place] = prices[times:]
+        return True
 
     # -- acting ---------------------------------------------------------------------------------
 
