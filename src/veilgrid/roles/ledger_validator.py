@@ -357,7 +357,7 @@ class Validator:
         return tasked.base == (book.near if tasked.kind == NEAR else book.cheapest)
 
     def _judged(
-        self, step: int, site: str, worker: str, digest: bytes, *, is_accepted: bool
+        self, step: int, site: str, worker: str, digest: Any, *, is_accepted: bool
     ) -> list[Effect]:
         if step != self.view.iteration:
             return []
