@@ -152,6 +152,7 @@ class Enclave:
     )
     aws: x509.Certificate = field(default_factory=lambda: certificate("aws", "aws"))
     header: dict[int, int] = field(default_factory=lambda: {1: -35})
+    unsigned: Any = field(default_factory=dict)
     signer: str = "leaf"
 
     @property
@@ -178,5 +179,5 @@ class Enclave:
         payload = cbor2.dumps(self.document(**changes))
         signed = cbor2.dumps(["Signature1", protected, b"", payload])
         signature = key(self.signer).sign(signed, ec.ECDSA(hashes.SHA384()))
-        message = [protected, {}, payload, raw(signature, 48, "big")]
+        message = [protected, self.unsigned, payload, raw(signature, 48, "big")]
         return Evidence(kind="nitro", statement=cbor2.dumps(message))

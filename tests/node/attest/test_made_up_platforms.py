@@ -105,6 +105,8 @@ WRONG_CHAINS = [
     (Enclave(signer="other"), "signature does not hold under the enclave's key"),
     (Enclave(header={1: -7}), "is not ES384"),
     (Enclave(header={}), "is not ES384"),
+    (Enclave(unsigned={4: b"key"}), "that nobody signed"),
+    (Enclave(unsigned=None), "that nobody signed"),
 ]
 
 

@@ -71,7 +71,9 @@ def _sign1(octets: bytes) -> tuple[bytes, bytes, bytes]:
         message = getattr(message, "value", message)
     if not isinstance(message, list | tuple) or len(message) != 4:
         raise Forged("the document is no COSE_Sign1")
-    protected, _, payload, signature = message
+    protected, unprotected, payload, signature = message
+    if unprotected != {}:
+        raise Forged("the document has a header that nobody signed")
     if not all(isinstance(part, bytes) for part in (protected, payload, signature)):
         raise Forged("the document is no COSE_Sign1")
     if _loaded(protected, "document's header") != _ES384:
