@@ -139,3 +139,27 @@ def test_no_message_tells_a_sites_numbers_and_only_the_table_opens() -> None:
             names = [kind for kind, keys in OPENED.items() if result <= keys]
             assert names or "failed" in result or not result, result
     assert {Submission, Said, Notice} <= kinds
+
+
+def test_a_day_without_any_choice_is_certified_at_once() -> None:
+    """There is nothing to prove or to multiply; the day must come out all the same."""
+    scenario = replace(small(1), devices=())
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    ended = run_day(day, limits)
+    assert ended.public["status"] == "converged"
+    expected = day.cost(day.load_only)
+    assert ended.public["certificate"]["cost"] == pytest.approx(expected, rel=1e-7)
+
+
+def test_a_day_on_which_every_site_falls_silent_ends_with_all_named() -> None:
+    scenario = small(1)
+    day, limits = scenario.day(), Limits.of(scenario.network)
+
+    def silent(kind: str, _: int, own: list[int]) -> list[int] | None:
+        return None if kind == "answer" else own
+
+    ended = run_day(day, limits, dict.fromkeys(day.flexible, silent))
+    assert set(ended.excluded) == set(day.flexible)
+    assert ended.public["status"] == "converged"
+    expected = day.cost(day.load_only)
+    assert ended.public["certificate"]["cost"] == pytest.approx(expected, rel=1e-7)

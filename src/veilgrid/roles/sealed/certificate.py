@@ -243,9 +243,7 @@ def _multiplied(mpc: Mpc, stack: Stack, price_q: Shares) -> Steps[_Products]:
         point,
     ]
     sizes = [len(part) for part in left]
-    if not sum(sizes):
-        left, right, sizes[0] = [x[:1], *left[1:]], [x[:1], *right[1:]], 1
-    product = yield from mpc.multiply(concatenate(left), concatenate(right))
+    product = yield from _product(mpc, concatenate(left), concatenate(right))
     parts = np.split(product.data, np.cumsum(sizes)[:-1])
     variables, rows = len(x), len(proofs["row_above"])
     times = len(bids["load_p"])
@@ -258,6 +256,20 @@ def _multiplied(mpc: Mpc, stack: Stack, price_q: Shares) -> Steps[_Products]:
         bent=mpc.wrap(parts[4], bound),
         bent_point=mpc.wrap(parts[5], bound),
     )
+
+
+def _product(mpc: Mpc, left: Shares, right: Shares) -> Steps[Shares]:
+    """Multiply; on a day without any choice there is nothing to multiply."""
+    if not len(left):
+        return left
+    return (yield from mpc.multiply(left, right))
+
+
+def _signs(mpc: Mpc, values: Shares) -> Steps[Shares]:
+    """Return 1 where an element is below zero, if there is any."""
+    if not len(values):
+        return values
+    return (yield from mpc.is_negative(values))
 
 
 def _gathered(values: Words, index: Integers, count: int) -> Words:
@@ -323,8 +335,8 @@ def _site_checks(mpc: Mpc, stack: Stack, products: _Products, price_p: Shares) -
     wide, wide_owners = _wide_checks(mpc, stack, products, price_p)
     small = concatenate(narrow).claim(NARROW)
     owners = np.concatenate([*narrow_owners, *wide_owners])
-    first = yield from mpc.is_negative(small)
-    second = yield from mpc.is_negative(wide)
+    first = yield from _signs(mpc, small)
+    second = yield from _signs(mpc, wide)
     bits = concatenate([first, second])
     counts = _gathered(bits.data, owners, len(stack.shapes))
     return (yield from mpc.open(mpc.wrap(counts, len(bits))))
@@ -421,8 +433,8 @@ def _summed(
     count: int,
 ) -> Steps[Shares]:
     """Return sums of products by owner; every product is one multiplication."""
-    product = yield from mpc.multiply(
-        concatenate(left).claim(NARROW), concatenate(right).claim(NARROW)
+    product = yield from _product(
+        mpc, concatenate(left).claim(NARROW), concatenate(right).claim(NARROW)
     )
     return mpc.wrap(_gathered(product.data, np.concatenate(owners), count), COMPARED_BOUND)
 
