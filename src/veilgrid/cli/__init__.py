@@ -22,6 +22,8 @@ _VERBS = {
     "capacity": "veilgrid.cli._capacity:capacity",
     "market": "veilgrid.cli._market:market",
     "bench": "veilgrid.cli._bench:bench",
+    "simulate": "veilgrid.cli._simulate:simulate",
+    "up": "veilgrid.cli._up:up",
     "verify": "veilgrid.cli._verify:verify",
     "init": "veilgrid.cli._init:init",
     "key": "veilgrid.cli._key:key",
