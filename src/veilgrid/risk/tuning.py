@@ -1,4 +1,4 @@
-"""Choose the weighting on labelled events of the past, judged on events it has not seen [sensitivity 4].
+"""Choose the weighting on labelled events of the past, judged on unseen ones [sensitivity 4].
 
 Rounds are split by time: weightings compete on the earlier ones, the best is compared with the
 default on the later ones, and is recommended only if it is better there as well.
