@@ -196,3 +196,17 @@ def test_a_site_without_a_proof_takes_its_fallback(prepared: Prepared) -> None:
     demand = decode(found.demand_p.data[bus * times : (bus + 1) * times])
     fallback = prepared.day.sites[bus].demand_p(prepared.day.load_only[bus])
     np.testing.assert_allclose(np.array(demand, float) / 2.0**32, fallback, atol=1e-9)
+
+
+def test_multipliers_below_zero_are_seen_though_their_difference_is_right(
+    prepared: Prepared,
+) -> None:
+    """With both below zero a dear plan could be shown as cheap as one likes."""
+    for bus in prepared.proofs:
+        shape: Shape = prepared.public.shapes[bus]
+        cut = parts_of(prepared.proofs[bus], shape.proof_parts)
+        for name in ("above", "below"):
+            cut[name] = cut[name] - 2**36
+        failed = prepared.certified(proofs={bus: np.concatenate(list(cut.values()))}).failed
+        assert failed[bus] > 0
+        assert not any(count for other, count in enumerate(failed) if other != bus)
