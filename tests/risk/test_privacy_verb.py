@@ -1,5 +1,6 @@
 """``veilgrid aggregate --epsilon``: what a person asks for is what is released and counted."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from veilgrid.cli import main
 from veilgrid.cli._private import Privacy, Where, privacy_of, private_aggregate
 from veilgrid.cli._readings import Readings
 from veilgrid.errors import InputError
+from veilgrid.risk.accountant import Charge
 from veilgrid.risk.aggregate import Question, Source
+from veilgrid.risk.privacy import Budget, Terms
 from veilgrid.risk.trust import TrustSettings
 
 HERE = Where(parties=3, degree=1)
@@ -135,7 +138,7 @@ def test_the_command_prints_the_error_before_and_the_promise_with_the_figure(
 ) -> None:
     """Through the command itself: keys, files, the second call, the refusal."""
     path = tmp_path / "readings.csv"
-    rows = [f"s{k},{2 + k % 5},household,0,10" for k in range(20)]
+    rows = [f"canary{k},{2 + k % 5},household,0,10" for k in range(20)]
     path.write_text("\n".join(["source,value,tier,lower,upper", *rows]) + "\n")
     command = ["aggregate", str(path), "--function", "mean", "--epsilon", "1", "--delta", "1e-6"]
     budget = ["--budget", str(tmp_path / "budget"), "--day", "2026-06-15"]
@@ -149,6 +152,11 @@ def test_the_command_prints_the_error_before_and_the_promise_with_the_figure(
     assert {"epsilon", "delta", "noise_sd"} <= set(found[0]["privacy"])
     assert found[1]["privacy"]["budget"]["repeated"]
     assert (tmp_path / "out" / "aggregate.json").is_file()
+    spent = found[1]["privacy"]["budget"]
+    assert spent["course"] == [[1, spent["spent_epsilon"]]]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Budget of 2026-06-15: 1 of 1 spent" in page
+    assert "canary" not in page, "a published page names no source"
     code, out, err = call(
         capsys, "aggregate", str(path), "--function", "sum", *command[4:], *budget
     )
@@ -161,6 +169,24 @@ def test_the_command_prints_the_error_before_and_the_promise_with_the_figure(
     code, _, err = call(capsys, *command[:4], "--delta", "1e-6", "--budget", "x")
     assert code == 2
     assert all(name in err for name in ("--delta", "--budget"))
+
+
+def test_the_picture_of_a_busy_day_ends_at_what_is_spent() -> None:
+    """A dozen points, the last of which is all that counts; rising all the way."""
+    from veilgrid.report.private_page import _spent
+
+    budget = Budget(Terms(10.0, 1e-6, bytes(16)))
+    for number in range(30):
+        charge = Charge("gaussian", 200.0, 10)
+        budget.apply(budget.reserve("today", b"%d" % number, [charge]))
+    course = budget.course("today")
+    assert len(course) <= 12
+    assert course[-1] == (30, budget.loss("today").epsilon(1e-6))
+    assert all(a[1] < b[1] for a, b in itertools.pairwise(course))
+    told = {"day": "today", "allowed_epsilon": 10.0, "allowed_delta": 1e-6, "course": course}
+    line = _spent(told | {"spent_epsilon": course[-1][1]}).figure["data"][0]
+    assert line["x"][0] == line["y"][0] == 0
+    assert line["x"][-1] == 30
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -17,7 +17,6 @@ from veilgrid.cli._private import (
     privacy_of,
     privacy_rows,
     private_aggregate,
-    write_report,
 )
 from veilgrid.cli._readings import Readings, read_readings
 from veilgrid.errors import Finding, InputError, VeilgridError
@@ -255,7 +254,7 @@ def aggregate(
 def _private(
     readings: Readings, question: Question, setting: Setting, privacy: Privacy, out: Path | None
 ) -> tuple[dict[str, Any], Path | None]:
-    """Return the report of a noisy figure; its page would show readings, so it is JSON only."""
+    """Return the report of a noisy figure; its page shows what may be published only."""
     where = Where(
         parties=setting.parties,
         degree=setting.degree,
@@ -265,7 +264,11 @@ def _private(
     report, answer = private_aggregate(readings, question, privacy, where, setting.trust)
     if setting.rating is not None:
         report |= _against_rating(answer, setting)
-    return report, None if out is None else write_report(out, report)
+    if out is None:
+        return report, None
+    from veilgrid.report.private_page import write_page
+
+    return report, write_page(out, report)
 
 
 def _written(done: Done, history: RoundHistory | None, out: Path | None) -> Path | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from veilgrid.cli._committee import Committee, Task, secure_round
 from veilgrid.cli._readings import Readings
-from veilgrid.errors import Finding, InputError, SetupError
+from veilgrid.errors import Finding, InputError
 from veilgrid.mpc.form import NOTHING
 from veilgrid.node.budget import open_budget
 from veilgrid.risk import privacy_bulk
@@ -182,6 +182,7 @@ def private_aggregate(
                 "allowed_epsilon": terms.epsilon,
                 "allowed_delta": terms.delta,
                 "spent_epsilon": ledger.budget.loss(day).epsilon(terms.delta),
+                "course": ledger.budget.course(day),
                 "releases": ledger.budget.count(day),
                 "repeated": is_repeated,
             }
@@ -437,14 +438,3 @@ def privacy_rows(privacy: Mapping[str, Any] | None) -> list[tuple[str, str]]:
             )
         )
     return rows
-
-
-def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
-    """Write the report of a noisy figure; return its path."""
-    path = folder / "aggregate.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SetupError(f"{folder} cannot be written ({error.strerror})") from None
-    return path

@@ -361,6 +361,14 @@ class Budget:
         """Return the privacy loss of all reservations of a day."""
         return spent(charge for one in self._reserved if one.day == day for charge in one.charges)
 
+    def course(self, day: str, points: int = 12) -> list[tuple[int, float]]:
+        """Return releases of a day and the epsilon they have spent together, at some of them."""
+        charges = [one.charges for one in self._reserved if one.day == day]
+        step = -(-len(charges) // points) or 1
+        counts = range(len(charges), 0, -step)
+        losses = {count: spent(c for one in charges[:count] for c in one) for count in counts}
+        return [(count, losses[count].epsilon(self.terms.delta)) for count in reversed(counts)]
+
     def count(self, day: str) -> int:
         """Return how many releases of a day count."""
         return sum(one.day == day for one in self._reserved)
