@@ -81,19 +81,28 @@ def audit_summary(found: Audit) -> dict[str, Any]:
     help="What is audited.",
 )
 @click.option("--site", help="Bus of the site. Default: the one with most devices.")
+@click.option("--other", help="Another day on the same network, to recognise the site in.")
 @click.option("--seed", type=int, help="Of masks and keys.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def audit(scenario: str, scheme: str, site: str | None, seed: int | None, as_json: bool) -> int:
+def audit(
+    scenario: str,
+    scheme: str,
+    site: str | None,
+    other: str | None,
+    seed: int | None,
+    as_json: bool,
+) -> int:
     """Attack what each role holds of a site in SCENARIO, and score that against the truth."""
     opened = open_scenario(scenario)
     day = opened.day()
     chosen = site_of(day, site)
+    later = None if other is None else open_scenario(other).day()
     with shown(f"{opened.name}, audit of {scheme}") as progress:
         plan = plan_day(day, "exchange" if scheme == "masked" else scheme, None, progress)
         if not plan.outcome.setpoints:
             raise RunAborted(f"the day is {plan.outcome.status}: there is nothing to audit")
         index = largest(day) if chosen is None else chosen
-        found = audited(plan, index, randomness_of(seed), scheme)
+        found = audited(plan, index, randomness_of(seed), scheme, later)
     summary = audit_summary(found)
     if as_json:
         click.echo(json.dumps(summary))

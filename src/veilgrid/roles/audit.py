@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from veilgrid.grid.day import Day
 from veilgrid.grid.network import Floats
 from veilgrid.roles.audit_masked import audit_masked
 from veilgrid.roles.audit_score import Recovered, energy_of, nothing, powers_of, scored
@@ -24,7 +25,13 @@ class Audit(NamedTuple):
     recovered: tuple[Recovered, ...]
 
 
-def audit(plan: DayPlan, site: int, randomness: Randomness, scheme: str | None = None) -> Audit:
+def audit(
+    plan: DayPlan,
+    site: int,
+    randomness: Randomness,
+    scheme: str | None = None,
+    other: Day | None = None,
+) -> Audit:
     """Audit one site of a planned day.
 
     Parameters
@@ -37,11 +44,13 @@ def audit(plan: DayPlan, site: int, randomness: Randomness, scheme: str | None =
         For masks.
     scheme
         ``None`` = the plan's. ``masked`` is run anew within the plan's limits.
+    other
+        Another day on the same network, to look for the site in; ``None`` = the same one.
     """
     chosen = plan.scheme if scheme is None else scheme
     day, name = plan.day, str(plan.day.sites[site].name)
     if chosen == "masked":
-        found = audit_masked(day, plan.limits, site, randomness)
+        found = audit_masked(day, plan.limits, site, randomness, other)
     else:
         found = _AUDITS[chosen](plan, site)
     return Audit(chosen, name, tuple(found))

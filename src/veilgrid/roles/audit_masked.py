@@ -4,7 +4,7 @@ The day is run, what each role held is kept and attacked with :mod:`veilgrid.qp.
 result is scored against the truth.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from veilgrid.errors import invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import Floats
-from veilgrid.grid.site import Span
+from veilgrid.grid.site import Site, Span
 from veilgrid.qp import leak
 from veilgrid.qp.mask import EVERY_OPTION, Mask, MaskedProblem, draw_mask
 from veilgrid.roles.audit_score import EXACT, Recovered, energy_of, nothing, powers_of, scored
@@ -47,7 +47,9 @@ class _Evidence(NamedTuple):
     demand_p: Floats
 
 
-def audit_masked(day: Day, limits: Limits, site: int, draw: Randomness) -> list[Recovered]:
+def audit_masked(
+    day: Day, limits: Limits, site: int, draw: Randomness, other: Day | None = None
+) -> list[Recovered]:
     if site not in day.flexible:
         own = day.sites[site]
         load = own.load_p * day.network.base_mva
@@ -66,7 +68,7 @@ def audit_masked(day: Day, limits: Limits, site: int, draw: Randomness) -> list[
     for role in ("worker", "validator"):
         found += _attack_plain(day, evidence, role)
     found += _attack_coordinator(day, evidence)
-    found.append(_link(day, limits, site, draw))
+    found.append(_link(day, limits, day if other is None else other, site, draw))
     found += _attack_options(day, evidence, draw)
     base = day.network.base_mva
     found.append(
@@ -170,7 +172,35 @@ def _attack_plain(day: Day, evidence: _Evidence, role: str) -> list[Recovered]:
         found.append(scored(quantity, role, guess[chosen] * base, truth * base, unit, how))
     load = site.load_p * base
     found.append(nothing("load", role, load, "MW", "only its sum with the target shows"))
+    found += _efficiencies(site, bounds, count, role)
     return found + _attack_costs(day, evidence, bounds, role)
+
+
+def _efficiencies(site: Site, bounds: _Bounds, count: int, role: str) -> list[Recovered]:
+    """Solve each battery's equation for its efficiencies: published rows satisfy it.
+
+    ``e_t - e_(t-1) = eta_c dt charge_t - dt / eta_d discharge_t`` holds for rows of ``N R`` too.
+    """
+    starts: dict[str, list[int]] = {}
+    for span in site.spans:
+        if span.kind == "battery":
+            starts.setdefault(span.group, []).append(span.start)
+    guess, truth = [], []
+    for energy, charge, discharge in zip(
+        *(starts.get(group, []) for group in ("energy", "charge", "discharge")), strict=True
+    ):
+        later = np.arange(1, count)
+        rows = [bounds.basis[start + later] for start in (energy, charge, discharge)]
+        change = rows[0] - bounds.basis[energy + later - 1]
+        both = np.stack([rows[1].ravel(), rows[2].ravel()], axis=1)
+        guess += np.linalg.lstsq(both, change.ravel(), rcond=None)[0].tolist()
+        column = site.matrix.tocsc()[:, energy + 1]
+        storage = site.matrix.tocsr()[int(column.indices[column.data > 0.0][0])].toarray().ravel()
+        truth += (-storage[[charge + 1, discharge + 1]] / storage[energy + 1]).tolist()
+    if not guess or not np.isfinite(guess).all():
+        return []
+    how = "stored energy a unit of power, from the equation that the rows of N R satisfy"
+    return [scored("battery efficiencies", role, np.array(guess), np.array(truth), "hours", how)]
 
 
 def _paths(spans: tuple[Span, ...], bounds: _Bounds, count: int) -> Floats:
@@ -250,30 +280,41 @@ def _attack_coordinator(day: Day, evidence: _Evidence) -> list[Recovered]:
     ]
 
 
-def _link(day: Day, limits: Limits, site: int, draw: Randomness) -> Recovered:
-    """Mask all sites twice, as on two days, and look for the site among all of them."""
-    forms = {i: _form_of(day, limits, i) for i in day.flexible}
-    first = draw_mask(forms[site].problem, draw).masked()
+def _link(day: Day, limits: Limits, other: Day, site: int, draw: Randomness) -> Recovered:
+    """Mask a site on one day and all sites on another; look for the site among all of them.
+
+    Workers hold the problem without penalty too: range(G') and the generalised eigenvalues of its
+    H' stay what they are under any mask, and while devices and their costs stay, on any day.
+    """
+
+    def shown(form: SiteForm) -> MaskedProblem:
+        key = draw_mask(form.problem, draw)
+        return replace(key.masked(), quadratic=key.quadratic(form.cheapest))
+
+    mine = _form_of(day, limits, site)
+    first = shown(mine)
     print_one = leak.fingerprint(first)
-    angles, prints = {}, {}
-    for index, form in forms.items():
-        second = draw_mask(form.problem, draw).masked()
-        if second.matrix.shape != first.matrix.shape:
+    angles: dict[str, float] = {}
+    alike = []
+    for index in other.flexible:
+        form = _form_of(other, limits, index)
+        if form.problem.matrix.shape != mine.problem.matrix.shape:
             continue
-        angles[index] = leak.subspace_angle(first.matrix, second.matrix)
-        other = leak.fingerprint(second)
-        prints[index] = float(
-            np.max(np.abs(other - print_one) / np.maximum(np.abs(print_one), 1.0))
-        )
-    alike = [i for i in angles if angles[i] <= 1e-6 and prints[i] <= 1e-6]
-    share = 1.0 / len(alike) if site in alike else 0.0
+        second = shown(form)
+        name = str(other.sites[index].name)
+        angles[name] = leak.subspace_angle(first.matrix, second.matrix)
+        off = np.abs(leak.fingerprint(second) - print_one) / np.maximum(np.abs(print_one), 1.0)
+        if angles[name] <= 1e-6 and float(np.max(off)) <= 1e-6:
+            alike.append(name)
+    own = str(day.sites[site].name)
+    when = "the same day masked anew" if other is day else "another day"
     return Recovered(
         "linkability between days",
         "worker",
-        angles[site],
-        share,
+        angles.get(own, np.inf),
+        1.0 / len(alike) if own in alike else 0.0,
         "rad",
-        f"range(G') and eigenvalues: {len(alike)} of {len(forms)} sites fit",
+        f"range(G') and eigenvalues, {when}: {len(alike)} of {len(other.flexible)} sites fit",
     )
 
 
@@ -377,7 +418,7 @@ def _equations(
     how = f"least-absolute-sum relations: {hits} of {tried} tried"
     return [
         Recovered(
-            "battery equations and efficiencies",
+            "battery equations",
             "worker",
             0.0 if hits == tried else 1.0,
             hits / tried,
