@@ -76,6 +76,8 @@ EXCESS_ACCEPTED: Final = 1e-6
 PRICE_ACCEPTED: Final = 1e-3
 """Of the highest tariff: by so much stated prices may differ from recomputed ones."""
 RESIDUAL_UNIT: Final = 1e-9
+COLD_FACTOR: Final = 4
+"""So many times longer a worker may take for a problem that it has not solved before."""
 
 _record = msgspec.msgpack.Decoder(Record).decode
 
@@ -126,6 +128,7 @@ class Validator:
         self._reports: dict[int, Report] = {}
         self._accepted: dict[tuple[int, str], Solved] = {}
         self._near: int = 0
+        self._warm: set[tuple[bytes, str]] = set()
         self._done: set[tuple[Any, ...]] = set()
         self._judging: set[tuple[Any, ...]] = set()
         value = signer.sign("ledger/1/beacon-value", agreement.day.encode())
@@ -243,6 +246,9 @@ class Validator:
                 held = self._solved.get((step, site, task.accepted))
                 if held is not None and held.claim.solution == task.solution:
                     self._accepted[step, site] = held
+                    tasked = self.shelf.tasks.get((step, site))
+                    if tasked is not None:
+                        self._warm.add((tasked.base, task.accepted))
 
     # -- what arrives beside the ledger ----------------------------------------------------------
 
@@ -304,7 +310,7 @@ class Validator:
         for site, task in view.tasks.items():
             for worker in task.workers:
                 if self._once("late", step, site, worker):
-                    patience = self.agreement.patience.worker_ns
+                    patience = self._patience(step, site, worker)
                     effects.append(SetTimer(f"late {step} {site} {worker}", patience))
             if not task.accepted:
                 effects += self._judge(step, site, task)
@@ -312,6 +318,12 @@ class Validator:
         if view.is_closed and self._once("once", "closed"):
             effects.append(Decide(Closed(view.iteration, self.agreement.day.encode())))
         return effects
+
+    def _patience(self, step: int, site: str, worker: str) -> int:
+        """Return how long to wait: longer for what a worker has not solved before."""
+        tasked = self.shelf.tasks.get((step, site))
+        is_known = tasked is not None and (tasked.base, worker) in self._warm
+        return self.agreement.patience.worker_ns * (1 if is_known else COLD_FACTOR)
 
     def _beacon(self) -> list[Effect]:
         view, day, effects = self.view, self.agreement.day, list[Effect]()

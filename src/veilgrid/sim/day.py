@@ -183,7 +183,7 @@ def simulate_day(day: Day, seed: int, faults: Faults, *, step_max: int = STEP_MA
     liars = {liar.node for liar in faults.liar}
     honest = [NodeId(name) for name in agreement.validators if name not in liars]
     honest_sites = [client_of(b) for b in agreement.buses if client_of(b) not in liars]
-    seeds = _MaskSeeds()
+    seeds = MaskSeeds()
     found: list[str] = []
     checkers: list[Checker] = [
         Agreed(_sequence, lambda o: (o.digest, o.records), honest),
@@ -234,7 +234,7 @@ def _evidence(record: Any) -> Any:
     return (record.proof.sequence, record.proof.digest) if isinstance(record, Committed) else None
 
 
-class _MaskSeeds(Checker):
+class MaskSeeds(Checker):
     """The seeds from which masks follow are in journals and in no frame."""
 
     def __init__(self) -> None:
