@@ -91,7 +91,8 @@ def test_people_get_a_short_table(readings: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--function", "sum", "--epsilon", "1"], "--epsilon"),
+        (["--function", "sum", "--epsilon", "20"], "expected 0.001..10"),
+        (["--function", "variance", "--epsilon", "1"], "ask for quantile"),
         (["--function", "sum", "--parties", "9"], "expected 3..7"),
         (["--function", "median", "--parties", "3", "--degree", "2"], "use degree 1"),
         (["--function", "mode"], "offered are"),
