@@ -24,7 +24,7 @@ from veilgrid.qp.dense import (
 )
 from veilgrid.qp.mask import MaskedProblem, linear_digest
 from veilgrid.qp.problem import Floats
-from veilgrid.signature import Signer, verify
+from veilgrid.signature import Signer, Signs, verify
 
 CLAIM_DOMAIN: Final = "masked/1/solution"
 
@@ -113,7 +113,7 @@ def assign(problem: MaskedProblem, site: str, iteration: int, kind: str, worker:
     return Task(site=site, iteration=iteration, kind=kind, data=data, worker=worker)
 
 
-def claimed(task: Task, solution: DenseSolution, worker: str, signer: Signer) -> Submission:
+def claimed(task: Task, solution: DenseSolution, worker: str, signer: Signs) -> Submission:
     """Sign a solution of a task."""
     digest = hashlib.sha256(b"masked solution 1 " + solution.octets).digest()
     claim = Claim(task=task.digest, solution=digest, worker=worker)
