@@ -324,18 +324,8 @@ def test_when_nobody_is_left_the_ledger_says_so() -> None:
     ledger = Ledger().with_beacon().announced()
     for _ in WORKERS:
         (worker,) = ledger.day.tasks["s0"].workers
-        ledger.do(worker, Solve(DAY, 1, "s0", digest("s0 1"), digest("x")))
-        result = ledger.all_vote(Verdict(DAY, 1, "s0", worker, digest("x"), False))
-    assert result.workers == ()
-
-
-def test_when_all_were_late_one_of_them_is_drawn_again() -> None:
-    """Otherwise a busy hour would exclude a site for its workers' delay."""
-    ledger = Ledger().with_beacon().announced()
-    for _ in WORKERS:
-        (worker,) = ledger.day.tasks["s0"].workers
         result = ledger.all_vote(Late(DAY, 1, "s0", worker))
-    assert len(result.workers) == 1
+    assert result.workers == ()
 
 
 def test_an_absent_site_is_excluded_and_what_was_under_way_begins_again() -> None:

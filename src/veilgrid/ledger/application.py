@@ -287,8 +287,6 @@ class Coordination:
         """Draw ``count`` further workers by weight; the problem's digest plays no part."""
         taken = {*task.workers, *task.dropped, *day.banned}
         left = [worker for worker in sorted(self.roles.workers) if worker not in taken]
-        if not left and not task.workers:  # All were late: better a slow one than none.
-            left = [worker for worker in sorted(self.roles.workers) if worker not in day.banned]
         workers = list(task.workers)
         for number in range(min(count, len(left))):
             weights = [state.performance[worker].weight for worker in left]

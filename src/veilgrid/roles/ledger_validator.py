@@ -309,7 +309,7 @@ class Validator:
         step = view.iteration
         for site, task in view.tasks.items():
             for worker in task.workers:
-                if self._once("late", step, site, worker, task.attempt):
+                if self._once("late", step, site, worker):
                     patience = self._patience(step, site, worker)
                     effects.append(SetTimer(f"late {step} {site} {worker}", patience))
             if not task.accepted:

@@ -93,7 +93,6 @@ class TaskView:
     workers: tuple[str, ...]
     solutions: dict[str, bytes] = field(default_factory=dict)
     accepted: str = ""
-    attempt: int = 0
 
     @property
     def solution(self) -> bytes:
@@ -173,7 +172,6 @@ class DayView:
             case ((Verdict(site=site) | Late(site=site)), Settled(why, worker, _, workers)):
                 task = self.tasks[site]
                 task.workers = workers
-                task.attempt += 1
                 task.solutions.pop(worker, None)
                 self.dropped.append((worker, why))
             case Absent(who=who), Settled("site"):

@@ -156,7 +156,7 @@ class Worker:
             case TimerFired(name) if name == START:
                 return self.seat.start()
             case TimerFired(name) if name == AGAIN:
-                return [*self.seat.again(), *self._fetch(), *self._resubmit()]
+                return [*self.seat.again(), *self._fetch()]
             case Received(sender, Tasked() as tasked) if sender == self.agreement.operator:
                 return self._fetch() if self.shelf.put(tasked) else []
             case Received(_, ProblemData() as data):
@@ -185,16 +185,6 @@ class Worker:
                 if self.me in task.workers and (view.iteration, site) not in shelf.tasks
             ),
         ]
-
-    def _resubmit(self) -> list[Effect]:
-        """Submit again what is solved and was refused, because it came when others had the task."""
-        view, effects = self.seat.view, list[Effect]()
-        for site, task in view.tasks.items():
-            solved = self._solved.get((view.iteration, site))
-            if solved and self.me in task.workers and self.me not in task.solutions:
-                own = (self.agreement.day, view.iteration, site, task.problem)
-                effects += self.seat.desk.submit(self.me, Solve(*own, solved.claim.solution))
-        return effects
 
     def _act(self) -> list[Effect]:
         """Start what is assigned and here."""
