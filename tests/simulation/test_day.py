@@ -90,9 +90,8 @@ def test_a_site_that_does_not_cooperate_is_excluded_and_the_rest_balances(kind: 
 
 def test_the_same_seed_takes_the_same_steps() -> None:
     """Otherwise a red seed could not be looked at twice."""
-    faults, digests = Faults(weather=STORM), []
-    for seed in (8, 8, 9):
-        digests.append(simulate_day(DAY, seed, faults, step_max=4000).digest)
+    faults = Faults(weather=STORM)
+    digests = [simulate_day(DAY, seed, faults, step_max=4000).digest for seed in (8, 8, 9)]
     assert digests[0] == digests[1] != digests[2]
 
 
