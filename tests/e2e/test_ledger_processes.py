@@ -20,7 +20,7 @@ COUNT = 300
 def specs() -> list[ProcessSpec]:
     common: dict[str, Any] = {
         "messages": "veilgrid.ledger.message:MESSAGES",
-        "records": "veilgrid.ledger.message:RECORDS",
+        "records": "veilgrid.ledger.journalled:RECORDS",
         "compute_threads": 0,
     }
     return [

@@ -8,26 +8,23 @@ from typing import Any
 import msgspec
 
 from veilgrid.ledger.client import Client
+from veilgrid.ledger.journalled import Accepted, Committed, Entered, Left, Locked
 from veilgrid.ledger.message import (
-    Accepted,
     Anchored,
     Answer,
     CaughtUp,
     Commit,
-    Committed,
     Configuration,
     Confirmed,
     Diverged,
-    Entered,
-    Left,
-    Locked,
     Member,
     Prepare,
     PrePrepare,
     ViewChange,
 )
-from veilgrid.ledger.replica import Replica, Settings
+from veilgrid.ledger.replica import Replica
 from veilgrid.ledger.service import Context
+from veilgrid.ledger.settings import Settings
 from veilgrid.machine import Machine, NodeId
 from veilgrid.secret import Secret
 from veilgrid.signature import Signer, canonical

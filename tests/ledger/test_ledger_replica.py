@@ -27,11 +27,11 @@ from ledger_world import (
 )
 
 from veilgrid.ledger.client import Client, Submit
+from veilgrid.ledger.journalled import RECORDS
 from veilgrid.ledger.message import (
     MESSAGES,
     NOTHING_DIGEST,
     OPERATION_COUNT_MAX,
-    RECORDS,
     Accusation,
     Anchored,
     Answer,

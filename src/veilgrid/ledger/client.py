@@ -11,11 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from veilgrid.errors import invariant
+from veilgrid.ledger.journalled import Answered, Asked
 from veilgrid.ledger.message import (
     CLIENT_WINDOW,
     Answer,
-    Answered,
-    Asked,
     Configuration,
     Lineage,
     Notary,

@@ -147,3 +147,10 @@ def contradiction(
         (one.digest, other.digest),
         (one.signature, other.signature),
     )
+
+
+def vote_statement(
+    vote: PrePrepare | Prepare | Commit | Confirmation | Prepared,
+) -> tuple[int, int, bytes]:
+    """Return what is signed of a vote: view, sequence, digest."""
+    return vote.view, vote.sequence, vote.digest

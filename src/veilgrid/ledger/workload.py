@@ -7,8 +7,9 @@ import msgspec
 
 from veilgrid.ledger.client import Client
 from veilgrid.ledger.message import Answer, Configuration, Member, digest_of, encode
-from veilgrid.ledger.replica import Replica, Settings
+from veilgrid.ledger.replica import Replica
 from veilgrid.ledger.service import Context
+from veilgrid.ledger.settings import Settings
 from veilgrid.machine import Decide, Effect, Event, NodeId
 from veilgrid.signature import Signs
 

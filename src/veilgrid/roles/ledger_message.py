@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 
 from veilgrid.grid.network import Floats
+from veilgrid.ledger.journalled import RECORDS as LEDGER_RECORDS
+from veilgrid.ledger.journalled import Answered, Asked
 from veilgrid.ledger.message import MESSAGES as LEDGER_MESSAGES
-from veilgrid.ledger.message import RECORDS as LEDGER_RECORDS
-from veilgrid.ledger.message import Answered, Asked, digest_of, encode
+from veilgrid.ledger.message import digest_of, encode
 from veilgrid.roles.masked_task import Claim
 
 NEAR: Final = "near"
@@ -277,7 +278,7 @@ class Taken(msgspec.Struct, frozen=True, tag=True):
     excluded: tuple[str, ...] = ()
 
 
-RECORDS = LEDGER_RECORDS | Seated | Keyed | Known | Begun | Taken
+RECORDS = LEDGER_RECORDS | Seated | Keyed | Known | Begun | Taken | Solved
 """The union that journals of a day hold."""
 
 

@@ -31,8 +31,9 @@ from veilgrid.ledger.operation import (
     seal_of,
     subject_of,
 )
-from veilgrid.ledger.replica import Replica, Settings
+from veilgrid.ledger.replica import Replica
 from veilgrid.ledger.service import Record
+from veilgrid.ledger.settings import Settings
 from veilgrid.machine import (
     START,
     Compute,
@@ -64,7 +65,8 @@ from veilgrid.roles.ledger_message import (
     Tasked,
     floats_of,
 )
-from veilgrid.roles.ledger_seat import AGAIN, Agreement, Desk, bus_of
+from veilgrid.roles.ledger_seat import AGAIN, Agreement, Desk, bus_of, send_all
+from veilgrid.roles.ledger_site import hashed
 from veilgrid.roles.ledger_view import DayView, TaskView, bulletins
 from veilgrid.roles.ledger_worker import Shelf, solution_of
 from veilgrid.roles.masked_task import Submission, Task, refusal
@@ -127,7 +129,6 @@ class Validator:
         self._books: dict[str, Book] = {}
         self._reports: dict[int, Report] = {}
         self._accepted: dict[tuple[int, str], Solved] = {}
-        self._near: int = 0
         self._warm: set[tuple[bytes, str]] = set()
         self._done: set[tuple[Any, ...]] = set()
         self._judging: set[tuple[Any, ...]] = set()
@@ -157,8 +158,8 @@ class Validator:
                 ("judge", int() as step, str() as site, str() as worker, digest), verdict
             ):
                 return self._judged(step, site, worker, digest, is_accepted=bool(verdict))
-            case Computed(("report", int() as step), verdict):
-                return self._approved(step, is_accepted=bool(verdict))
+            case Computed(("report", int() as step, bytes() as subject), verdict):
+                return self._approved(step, subject, is_accepted=bool(verdict))
             case Received(sender, Tasked() as tasked) if sender == operator:
                 return self._on_task(tasked)
             case Received(sender, Report() as report) if sender == operator:
@@ -184,7 +185,7 @@ class Validator:
                 self._books.setdefault(site, book)
             case FetchSolved(step, site):
                 held = self._accepted.get((step, site))
-                return [Send(sender, held)] if held else []
+                return [Send(sender, held)] if held and sender != self.me else []
             case Request(client=client) if sender == self._home(client):
                 return self._replicated(Received(NodeId(client), message))
             case _:
@@ -229,12 +230,8 @@ class Validator:
         ]
 
     def _turned(self, step: int) -> None:
-        """Forget what concerned an earlier step; keep the last solutions near targets."""
-        kinds = {t.kind for (s, _), t in self.shelf.tasks.items() if s == step}
-        if NEAR in kinds:
-            self._near = step
-        keep = {step, self._near, self.view.iteration}
-        self._accepted = {k: v for k, v in self._accepted.items() if k[0] in keep}
+        """Forget what concerned an earlier step, but the solutions of the last ones."""
+        self._accepted = {k: v for k, v in self._accepted.items() if k[0] >= step - 1}
         self._solved = {k: v for k, v in self._solved.items() if k[0] > step}
         self._done = {key for key in self._done if key[0] == "once" or key[1] > step}
         self._judging = {key for key in self._judging if key[0] > step}
@@ -267,9 +264,13 @@ class Validator:
         return [SetTimer(timer, self.agreement.patience.site_ns), *fetch]
 
     def _on_solved(self, sender: str, solved: Solved) -> None:
-        step = self.view.iteration
+        step, key = self.view.iteration, (solved.step, solved.site)
         if sender in self.agreement.workers and step <= solved.step <= step + 1:
-            self._solved[solved.step, solved.site, sender] = solved
+            self._solved[*key, sender] = solved
+        if solved.step <= step and key not in self._accepted:
+            due = self.view.solution(*key)
+            if due and hashed(solved) == due == solved.claim.solution:
+                self._accepted[key] = solved
 
     def _fetch(self) -> list[Effect]:
         """Ask for what is missing to judge the present step."""
@@ -289,7 +290,22 @@ class Validator:
                 effects.append(Send(self.agreement.home(site), FetchBook(site)))
         if isinstance(view.proposal, ProposeIteration) and step not in self._reports:
             effects.append(Send(NodeId(self.agreement.operator), FetchReport(step)))
+        if view.last is not None and view.last.iteration not in self._reports:
+            last = view.last.iteration
+            effects.append(Send(NodeId(self.agreement.operator), FetchReport(last)))
+        others = [name for name in self.agreement.validators if name != self.me]
+        for missing in self._missed(step):
+            effects += send_all([*others, *self.agreement.workers], FetchSolved(*missing))
         return effects
+
+    def _missed(self, step: int) -> list[tuple[int, str]]:
+        """Accepted solutions of a step and of the one before that are not here."""
+        return [
+            (number, site)
+            for number in (step - 1, step)
+            for site in self.agreement.members
+            if self.view.solution(number, site) and (number, site) not in self._accepted
+        ]
 
     # -- what it does ----------------------------------------------------------------------------
 
@@ -309,7 +325,7 @@ class Validator:
         step = view.iteration
         for site, task in view.tasks.items():
             for worker in task.workers:
-                if self._once("late", step, site, worker):
+                if self._once("late", step, site, worker, task.attempt):
                     patience = self._patience(step, site, worker)
                     effects.append(SetTimer(f"late {step} {site} {worker}", patience))
             if not task.accepted:
@@ -415,7 +431,7 @@ class Validator:
         if task is None or worker not in task.workers or task.accepted:
             return []
         if worker not in task.solutions:
-            return self.desk.submit(self.me, Late(day, step, site, worker))
+            return self.desk.submit(self.me, Late(day, step, site, worker, task.attempt))
         digest = task.solutions[worker]
         if (step, site, worker, digest) in self._judging:
             return []
@@ -432,17 +448,24 @@ class Validator:
             report = self._reports.get(step)
             if report is None or report.digest != proposal.digest:
                 return []
-            if not self._once("report", step, proposal.digest, len(self.view.excluded)):
+            if report.is_last and self._missed(step):
+                return []  # A restart lost them; others have them.
+            subject = subject_of(proposal)
+            if not self._once("report", step, subject, len(self.view.excluded)):
                 return []
             members = [m for m in self.agreement.members if m not in self.view.excluded]
             if list(report.members) != members:
-                return self._approved(step, is_accepted=False)
+                return self._approved(step, subject, is_accepted=False)
             arguments = (self._public(), report, proposal, self._regret(report))
-            return [Compute(("report", step), report_kernel, arguments)]
+            return [Compute(("report", step, subject), report_kernel, arguments)]
         if isinstance(proposal, ProposeSettlement):
-            if not self._once("settle", step, subject_of(proposal)):
+            report, last = self._reports.get(step - 1), self.view.last
+            if report is None or last is None or report.digest != last.digest:
                 return []
-            return self._approved(step, is_accepted=self._settles(proposal))
+            subject = subject_of(proposal)
+            if not self._once("settle", step, subject):
+                return []
+            return self._approved(step, subject, is_accepted=self._settles(proposal, report))
         return []
 
     def _public(self) -> PublicDay:
@@ -452,11 +475,11 @@ class Validator:
             register = register.without(self.agreement.buses.index(bus_of(site)))
         return replace(self.public, register=register)
 
-    def _approved(self, step: int, *, is_accepted: bool) -> list[Effect]:
+    def _approved(self, step: int, subject: bytes, *, is_accepted: bool) -> list[Effect]:
         proposal = self.view.proposal
-        if proposal is None or step != self.view.iteration:
+        if proposal is None or step != self.view.iteration or subject_of(proposal) != subject:
             return []
-        approve = Approve(self.agreement.day, subject_of(proposal), is_accepted)
+        approve = Approve(self.agreement.day, subject, is_accepted)
         return self.desk.submit(self.me, approve)
 
     def _regret(self, report: Report) -> float | None:
@@ -466,7 +489,9 @@ class Validator:
         regret = 0.0
         for site in report.members:
             problem = self.shelf.problem(report.step, site)
-            pair = [self._accepted.get((step, site)) for step in (self._near, report.step)]
+            pair = [self._accepted.get((step, site)) for step in (report.step - 1, report.step)]
+            if pair[0] is None or not self._is_near(report.step - 1, site, pair[0]):
+                return None
             solutions = [solution_of(one) for one in pair if one is not None]
             if problem is None or len(solutions) != 2 or None in solutions:
                 return None
@@ -474,12 +499,16 @@ class Validator:
             regret += max(mine - best, 0.0)
         return regret
 
-    def _settles(self, proposal: ProposeSettlement) -> bool:
+    def _is_near(self, step: int, site: str, solved: Solved) -> bool:
+        """Whether an accepted solution is of a step near targets, as its claim says."""
+        task = self.view.past[step][site]
+        named = Task(
+            site=site, iteration=step, kind=NEAR, data=task.problem, worker=task.accepted
+        )
+        return solved.claim.task == named.digest
+
+    def _settles(self, proposal: ProposeSettlement, report: Report) -> bool:
         """Whether payments are prices times demands of the last step, the rest at the root."""
-        report = self._reports.get(self.view.iteration - 1)
-        last = self.view.last
-        if report is None or last is None or report.digest != last.digest:
-            return False
         due = payments_of(self.public, report)
         if due is None:
             return False

@@ -10,7 +10,8 @@ import msgspec
 
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
-from veilgrid.ledger.message import Committed, Confirmed
+from veilgrid.ledger.journalled import Committed
+from veilgrid.ledger.message import Confirmed
 from veilgrid.machine import Machine, NodeId
 from veilgrid.roles.ledger_day import (
     agreement_of,
