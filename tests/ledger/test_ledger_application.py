@@ -324,8 +324,53 @@ def test_when_nobody_is_left_the_ledger_says_so() -> None:
     ledger = Ledger().with_beacon().announced()
     for _ in WORKERS:
         (worker,) = ledger.day.tasks["s0"].workers
-        result = ledger.all_vote(Late(DAY, 1, "s0", worker))
+        ledger.do(worker, Solve(DAY, 1, "s0", digest("s0 1"), digest("x")))
+        result = ledger.all_vote(Verdict(DAY, 1, "s0", worker, digest("x"), False))
     assert result.workers == ()
+
+
+def test_when_all_were_late_one_of_them_is_drawn_again() -> None:
+    """Otherwise a busy hour would exclude a site for its workers' delay."""
+    ledger = Ledger().with_beacon().announced()
+    drawn: list[str] = []
+    for _ in range(2 * len(WORKERS)):
+        task = ledger.day.tasks["s0"]
+        drawn += task.workers
+        ledger.all_vote(Late(DAY, 1, "s0", task.workers[0], task.attempt))
+    assert set(drawn[: len(WORKERS)]) == set(WORKERS)
+    assert drawn[len(WORKERS)] in set(WORKERS) - {drawn[len(WORKERS) - 1]}
+
+
+def test_workers_that_are_late_for_ever_leave_the_site_without_one() -> None:
+    """A day on which no worker answers has to end, too."""
+    ledger = Ledger().with_beacon().announced()
+    for _ in range(4 * len(WORKERS)):
+        task = ledger.day.tasks["s0"]
+        result = ledger.all_vote(Late(DAY, 1, "s0", task.workers[0], task.attempt))
+    assert result.workers == ()
+
+
+def test_a_late_worker_is_drawn_again_when_the_other_was_wrong() -> None:
+    """One liar beside a slow worker must not cost a site its place in the plan."""
+    ledger = Ledger().with_beacon().announced()
+    late: list[str] = []
+    while len(late) < len(WORKERS) - 1:
+        task = ledger.day.tasks["s0"]
+        late += task.workers
+        ledger.all_vote(Late(DAY, 1, "s0", task.workers[0], task.attempt))
+    (liar,) = ledger.day.tasks["s0"].workers
+    ledger.do(liar, Solve(DAY, 1, "s0", digest("s0 1"), digest("x")))
+    result = ledger.all_vote(Verdict(DAY, 1, "s0", liar, digest("x"), False))
+    assert len(result.workers) == 1
+    assert set(result.workers) <= set(late)
+
+
+def test_a_ballot_on_an_earlier_draw_is_refused() -> None:
+    """Else a ballot that was under way shortens the patience with whoever is drawn again."""
+    ledger = Ledger().with_beacon().announced()
+    task = ledger.day.tasks["s0"]
+    assert refusal(ledger, VALIDATORS[0], Late(DAY, 1, "s0", task.workers[0], task.attempt + 1))
+    assert refusal(ledger, VALIDATORS[0], Late(DAY, 1, "s0", task.workers[0], task.attempt - 1))
 
 
 def test_an_absent_site_is_excluded_and_what_was_under_way_begins_again() -> None:

@@ -48,6 +48,8 @@ from veilgrid.ledger.service import Context
 SCORE_MAX: Final = 1 << 20
 """Reliability of a worker who never failed; everybody begins with half of it."""
 _DAYS_MAX: Final = 8
+_ROUNDS_MAX: Final = 4
+"""So many times as there are workers a task is drawn for while all of them are late."""
 _ELAPSED_MAX_MS: Final = 1 << 31
 
 replace = msgspec.structs.replace
@@ -348,6 +350,8 @@ class Coordination:
             return refused(state, why)
         if operation.worker in task.solutions:
             return refused(state, "the solution is there")
+        if operation.attempt != task.attempt:
+            return refused(state, "about an earlier draw")
         key = f"late {operation.site} {operation.worker}"
         day, votes = _cast(day, key, context.client, b"")
         if len(votes) < self.roles.quorum:
@@ -375,7 +379,7 @@ class Coordination:
         task = replace(
             task,
             workers=tuple(other for other in task.workers if other != worker),
-            dropped=(*task.dropped, worker),
+            dropped=self._dropped(day, task, worker, why),
             solutions={w: s for w, s in task.solutions.items() if w != worker},
         )
         if why == "wrong":
@@ -386,6 +390,16 @@ class Coordination:
         task = self._drawn(state, operation.day, day, operation.site, task, 1)
         state = _with_task(state, operation.day, day, operation.site, task)
         return state, Settled(why, worker, is_accepted=False, workers=task.workers)
+
+    def _dropped(self, day: Day, task: Task, worker: str, why: str) -> tuple[str, ...]:
+        """Return who is not drawn now; when all were late, all but the last begin again."""
+        dropped = (*task.dropped, worker)
+        able = {*self.roles.workers} - {*day.banned} - ({worker} if why == "wrong" else set())
+        if able - {*dropped, *task.workers}:
+            return dropped
+        if task.attempt >= _ROUNDS_MAX * len(self.roles.workers):
+            return dropped
+        return (worker,) if able != {worker} else ()
 
     # -- absence, iterations, settlement ---------------------------------------------------------
 

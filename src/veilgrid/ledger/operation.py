@@ -92,12 +92,13 @@ class Verdict(msgspec.Struct, frozen=True, tag=True):
 
 
 class Late(msgspec.Struct, frozen=True, tag=True):
-    """A validator misses the solution of a worker."""
+    """A validator misses the solution of a worker; ``attempt`` counts draws of the task."""
 
     day: str
     iteration: int
     site: str
     worker: str
+    attempt: int = 1
 
 
 class Absent(msgspec.Struct, frozen=True, tag=True):

@@ -104,6 +104,7 @@ class _Device:
     kinds: dict[int, str] = field(default_factory=dict)
     solved: dict[int, Solved] = field(default_factory=dict)
     settled: tuple[int, bytes] | None = None
+    recovered: tuple[int, bytes] | None = None
     setpoints: Floats | None = None
 
 
@@ -295,6 +296,12 @@ class SiteGroup:
                 if device_.kinds.get(view.iteration) == NEAR:
                     device_.settled = (view.iteration, task.solution)
                 self._recover(name)
+        if view.last is not None:  # Settled one step before: a restart has forgotten its kind.
+            step = view.last.iteration - 1
+            for name, device_ in self.devices.items():
+                if digest := view.solution(step, name):
+                    device_.settled = (step, digest)
+                    self._recover(name)
         if view.settlement is not None and not self._told_costs:
             self._told_costs = True
             for name in self.devices:
@@ -307,15 +314,16 @@ class SiteGroup:
     def _recover(self, name: str) -> None:
         """Recover the set-points of the newest accepted solution near a target."""
         device = self.devices[name]
-        if device.edge is None or device.settled is None:
+        if device.edge is None or device.settled in (None, device.recovered):
             return
-        step, digest = device.settled
+        step, digest = device.settled or (0, b"")
         solved = device.solved.get(step)
         if solved is None or solved.claim.solution != digest:
             return
         solution = solution_of(solved)
         if solution is not None and hashed(solved) == digest:
             device.setpoints = device.edge.setpoints(solution)
+            device.recovered = device.settled
 
     def _fetch(self) -> list[Effect]:
         """Ask for accepted solutions that did not arrive."""
@@ -323,9 +331,10 @@ class SiteGroup:
             *(
                 effect
                 for name, device in self.devices.items()
-                if device.settled is not None and device.settled[0] not in device.solved
+                if device.settled is not None and device.settled != device.recovered
                 for effect in send_all(
-                    self.agreement.validators, FetchSolved(device.settled[0], name)
+                    [*self.agreement.validators, *self.agreement.workers],
+                    FetchSolved(device.settled[0], name),
                 )
             ),
         ]
@@ -338,7 +347,7 @@ class SiteGroup:
         self._recover(name)
         is_still = name in view.excluded or name not in self._seeds
         setpoints = device.site.uncontrolled if is_still else device.setpoints
-        if setpoints is None:
+        if setpoints is None or (not is_still and device.settled != device.recovered):
             return []
         costs = Costs(name, device.site.cost(setpoints), device.cost_alone)
         return [Send(NodeId(self.agreement.operator), costs)]

@@ -299,7 +299,7 @@ class Validator:
         return effects
 
     def _missed(self, step: int) -> list[tuple[int, str]]:
-        """Accepted solutions of a step and of the one before that are not here."""
+        """Return whose accepted solutions of a step and of the one before are not here."""
         return [
             (number, site)
             for number in (step - 1, step)
@@ -502,9 +502,7 @@ class Validator:
     def _is_near(self, step: int, site: str, solved: Solved) -> bool:
         """Whether an accepted solution is of a step near targets, as its claim says."""
         task = self.view.past[step][site]
-        named = Task(
-            site=site, iteration=step, kind=NEAR, data=task.problem, worker=task.accepted
-        )
+        named = Task(site=site, iteration=step, kind=NEAR, data=task.problem, worker=task.accepted)
         return solved.claim.task == named.digest
 
     def _settles(self, proposal: ProposeSettlement, report: Report) -> bool:

@@ -93,6 +93,7 @@ class TaskView:
     workers: tuple[str, ...]
     solutions: dict[str, bytes] = field(default_factory=dict)
     accepted: str = ""
+    attempt: int = 1
 
     @property
     def solution(self) -> bytes:
@@ -110,6 +111,8 @@ class DayView:
         Present step, 1-based.
     dropped
         Workers replaced, with why, in order.
+    past
+        Tasks of the last steps, by step.
     """
 
     day: str
@@ -130,6 +133,12 @@ class DayView:
     settlement: ProposeSettlement | None = None
     refusals: int = 0
     dropped: list[tuple[str, str]] = field(default_factory=list)
+    past: dict[int, dict[str, TaskView]] = field(default_factory=dict)
+
+    def solution(self, step: int, site: str) -> bytes:
+        """Digest of the accepted solution of a recent step; empty where there is none."""
+        tasks = self.tasks if step == self.iteration else self.past.get(step, {})
+        return tasks[site].solution if site in tasks else b""
 
     def fold(self, record: Record) -> None:
         """Take one record into account; refused operations change nothing."""
@@ -172,6 +181,7 @@ class DayView:
             case ((Verdict(site=site) | Late(site=site)), Settled(why, worker, _, workers)):
                 task = self.tasks[site]
                 task.workers = workers
+                task.attempt += 1
                 task.solutions.pop(worker, None)
                 self.dropped.append((worker, why))
             case Absent(who=who), Settled("site"):
@@ -193,6 +203,8 @@ class DayView:
         if not result.is_accepted:
             self.refusals += 1
         elif isinstance(proposal, ProposeIteration):
+            self.past = {s: t for s, t in self.past.items() if s >= self.iteration - 1}
+            self.past[self.iteration] = self.tasks
             self.iteration += 1
             self.tasks = {}
             self.last = proposal if proposal.is_last else None

@@ -15,6 +15,7 @@ from veilgrid.machine import (
     Effect,
     Event,
     NodeId,
+    Persist,
     Received,
     Send,
     TimerFired,
@@ -32,6 +33,7 @@ from veilgrid.roles.ledger_message import (
     floats_of,
 )
 from veilgrid.roles.ledger_seat import AGAIN, Agreement, Seat, bus_of, send_all
+from veilgrid.roles.ledger_view import TaskView
 from veilgrid.roles.masked_task import Task, claimed, with_linear
 from veilgrid.signature import Signs
 
@@ -144,7 +146,11 @@ class Worker:
         self._solvers: dict[bytes, DenseSolver] = {}
         self._busy: set[bytes] = set()
         self._solved: dict[tuple[int, str], Solved] = {}
+        self._submitted: dict[tuple[int, str], int] = {}
         self._is_closed = False
+        for record in records:
+            if isinstance(record, Solved):
+                self._keep(record)
 
     def handle(self, event: Event) -> list[Effect]:
         """Advance by one event."""
@@ -196,7 +202,10 @@ class Worker:
         for site, task in view.tasks.items():
             step = view.iteration
             is_mine = self.me in task.workers and self.me not in task.solutions
-            if not is_mine or (step, site) in self._solved:
+            if not is_mine:
+                continue
+            if (step, site) in self._solved:
+                effects += self._submit(step, site, task)
                 continue
             problem = self.shelf.problem(step, site)
             if problem is None or self.shelf.data_digest(step, site) != task.problem:
@@ -227,14 +236,27 @@ class Worker:
                 multipliers=solution.multipliers.astype("<i8").tobytes(),
             )
         )
-        self._solved = {k: s for k, s in self._solved.items() if k[0] > step - _STEPS_KEPT}
-        self._solved[step, site] = solved
-        operation = Solve(self.agreement.day, step, site, data, solved.claim.solution)
+        self._keep(solved)
         readers = [*self.agreement.validators, self.agreement.operator]
         return [
+            Persist(solved),  # Only the digest is on the ledger: whoever promises it, keeps it.
             *send_all([*readers, self.agreement.groups[bus_of(site)]], solved),
-            *self.seat.desk.submit(self.me, operation),
         ]
+
+    def _keep(self, solved: Solved) -> None:
+        oldest = solved.step - _STEPS_KEPT
+        self._solved = {k: s for k, s in self._solved.items() if k[0] > oldest}
+        self._submitted = {k: a for k, a in self._submitted.items() if k[0] > oldest}
+        self._solved[solved.step, solved.site] = solved
+
+    def _submit(self, step: int, site: str, task: TaskView) -> list[Effect]:
+        """Submit what is solved, once for each draw: before it was this worker's it is refused."""
+        if self._submitted.get((step, site)) == task.attempt:
+            return []
+        self._submitted[step, site] = task.attempt
+        solved = self._solved[step, site]
+        own = (self.agreement.day, step, site, task.problem, solved.claim.solution)
+        return self.seat.desk.submit(self.me, Solve(*own))
 
     def _told(self, solved: Solved) -> Solved:
         """Return what it says; a dishonest worker overrides this."""
