@@ -25,6 +25,12 @@ from veilgrid.errors import Finding, InputError, RunAborted, invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.network import Floats
 from veilgrid.roles.attack_dispatcher import colluding_dispatcher
+from veilgrid.roles.attack_sealed import (
+    colluding_party,
+    default_bus,
+    dishonest_site,
+    refusing_site,
+)
 from veilgrid.roles.attack_setting import AttackOutcome, AttackResult, Setting
 from veilgrid.roles.masked import plan_masked
 from veilgrid.roles.masked_edge import EdgeDevice, Offer
@@ -50,6 +56,7 @@ ATTACKED: Final = (
     "neighbour-ledger",
     "exchange",
     "masked",
+    "sealed",
 )
 """Schemes that the cases know how to attack."""
 
@@ -133,10 +140,18 @@ def attack_plan(
         day=day,
         scheme=honest.scheme,
         honest=honest,
-        site=default_site(day, case) if site is None else site,
+        site=_chosen(day, case, honest.scheme) if site is None else site,
         randomness=randomness,
     )
+    if honest.scheme == "sealed":
+        return _SEALED[case](setting)
     return _ACTS[case](setting)
+
+
+def _chosen(day: Day, case: str, scheme: str) -> int:
+    """Pick the attacker; under `sealed` only a site with a choice has anything to lie in."""
+    own = default_bus(day) if scheme == "sealed" and case == "dishonest-site" else None
+    return default_site(day, case) if own is None else own
 
 
 # (a) A site that departs from its registered bid.
@@ -351,4 +366,11 @@ _ACTS: dict[str, Callable[[Setting], AttackResult]] = {
     "dishonest-site": _dishonest_site,
     "colluding-dispatcher": colluding_dispatcher,
     "refusing-site": _refusing_site,
+}
+
+
+_SEALED: dict[str, Callable[[Setting], AttackResult]] = {
+    "dishonest-site": dishonest_site,
+    "colluding-dispatcher": colluding_party,
+    "refusing-site": refusing_site,
 }

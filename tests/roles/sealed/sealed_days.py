@@ -218,9 +218,9 @@ def _carry_out(
 
 
 def setpoints_of(day: Day, ended: Ended) -> list[np.ndarray]:
-    """Return the plan; excluded sites stand still."""
+    """Return the plan; excluded sites do what nobody coordinates."""
     assert ended.sites is not None
-    out = list(day.load_only)
+    out = list(day.uncontrolled)
     for bus, octets in ended.sites.setpoints.items():
         out[bus] = np.frombuffer(octets, "<f8")
     return out

@@ -194,7 +194,7 @@ def test_a_site_without_a_proof_takes_its_fallback(prepared: Prepared) -> None:
     assert not any(found.failed)
     times = prepared.day.interval_count
     demand = decode(found.demand_p.data[bus * times : (bus + 1) * times])
-    fallback = prepared.day.sites[bus].demand_p(prepared.day.load_only[bus])
+    fallback = prepared.day.sites[bus].demand_p(prepared.day.uncontrolled[bus])
     np.testing.assert_allclose(np.array(demand, float) / 2.0**32, fallback, atol=1e-9)
 
 

@@ -161,5 +161,5 @@ def test_a_day_on_which_every_site_falls_silent_ends_with_all_named() -> None:
     ended = run_day(day, limits, dict.fromkeys(day.flexible, silent))
     assert set(ended.excluded) == set(day.flexible)
     assert ended.public["status"] == "converged"
-    expected = day.cost(day.load_only)
+    expected = day.cost(day.uncontrolled)
     assert ended.public["certificate"]["cost"] == pytest.approx(expected, rel=1e-7)

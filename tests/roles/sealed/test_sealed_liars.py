@@ -99,7 +99,7 @@ def test_a_liar_is_named_and_the_day_goes_on_without_it(lie: str, honest: Ended)
     assert set(ended.excluded) == {LIAR}, ended.public
     assert ended.public["status"] == "converged"
     plan = setpoints_of(DAY, ended)
-    np.testing.assert_allclose(plan[LIAR], DAY.load_only[LIAR], atol=1e-9)
+    np.testing.assert_allclose(plan[LIAR], DAY.uncontrolled[LIAR], atol=1e-9)
     if "bid" not in lie:
         assert account(ended, LIAR) >= account(honest, LIAR) - 1e-3
 

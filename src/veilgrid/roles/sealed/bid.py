@@ -116,6 +116,7 @@ class Shape:
             "fallback_p": self.interval_count,
             "fallback_q": self.interval_count,
             "alone": 1,
+            "fallback_cost": 1,
             "lower": n,
             "upper": n,
             "row_lower": m,
@@ -130,7 +131,7 @@ class Shape:
     def bid_runs(self) -> list[tuple[int, int]]:
         """Return length and bound of each part of a bid."""
         bounds = {"matrix": FACTOR_MAX, "inject_q": FACTOR_MAX, "quadratic": FACTOR_MAX}
-        bounds |= {"alone": PRICE_MAX, "linear": PRICE_MAX}
+        bounds |= dict.fromkeys(("alone", "fallback_cost", "linear"), PRICE_MAX)
         return [(count, bounds.get(name, POWER_MAX)) for name, count in self.bid_parts.items()]
 
     @property
@@ -156,9 +157,8 @@ class Shape:
 
 
 def fallback_of(site: Site) -> tuple[Floats, Floats]:
-    """Return the net demands (interval,) of a site whose devices stand still, per-unit."""
-    idle = np.clip(0.0, site.lower, site.upper)
-    return site.demand_p(idle), site.demand_q(idle)
+    """Return the net demands (interval,) of a site that nobody coordinates, per-unit."""
+    return site.demand_p(site.uncontrolled), site.demand_q(site.uncontrolled)
 
 
 def bid_of(site: Site, unit: float, cost_alone: float) -> Integers:
@@ -184,11 +184,12 @@ def bid_of(site: Site, unit: float, cost_alone: float) -> Integers:
         for part in (site.lower, site.upper, site.row_lower, site.row_upper)
     ]
     powers = [site.load_p, site.load_q, *fallback_of(site)]
+    amounts = (cost_alone, site.cost(site.uncontrolled))
     curved = site.quadratic[np.flatnonzero(site.quadratic)] / unit
     secret = [matrix.data, reactive.data, curved]
     parts = [
         *(_steps(site, part, POWER_BITS, POWER_MAX) for part in powers),
-        _steps(site, np.array([cost_alone / unit]), POWER_BITS, PRICE_MAX),
+        *(_steps(site, np.array([part / unit]), POWER_BITS, PRICE_MAX) for part in amounts),
         *(_steps(site, part, POWER_BITS, POWER_MAX) for part in bounds),
         *(_steps(site, part, FACTOR_BITS, FACTOR_MAX) for part in secret),
         _steps(site, site.linear / unit, POWER_BITS, PRICE_MAX),

@@ -105,7 +105,7 @@ def _idle(shape: Shape, bid: Shares) -> Shares:
     """Return the bid of a site that takes its fallback as its load."""
     times = shape.interval_count
     fallback = bid[2 * times : 4 * times]
-    return concatenate([fallback, fallback, bid[4 * times : 4 * times + 1]])
+    return concatenate([fallback, fallback, bid[4 * times : 4 * times + 2]])
 
 
 def _owners(counts: Sequence[int]) -> Integers:
@@ -464,7 +464,16 @@ def _own_costs(mpc: Mpc, stack: Stack, products: _Products) -> Steps[Shares]:
         left.append(bend)
         right.append(x[curved])
         owners.append(stack.owner_of_variable[curved])
-    return (yield from _summed(mpc, left, right, owners, len(stack.shapes)))
+    moved = yield from _summed(mpc, left, right, owners, len(stack.shapes))
+    return _with_fallbacks(mpc, stack, moved)
+
+
+def _with_fallbacks(mpc: Mpc, stack: Stack, own: Shares) -> Shares:
+    """Add what the devices of sites that take their fallback cost; no message."""
+    still = np.array([shape.variable_count == 0 for shape in stack.shapes])
+    up = encode_words(np.where(still, 2 ** (COST_BITS + 1 - POWER_BITS), 0).astype(np.int64))
+    costs = PRIME_FIELD.multiply(np.ascontiguousarray(stack.bids["fallback_cost"].data), up)
+    return mpc.wrap(PRIME_FIELD.add(own.data, costs), COMPARED_BOUND)
 
 
 def _placed(mpc: Mpc, register: Register, buses: Integers, demand: Shares) -> Shares:

@@ -29,6 +29,7 @@ from veilgrid.machine import (
     NodeId,
     Received,
     Send,
+    SetTimer,
     TimerFired,
 )
 from veilgrid.roles.sealed.bid import Shape
@@ -211,31 +212,48 @@ class Driven:
 
     Attributes
     ----------
-    rounds
-        Of secure computation, of one party.
+    now_ns
+        How late it is where timers fired.
     """
 
     outcomes: dict[NodeId, list[Any]] = field(default_factory=dict)
     message_count: int = 0
     byte_count: int = 0
+    now_ns: int = 0
+    timers: dict[tuple[NodeId, str], int] = field(default_factory=dict)
+
+    def due(self) -> list[tuple[NodeId, Event]]:
+        """Move on to the next timers and return them."""
+        self.now_ns = min(self.timers.values())
+        names = [key for key, at_ns in self.timers.items() if at_ns == self.now_ns]
+        for key in names:
+            del self.timers[key]
+        return [(node, TimerFired(timer)) for node, timer in names]
 
 
 def step_in_memory(
-    machines: Mapping[NodeId, Machine], watch: Callable[[], None] | None = None
+    machines: Mapping[NodeId, Machine],
+    watch: Callable[[], None] | None = None,
+    *,
+    until: NodeId | None = None,
 ) -> Driven:
     """Deliver all messages in order until nobody has anything left to do.
 
-    Timers never fire: nothing is late here. ``watch`` is called after each event.
+    ``watch`` is called after each event. Timers fire only where ``until`` names a machine that has
+    to come to an end: when there is nothing else left to do, so silence takes no time.
     """
     driven = Driven({name: [] for name in machines})
     queue: deque[tuple[NodeId, Event]] = deque((name, TimerFired(START)) for name in machines)
-    while queue:
+    while True:
+        if not queue:
+            if until is None or driven.outcomes[until] or not driven.timers:
+                return driven
+            queue.extend(driven.due())
         name, event = queue.popleft()
         for effect in machines[name].handle(event):
             _carry_out(name, effect, machines, queue, driven)
         if watch is not None:
             watch()
-    return driven
 
 
 def _carry_out(
@@ -250,6 +268,8 @@ def _carry_out(
             driven.message_count += 1
             driven.byte_count += len(msgspec.msgpack.encode(message))
             queue.append((to, Received(name, message)))
+        case SetTimer(timer, delay_ns):
+            driven.timers[name, timer] = driven.now_ns + delay_ns
         case Compute(job, kernel, arguments):
             queue.append((name, Computed(job, kernel(*arguments))))
         case Decide(outcome):
@@ -345,7 +365,7 @@ def coordination_of(day: Day, driven: Driven, group: NodeId, unit: float) -> Coo
     for bus in found.price_p:
         price_p[bus] = np.frombuffer(found.price_p[bus], "<f8")
         price_q[bus] = np.frombuffer(found.price_q[bus], "<f8")
-    setpoints = list(day.load_only)
+    setpoints = list(day.uncontrolled)
     for bus, x in found.setpoints.items():
         setpoints[bus] = np.frombuffer(x, "<f8")
     status = RunStatus(public["status"])

@@ -1,0 +1,67 @@
+"""The contract's cases against a sealed day: nobody gains, and the right one is named."""
+
+from dataclasses import replace
+
+import pytest
+
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.machine import NodeId
+from veilgrid.roles.attack import attack_plan
+from veilgrid.roles.attack_sealed import dishonest_site
+from veilgrid.roles.attack_setting import AttackOutcome, Setting
+from veilgrid.roles.operator import DayPlan, plan_day
+from veilgrid.roles.sealed.attack import play
+from veilgrid.secret import SeededRandomness
+
+from .sealed_days import small
+
+SCENARIO = small(2)
+DAY = replace(SCENARIO.day())
+GAS = 3
+
+
+@pytest.fixture(scope="module")
+def honest() -> DayPlan:
+    return plan_day(DAY, "sealed", None, None, SeededRandomness(1))
+
+
+def test_a_dishonest_site_is_named_and_worse_off(honest: DayPlan) -> None:
+    found = attack_plan(honest, "dishonest-site", SeededRandomness(2), GAS)
+    assert found.outcome is AttackOutcome.CONTAINED
+    assert found.culprit == found.site == "c"
+    assert found.attacker_gain < 0.0
+
+
+def test_a_site_that_hides_what_its_devices_cost_is_named(honest: DayPlan) -> None:
+    """Its plan would bind others to prices that its bid does not bear out."""
+    setting = Setting(
+        day=DAY, scheme="sealed", honest=honest, site=GAS, randomness=SeededRandomness(2)
+    )
+    found = dishonest_site(setting, ("cost",))
+    assert found.outcome is AttackOutcome.CONTAINED
+    assert found.culprit == "c"
+    assert found.attacker_gain < 0.0
+
+
+def test_a_party_that_changes_what_it_says_is_named_and_replaced(honest: DayPlan) -> None:
+    found = attack_plan(honest, "colluding-dispatcher", SeededRandomness(2))
+    assert found.outcome is AttackOutcome.CONTAINED
+    assert found.culprit == "party-2"
+    assert abs(found.cost_change_percent) < 1e-3
+
+
+def test_a_refusing_site_is_named_and_the_others_plan_on(honest: DayPlan) -> None:
+    found = attack_plan(honest, "refusing-site", SeededRandomness(2), GAS)
+    assert found.outcome is AttackOutcome.CONTAINED
+    assert found.culprit == "c"
+    assert found.cost_change_percent > 0.0
+
+
+@pytest.mark.parametrize(("task", "place"), [(0, 2), (2, 3), (4, 5)])
+def test_a_wrong_share_in_any_task_names_its_party(task: int, place: int) -> None:
+    """Bids, an answer, a later wish: nothing opens that a corrupt party could have bent."""
+    limits = Limits.of(DAY.network)
+    deviant = (NodeId("party-3"), task, place)
+    ended = play(DAY, limits, SeededRandomness(5), deviant=deviant)
+    assert ended.coordination is None
+    assert ended.culprits == ("party-3",)
