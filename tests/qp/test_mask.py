@@ -25,7 +25,7 @@ from veilgrid.qp.mask import (
     null_space,
 )
 from veilgrid.qp.problem import QuadraticProgram
-from veilgrid.qp.solve import solve
+from veilgrid.qp.solve import SolveSettings, solve
 from veilgrid.secret import SeededRandomness
 
 OPTIONS = {
@@ -70,7 +70,7 @@ def plain_solution(form: StandardForm):
         lower=np.concatenate([form.equal_to, np.full(len(form.bound), -np.inf)]),
         upper=np.concatenate([form.equal_to, form.bound]),
     )
-    return solve(program).x
+    return solve(program, "clarabel", SolveSettings(tolerance=1e-12)).x
 
 
 @given(seed=st.integers(0, 10**6), name=st.sampled_from(sorted(OPTIONS)))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy import linalg, sparse
 
+from veilgrid.qp._active import ActiveSystem
 from veilgrid.qp.mask import QUANTUM, MaskedProblem, opposite_unit_rows
 from veilgrid.qp.problem import Certificate, Floats, QuadraticProgram
 from veilgrid.qp.solve import solve
@@ -22,7 +23,8 @@ GAP_MAX = 1e-6
 """What validators accept; the last two are relative to the size of the problem's costs."""
 
 ITERATION_COUNT_MAX = 60
-CORRECTION_COUNT_MAX = 3
+CORRECTION_COUNT_MAX = 12
+"""Exchanges of active rows that are tried before an interior point is asked [masking 4]."""
 
 GOALS = (1e-8, 1e-11)
 """Residuals at which the interior point's active set is tried."""
@@ -81,8 +83,7 @@ def certificate(problem: MaskedProblem, claim: DenseSolution) -> Certificate:
         return never
     y, force = claim.values, claim.multipliers * QUANTUM
     slack = problem.bound - problem.matrix @ y
-    length = np.sqrt(np.einsum("ij,ij->i", problem.matrix, problem.matrix))
-    primal = float(np.max(-slack / np.maximum(length, 1e-12), initial=0.0))
+    primal = float(np.max(-slack / np.maximum(problem.lengths, 1e-12), initial=0.0))
     curved = problem.quadratic @ y
     pushed = problem.matrix.T @ force
     size = max(
@@ -106,13 +107,6 @@ def is_acceptable(found: Certificate) -> bool:
     return found.is_accepted(PRIMAL_MAX, DUAL_MAX, GAP_MAX)
 
 
-@dataclass
-class _ActiveSet:
-    rows: "np.ndarray[tuple[int], np.dtype[np.int64]]"
-    factor: tuple[Floats, Floats]
-    kkt: Floats
-
-
 class DenseSolver:
     """Solve one masked problem for many c'.
 
@@ -124,13 +118,12 @@ class DenseSolver:
 
     def __init__(self, problem: MaskedProblem) -> None:
         self._problem = problem
-        length = np.sqrt(np.einsum("ij,ij->i", problem.matrix, problem.matrix))
-        self._length = np.where(length > 0.0, length, 1.0)
+        self._length = np.where(problem.lengths > 0.0, problem.lengths, 1.0)
         self._rows = problem.matrix / self._length[:, np.newaxis]
         self._bound = problem.bound / self._length
         self._folded = _Folded(self._rows)
         self._is_curved = bool(np.any(problem.quadratic))
-        self._active: _ActiveSet | None = None
+        self._active: ActiveSystem | None = None
 
     @property
     def active(self) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | None":
@@ -161,7 +154,7 @@ class DenseSolver:
         for better in inner:
             y, force = better
             self._prepare(np.flatnonzero(force > self._bound - self._rows @ y))
-            found = self._correct(linear, 3 * CORRECTION_COUNT_MAX)
+            found = self._correct(linear)
             if found is not None:
                 return found
         found = self._quantised(y, force, "interior point")
@@ -205,33 +198,20 @@ class DenseSolver:
         if not is_regular:  # a linear program with many optima has no active set to solve on
             self._active = None
             return
-        kkt = np.zeros((width + count, width + count))
-        kkt[:width, :width] = self._problem.quadratic
-        kkt[:width, width:] = self._rows[rows].T
-        kkt[width:, :width] = self._rows[rows]
-        softened = kkt.copy()
-        softened[np.arange(width), np.arange(width)] += 1e-7
-        place = np.arange(width, width + count)
-        softened[place, place] -= 1e-9
-        self._active = _ActiveSet(rows, linalg.lu_factor(softened, check_finite=False), kkt)
+        if self._active is not None and self._active.reaches(rows):
+            self._active.move(rows)
+        else:
+            self._active = ActiveSystem(self._problem.quadratic, self._rows, rows)
 
     def _correct(
         self, linear: Floats, attempts: int = CORRECTION_COUNT_MAX
     ) -> DenseSolution | None:
         """Solve on the active set; exchange rows a few times where signs are wrong."""
-        width = len(linear)
         for _ in range(attempts):
             active = self._active
             if active is None:
                 return None
-            right = np.concatenate([-linear, self._bound[active.rows]])
-            point = np.zeros(len(right))
-            for _ in range(6):
-                point += linalg.lu_solve(
-                    active.factor, right - active.kkt @ point, check_finite=False
-                )
-            y, force = point[:width], np.zeros(len(self._bound))
-            force[active.rows] = point[width:]
+            y, force = active.solve(linear, self._bound)
             if self._is_good(linear, y, force):
                 return self._quantised(y, force, "active set")
             slack = self._bound - self._rows @ y

@@ -112,6 +112,11 @@ class MaskedProblem:
         return float(0.5 * y @ (self.quadratic @ y) + self.linear @ y)
 
     @cached_property
+    def lengths(self) -> Floats:
+        """Euclidean lengths of the rows of G', (row,)."""
+        return np.asarray(np.sqrt(np.einsum("ij,ij->i", self.matrix, self.matrix)))
+
+    @cached_property
     def octets(self) -> bytes:
         """H', G', h' as they are stored beside the ledger, little-endian doubles."""
         return b"".join(_octets(part) for part in (self.quadratic, self.matrix, self.bound))

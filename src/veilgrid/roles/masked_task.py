@@ -241,8 +241,8 @@ class Council:
 
 
 def with_linear(problem: MaskedProblem, linear: Floats) -> MaskedProblem:
-    """Return the same problem with another c'; digests of the rest are kept."""
+    """Return the same problem with another c'; what follows from the rest alone is kept."""
     after = replace(problem, linear=linear)
-    for name in ("octets", "digest"):
+    for name in ("octets", "digest", "lengths"):
         after.__dict__[name] = getattr(problem, name)
     return after

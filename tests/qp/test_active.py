@@ -1,0 +1,49 @@
+"""A bordered system solves what a factored one would, whatever rows joined or left."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from veilgrid.qp._active import CHANGED_MAX, ActiveSystem
+
+
+def drawn_system(seed: int):
+    draw = np.random.default_rng(seed)
+    width, count = 14, 40
+    root = draw.normal(size=(width, width))
+    rows = draw.normal(size=(count, width))
+    rows /= np.linalg.norm(rows, axis=1)[:, np.newaxis]
+    return draw, root @ root.T + 0.1 * np.eye(width), rows, draw.normal(size=count)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=30)
+def test_a_bordered_system_has_the_solution_of_the_whole_one(seed: int) -> None:
+    """A row that was forgotten, or one that still pushed, would make a warm solve wrong."""
+    draw, quadratic, rows, bound = drawn_system(seed)
+    width = len(quadratic)
+    system = ActiveSystem(quadratic, rows, np.sort(draw.permutation(len(rows))[:6]))
+    for _ in range(5):
+        active = np.sort(draw.permutation(len(rows))[: draw.integers(0, 12)])
+        assert system.reaches(active)
+        system.move(active)
+        linear = draw.normal(size=width)
+        y, force = system.solve(linear, bound)
+        count = len(active)
+        whole = np.zeros((width + count, width + count))
+        whole[:width, :width] = quadratic
+        whole[width:, :width] = rows[active]
+        whole[:width, width:] = rows[active].T
+        expected = np.linalg.solve(whole, np.concatenate([-linear, bound[active]]))
+        np.testing.assert_allclose(y, expected[:width], atol=1e-8 * np.abs(expected).max())
+        found = force[active]
+        np.testing.assert_allclose(found, expected[width:], atol=1e-8 * np.abs(expected).max())
+        assert not np.delete(force, active).any()
+
+
+def test_a_far_active_set_is_factored_anew() -> None:
+    """A border as large as the system would cost more than it saves."""
+    rows = np.eye(2 * CHANGED_MAX)
+    system = ActiveSystem(np.eye(2 * CHANGED_MAX), rows, np.arange(3))
+    assert system.reaches(np.arange(CHANGED_MAX))
+    assert not system.reaches(np.arange(CHANGED_MAX + 10))
