@@ -12,7 +12,7 @@ from veilgrid.risk.aggregate import Source
 from veilgrid.risk.trust import TIERS
 
 COLUMNS: Final = ("source", "value", "tier", "lower", "upper")
-OPTIONAL: Final = ("baseline", "reliability")
+OPTIONAL: Final = ("baseline", "usual", "reliability")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,7 @@ def _row(
     lower = _number(where, "lower", cells, faults)
     upper = _number(where, "upper", cells, faults)
     baseline = _number(where, "baseline", cells, faults) if has["baseline"] else None
+    usual = _number(where, "usual", cells, faults) if has["usual"] else None
     reliability = None
     if has["reliability"]:
         reliability = _number(where, "reliability", cells, faults, is_needed=False)
@@ -115,11 +116,18 @@ def _row(
         problem = f"found {baseline:g}, expected more than 0"
         advice = "leave out the column if there is no baseline for everybody"
         faults.append(Finding(where + "baseline", problem, advice))
+    if usual is not None and not usual > 0:
+        problem = f"found {usual:g}, expected more than 0"
+        advice = "write the baseline where no median is known"
+        faults.append(Finding(where + "usual", problem, advice))
+    if usual is not None and not has["baseline"]:
+        problem = "is used with the column baseline only"
+        faults.append(Finding(where + "usual", problem, "add baseline, or leave this out"))
     if reliability is not None and not 0 <= reliability <= 1:
         faults.append(Finding(where + "reliability", f"found {reliability:g}, expected 0..1"))
     if faults or lower is None or upper is None:
         return None
-    return Source(source, tier, lower, upper, baseline, reliability), value
+    return Source(source, tier, lower, upper, baseline, reliability, usual), value
 
 
 def _number(

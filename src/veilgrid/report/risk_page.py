@@ -71,7 +71,7 @@ def _distribution(
 ) -> Picture | None:
     """Draw weight by bin, what is cut off at the ends, and the figure with its interval."""
     low, high = plan.lower / plan.scale, plan.upper / plan.scale
-    sizes = np.ones(len(low)) if plan.sizes is None else plan.sizes
+    sizes = np.ones(len(low)) if plan.usual is None else plan.usual
     rows = [
         place
         for place, value in enumerate(values)
@@ -86,7 +86,7 @@ def _distribution(
     before = np.concatenate([[0.0], np.cumsum(counts)])
     kept = np.clip(before[1:], cut[0], cut[1]) - np.clip(before[:-1], cut[0], cut[1])
     middles, width = (edges[:-1] + edges[1:]) / 2, float(edges[1] - edges[0])
-    unit = "reading / baseline" if plan.sizes is not None else "reading"
+    unit = "reading / what is usual" if plan.usual is not None else "reading"
     figure = layout(
         barmode="stack", xaxis=axis(unit), yaxis=axis("part of the weight", rangemode="tozero")
     )

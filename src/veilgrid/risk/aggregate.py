@@ -67,6 +67,9 @@ class Source:
         What it is expected to report.
     reliability : 0..1 or None
         From outside; None if nothing is known.
+    usual : > 0 or None
+        Median of what it reported at such times; None: its baseline. Readings are divided by it,
+        and their common ratio multiplies the baselines [risk 4.5].
     """
 
     name: str
@@ -75,6 +78,7 @@ class Source:
     upper: float
     baseline: float | None = None
     reliability: float | None = None
+    usual: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +159,8 @@ class Plan:
         Whole numbers.
     sizes : (source,) or None
         Baselines where ratios are averaged, else None.
+    usual : (source,) or None
+        What readings are divided by there.
     method
         ``linear``, ``exact`` or ``histogram``.
     """
@@ -168,13 +174,14 @@ class Plan:
     layout: Layout
     weights: Integers
     sizes: npt.NDArray[np.float64] | None
+    usual: npt.NDArray[np.float64] | None
     method: str
 
     def encode(self, values: Sequence[float]) -> Integers:
         """Return inputs for readings: (source, element); out of bounds gives an invalid one."""
         numbers = np.asarray(values, np.float64)
-        if self.sizes is not None:
-            numbers = numbers / self.sizes
+        if self.usual is not None:
+            numbers = numbers / self.usual
         steps = np.clip(np.nan_to_num(numbers * self.scale, nan=2.0**52), -(2.0**52), 2.0**52)
         return encode_values(self.layout, np.rint(steps).astype(np.int64), self.edges)
 
@@ -221,12 +228,15 @@ def plan_of(
         raise InputError([Finding("readings", problem)])
     has_baselines = all(one.baseline is not None for one in sources)
     is_ratio = has_baselines and question.function in _RATIOS
-    sizes = np.array([one.baseline for one in sources], np.float64) if is_ratio else None
+    sizes, usual = None, None
+    if is_ratio:
+        sizes = np.array([one.baseline for one in sources], np.float64)
+        usual = np.array([one.usual or one.baseline for one in sources], np.float64)
     method = _method(question, len(sources), is_ratio)
     lower = np.array([one.lower for one in sources], np.float64)
     upper = np.array([one.upper for one in sources], np.float64)
-    if sizes is not None:
-        lower, upper = lower / sizes, upper / sizes
+    if usual is not None:
+        lower, upper = lower / usual, upper / usual
     scale = _scale(lower, upper, _bits(method, len(sources)))
     low, high = np.rint(lower * scale).astype(np.int64), np.rint(upper * scale).astype(np.int64)
     needs_bins = method != "linear" or question.is_watched
@@ -245,7 +255,7 @@ def plan_of(
         if (weights == weights[0]).all():
             weights = np.ones(len(sources), np.int64)
     names = tuple(one.name for one in sources)
-    return Plan(question, names, scale, low, high, edges, layout, weights, sizes, method)
+    return Plan(question, names, scale, low, high, edges, layout, weights, sizes, usual, method)
 
 
 def _method(question: Question, count: int, is_ratio: bool) -> str:

@@ -6,7 +6,7 @@ which happens before the deadline, is not part of it.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -26,6 +26,8 @@ from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signs
 
 UPPER_KW = 20.0
+_TOGETHER: Final = 2048
+"""Sources whose shares are made at once, so that making them takes no memory to speak of."""
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -98,8 +100,11 @@ def mailbox_of(work: Workload, round_: Round, party: int, n: int) -> BulkMailbox
     layout, inputs = round_.plan().layout, inputs_of(work, round_)
     clients = {one.name: Enrolled(bytes(32)) for one in round_.sources}
     mailbox = BulkMailbox(party, n, work.degree, b"workload", clients, Secret(bytes(32)), layout)
-    shares = shares_of(inputs.reshape(-1), party, work.degree)
-    mailbox.fill(shares.reshape(*inputs.shape, 2))
+    for first in range(0, len(inputs), _TOGETHER):
+        some = inputs[first : first + _TOGETHER]
+        shares = shares_of(some.reshape(-1), party, work.degree)
+        mailbox.received.shares[first : first + _TOGETHER] = shares.reshape(*some.shape, 2)
+    mailbox.fill(mailbox.received.shares)
     return mailbox
 
 
