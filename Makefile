@@ -6,8 +6,9 @@ READY := $(VENV)/.ready
 # How long `make sim` looks: seeds for each member of the ledger's cast, trials of secure computation.
 SEEDS ?= 850
 TRIALS ?= 10000
+COMETBFT ?= v0.38.19
 
-.PHONY: help demo test check fast sim nightly bench docs scenarios clean
+.PHONY: help demo test check fast sim nightly bench docs cometbft scenarios clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -49,6 +50,9 @@ bench: $(READY)  ## timings beside a central solver and MPyC, and of the ledger
 
 docs: $(READY)  ## documentation, examples and house rules only
 	$(BIN)/python -m pytest -q tests/test_docs.py tests/test_house.py tests/test_examples.py
+
+cometbft: $(READY)  ## get CometBFT through the Go proxy into .venv, for `bench ledger` and its tests (needs Go)
+	GOBIN=$(CURDIR)/$(BIN) CGO_ENABLED=0 go install github.com/cometbft/cometbft/cmd/cometbft@$(COMETBFT)
 
 scenarios: $(READY)  ## cut the bundled SimBench days anew
 	$(BIN)/python tools/cut_simbench.py

@@ -269,12 +269,20 @@ def _growth(name: str, measure: Any, page: Path | None, as_json: bool) -> int:
 @click.option("--requests", default=300, show_default=True, help="One by one, for the median.")
 @click.option("--operations", default=20_000, show_default=True, help="Batched, for the rate.")
 @click.option("--validators", default=4, show_default=True, help="3f + 1 of them.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "pbft", "cometbft"]),
+    default="auto",
+    show_default=True,
+    help="auto: ours, beside CometBFT where it is installed.",
+)
 @click.option("--seed", type=int, help="Accepted by every verb; nothing here is random.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def ledger(
     requests: int,
     operations: int,
     validators: int,
+    engine: str,
     seed: int | None,  # noqa: ARG001 - part of the contract
     as_json: bool,
 ) -> int:
@@ -283,8 +291,11 @@ def ledger(
 
     if validators < 4 or (validators - 1) % 3:
         raise click.BadParameter("must be 3f + 1: 4, 7, 10, ...", param_hint="--validators")
-    columns = ("what", "ours", "unit", "percentile_95", "megabytes", "memory_mib")
-    return _print("ledger", bench_ledger(requests, operations, validators), as_json, columns)
+    columns = ("what", "ours", "peer", "ratio", "unit", "percentile_95", "megabytes", "memory_mib")
+    rows = bench_ledger(
+        requests, operations, validators, engine, lambda text: click.echo(text, err=True)
+    )
+    return _print("ledger", rows, as_json, columns)
 
 
 @bench.command()

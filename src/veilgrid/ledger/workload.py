@@ -57,6 +57,16 @@ class Tally:
         return msgspec.msgpack.decode(octets, type=tuple[int, bytes])
 
 
+def tally_of(_genesis: Configuration) -> Tally:
+    """Make what is counted under CometBFT."""
+    return Tally()
+
+
+def operation_of(number: int) -> bytes:
+    """Return what a client submits in its request of this number, 100 octets."""
+    return number.to_bytes(8, "big").rjust(_OPERATION_LENGTH, b"w")
+
+
 class Asking:
     """A client that submits its load and decides each answer's number."""
 
@@ -75,7 +85,7 @@ class Asking:
             and self._client.open_count < self._load.at_once
         ):
             self._submitted += 1
-            operation = self._submitted.to_bytes(8, "big").rjust(_OPERATION_LENGTH, b"w")
+            operation = operation_of(self._submitted)
             kept += self._client.submit((operation,) * self._load.operation_count)
         return kept
 
