@@ -2,7 +2,7 @@
 
 import hashlib
 
-from veilgrid.ledger.application import Coordination, Roles
+from veilgrid.ledger.application import Coordination
 from veilgrid.ledger.message import Configuration, Member, Notary, keys_of
 from veilgrid.ledger.operation import (
     Approve,
@@ -18,6 +18,7 @@ from veilgrid.ledger.operation import (
     seal_of,
     subject_of,
 )
+from veilgrid.ledger.state import Roles
 from veilgrid.secret import Secret
 from veilgrid.signature import Signer
 

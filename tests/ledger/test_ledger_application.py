@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledger_world import GENESIS, REPLICAS, SIGNERS, cheap_verify
 
-from veilgrid.ledger.application import SCORE_MAX, Coordination, Roles, State
+from veilgrid.ledger.application import Coordination
 from veilgrid.ledger.message import Accusation, Notary, encode
 from veilgrid.ledger.operation import (
     Absent,
+    Admit,
     Announce,
     Approve,
     Assigned,
@@ -41,6 +42,7 @@ from veilgrid.ledger.operation import (
     subject_of,
 )
 from veilgrid.ledger.service import Context
+from veilgrid.ledger.state import SCORE_MAX, Roles, State
 
 DAY = "2026-06-01"
 VALIDATORS = tuple(map(str, REPLICAS))
@@ -58,22 +60,33 @@ def digest(text: str) -> bytes:
 class Ledger:
     """The application with its state, as one replica would hold it."""
 
-    def __init__(self, redundancy: int = 1, head: bytes = bytes(32)) -> None:
-        self.state: State = APPLICATION.genesis()
+    def __init__(
+        self,
+        redundancy: int = 1,
+        head: bytes = bytes(32),
+        application: Coordination = APPLICATION,
+    ) -> None:
+        self.application = application
+        self.state: State = application.genesis()
         self.position = 0
         self.head = head
         self.redundancy = redundancy
 
     def do(self, client: str, operation: Operation) -> Any:
-        before = APPLICATION.encode(self.state)
+        before = self.application.encode(self.state)
         context = Context(client, self.position + 1, self.position, self.head)
-        following, result = APPLICATION.apply(self.state, context, encode(operation))
-        again, same = APPLICATION.apply(APPLICATION.decode(before), context, encode(operation))
-        assert APPLICATION.encode(self.state) == before, "states do not change"
-        assert (APPLICATION.encode(again), same) == (APPLICATION.encode(following), result)
+        following, result = self.application.apply(self.state, context, encode(operation))
+        again, same = self.application.apply(
+            self.application.decode(before), context, encode(operation)
+        )
+        assert self.application.encode(self.state) == before, "states do not change"
+        assert (self.application.encode(again), same) == (
+            self.application.encode(following),
+            result,
+        )
         decoded = decode_result(result)
         if isinstance(decoded, Refused):
-            assert APPLICATION.encode(following) == before, "a refusal changes nothing"
+            assert self.application.encode(following) == before, "a refusal changes nothing"
         self.state, self.position = following, self.position + 1
         return decoded
 
@@ -472,3 +485,115 @@ def test_any_order_of_operations_by_anybody_keeps_the_invariants(seed: int) -> N
             if day.settlement is not None:
                 assert sum(amount for _, amount in day.settlement.payments) == 0
         assert APPLICATION.decode(APPLICATION.encode(ledger.state)) == ledger.state
+
+
+ATTESTED = Coordination(Roles("operator", VALIDATORS, WORKERS, True), NOTARY, KEYS)
+
+
+def admit(who: str, *, is_accepted: bool = True, reason: str = "") -> Admit:
+    return Admit(DAY, who, digest("evidence of " + who), is_accepted, reason)
+
+
+class AttestedLedger(Ledger):
+    """A ledger that asks for evidence, with everybody but the named ones admitted."""
+
+    def __init__(self, without: tuple[str, ...] = ()) -> None:
+        super().__init__(application=ATTESTED)
+        assert self.do("operator", OpenDay(DAY, SITES, 1)) == Done()
+        for who in (*SITES, *WORKERS):
+            if who not in without:
+                assert self.all_vote(admit(who)) == Settled("admission", who, True)
+
+    def bidding_done(self) -> "AttestedLedger":
+        for site in self.day.present:
+            self.do(site, Bid(DAY, digest(site)))
+        values = {validator: digest("value" + validator) for validator in VALIDATORS[:3]}
+        for validator, value in values.items():
+            assert self.do(validator, SealBeacon(DAY, seal_of(value, validator, DAY))) == Done()
+        assert self.do("operator", CloseBids(DAY)) == Done()
+        for validator, value in values.items():
+            self.do(validator, RevealBeacon(DAY, value))
+        return self
+
+
+def test_a_site_bids_only_with_evidence_that_a_quorum_accepts() -> None:
+    """f liars must not let in whom they like, nor keep out whom they dislike."""
+    ledger = AttestedLedger(without=("s0",))
+    refusal = Refused("no accepted evidence of attestation")
+    assert ledger.do("s0", Bid(DAY, digest("s0"))) == refusal
+    for count, validator in enumerate(VALIDATORS[:2], 1):
+        assert ledger.do(validator, admit("s0")) == Counted(count, 3)
+        assert ledger.do("s0", Bid(DAY, digest("s0"))) == refusal
+    assert ledger.do(VALIDATORS[0], admit("s0")) == Refused("said before")
+    assert ledger.do(VALIDATORS[2], admit("s0")) == Settled("admission", "s0", True)
+    assert ledger.do("s0", Bid(DAY, digest("s0"))) == Done()
+
+
+def test_refused_evidence_excludes_a_site_with_its_reason() -> None:
+    """Who is kept out, and why, stands on the ledger."""
+    ledger = AttestedLedger(without=("s1",))
+    refusal = admit("s1", is_accepted=False, reason="bound to another nonce")
+    assert ledger.all_vote(refusal) == Settled("admission", "s1", False)
+    assert ledger.day.excluded == {"s1": "evidence refused"}
+    assert ledger.day.admissions["s1"].reason == "bound to another nonce"
+    ledger.bidding_done()
+    assert ledger.day.present == ("s0", "s2")
+    assert ledger.day.excluded["s1"] == "evidence refused"
+    assert ledger.do(VALIDATORS[3], admit("s1")) == Refused("nobody whose evidence is asked for")
+
+
+def test_evidence_that_is_revoked_excludes_a_site_in_the_middle_of_a_day() -> None:
+    """What was computed with it is computed again without it."""
+    ledger = AttestedLedger().bidding_done()
+    assert isinstance(ledger.announced(), Ledger)
+    revoked = admit("s2", is_accepted=False, reason="measurement is revoked")
+    assert ledger.all_vote(revoked) == Settled("admission", "s2", False)
+    assert ledger.day.present == ("s0", "s1")
+    assert "s2" not in ledger.day.tasks
+    assert ledger.do(VALIDATORS[0], admit("s2")) == Refused("nobody whose evidence is asked for")
+
+
+def test_workers_without_accepted_evidence_are_not_drawn() -> None:
+    """A worker sees masked problems; which program it runs is asked before."""
+    ledger = AttestedLedger(without=("w1", "w2"))
+    ledger.all_vote(admit("w2", is_accepted=False, reason="debug mode"))
+    ledger.bidding_done().announced()
+    drawn = {worker for task in ledger.day.tasks.values() for worker in task.workers}
+    assert drawn <= {"w0", "w3"}
+    assert drawn
+
+
+def test_a_validator_whose_evidence_a_quorum_refuses_votes_no_more() -> None:
+    """f of them cannot silence an honest one."""
+    ledger = AttestedLedger()
+    refusal = admit(VALIDATORS[3], is_accepted=False, reason="forged")
+    for count, validator in enumerate(VALIDATORS[:2], 1):
+        assert ledger.do(validator, refusal) == Counted(count, 3)
+    assert ledger.do(VALIDATORS[3], admit(VALIDATORS[0])) == Counted(1, 3)
+    assert ledger.do(VALIDATORS[2], refusal) == Settled("admission", VALIDATORS[3], False)
+    said = ledger.do(VALIDATORS[3], admit(VALIDATORS[1]))
+    assert said == Refused("not a validator of an open day")
+    assert ledger.state.convicted == {VALIDATORS[3]: "evidence refused"}
+
+
+@pytest.mark.parametrize(
+    ("who", "operation"),
+    [
+        ("operator", admit("s0")),
+        (VALIDATORS[0], admit(VALIDATORS[0])),
+        (VALIDATORS[0], admit("nobody")),
+        (VALIDATORS[0], Admit(DAY, "s0", b"", True)),
+        (VALIDATORS[0], Admit(DAY, "s0", b"short", False)),
+        (VALIDATORS[0], admit("s0", is_accepted=False, reason="x" * 301)),
+        (VALIDATORS[0], Admit("another day", "s0", digest("e"), True)),
+    ],
+)
+def test_admissions_that_break_a_rule_are_refused(who: str, operation: Admit) -> None:
+    """Each rule guards against somebody who would bend the count."""
+    assert isinstance(AttestedLedger(without=("s0",)).do(who, operation), Refused)
+
+
+def test_a_ledger_that_asks_for_no_evidence_counts_none() -> None:
+    """Ballots that mean nothing would fill the state."""
+    ledger = Ledger().opened()
+    assert ledger.do(VALIDATORS[0], admit("s0")) == Refused("this ledger asks for no evidence")

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from veilgrid.ledger.admission import REASON_LENGTH_MAX, Admission, counted
 from veilgrid.ledger.message import Notary, digest_of, encode
 from veilgrid.ledger.operation import (
     MONEY_MAX,
@@ -17,6 +18,7 @@ from veilgrid.ledger.operation import (
     REVEAL_LENGTH,
     SITE_COUNT_MAX,
     Absent,
+    Admit,
     Announce,
     Approve,
     Assigned,
@@ -44,100 +46,26 @@ from veilgrid.ledger.operation import (
     subject_of,
 )
 from veilgrid.ledger.service import Context
+from veilgrid.ledger.state import (
+    Day,
+    Performance,
+    Roles,
+    State,
+    Task,
+    cast,
+    excluded,
+    forget,
+    performed,
+    with_day,
+    with_task,
+)
 
-SCORE_MAX: Final = 1 << 20
-"""Reliability of a worker who never failed; everybody begins with half of it."""
 _DAYS_MAX: Final = 8
 _ROUNDS_MAX: Final = 4
 """So many times as there are workers a task is drawn for while all of them are late."""
 _ELAPSED_MAX_MS: Final = 1 << 31
 
 replace = msgspec.structs.replace
-
-
-class Performance(msgspec.Struct, frozen=True, array_like=True):
-    """What is known of a worker: reliability up to ``SCORE_MAX``, and its usual time."""
-
-    score: int = SCORE_MAX // 2
-    elapsed_ms: int = 100
-
-    @property
-    def weight(self) -> int:
-        """Its share of the draw: reliable and quick workers are drawn more often, none never."""
-        return 1 + self.score // (10 + min(self.elapsed_ms, 100_000))
-
-    def accepted(self, elapsed_ms: int) -> "Performance":
-        """Return the performance after an accepted solution."""
-        score = self.score + (SCORE_MAX - self.score) // 8
-        return Performance(score, (7 * self.elapsed_ms + elapsed_ms) // 8)
-
-    def late(self) -> "Performance":
-        """Return the performance after a missing solution."""
-        return Performance(self.score // 2, self.elapsed_ms)
-
-    def wrong(self) -> "Performance":
-        """Return the performance after a refused solution."""
-        return Performance(0, self.elapsed_ms)
-
-
-class Task(msgspec.Struct, frozen=True):
-    """A site's problem of this iteration and what became of it."""
-
-    problem: bytes
-    workers: tuple[str, ...]
-    dropped: tuple[str, ...] = ()
-    attempt: int = 0
-    solutions: dict[str, bytes] = {}
-    accepted: tuple[str, ...] = ()
-
-
-class Day(msgspec.Struct, frozen=True):
-    """A day under way; ``tasks`` are those of ``iteration``."""
-
-    sites: tuple[str, ...]
-    redundancy: int
-    is_bidding: bool = True
-    bids: dict[str, bytes] = {}
-    excluded: dict[str, str] = {}
-    seals: dict[str, bytes] = {}
-    reveals: dict[str, bytes] = {}
-    missing: tuple[str, ...] = ()
-    beacon: bytes = b""
-    iteration: int = 1
-    tasks: dict[str, Task] = {}
-    banned: tuple[str, ...] = ()
-    proposal: ProposeIteration | ProposeSettlement | None = None
-    last: ProposeIteration | None = None
-    settlement: ProposeSettlement | None = None
-    votes: dict[str, dict[str, bytes]] = {}
-    rigid: tuple[str, ...] = ()
-
-    @property
-    def present(self) -> tuple[str, ...]:
-        """Sites that take part."""
-        return tuple(site for site in self.sites if site not in self.excluded)
-
-
-class State(msgspec.Struct, frozen=True):
-    """Everything that ``apply`` may depend on."""
-
-    days: dict[str, Day] = {}
-    closed: dict[str, bytes] = {}
-    performance: dict[str, Performance] = {}
-    convicted: dict[str, str] = {}
-
-
-class Roles(msgspec.Struct, frozen=True):
-    """Who may do what: names among clients and replicas of the configuration."""
-
-    operator: str
-    validators: tuple[str, ...]
-    workers: tuple[str, ...] = ()
-
-    @property
-    def quorum(self) -> int:
-        """How many validators decide: 2f + 1 of 3f + 1."""
-        return 2 * ((len(self.validators) - 1) // 3) + 1
 
 
 _encode_state = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -217,10 +145,12 @@ class Coordination:
             return refused(state, "bidding is over")
         if context.client in day.bids:
             return refused(state, "a bid is binding")
+        if self.roles.is_attested and not self._is_admitted(day, context.client):
+            return refused(state, "no accepted evidence of attestation")
         if not is_digest(operation.digest):
             return refused(state, "not a digest")
         bids = {**day.bids, context.client: operation.digest}
-        return _with(state, operation.day, replace(day, bids=bids)), _DONE
+        return with_day(state, operation.day, replace(day, bids=bids)), _DONE
 
     def _close_bids(self, state: State, context: Context, operation: CloseBids) -> Step:
         day = state.days.get(operation.day)
@@ -228,9 +158,67 @@ class Coordination:
             return refused(state, "only the operator ends bidding, once")
         if not day.bids:
             return refused(state, "nobody has bid")
-        late = {site: "no bid" for site in day.sites if site not in day.bids}
+        late = {site: "no bid" for site in day.present if site not in day.bids}
         day = replace(day, is_bidding=False, excluded={**day.excluded, **late})
-        return _with(state, operation.day, day), _DONE
+        return with_day(state, operation.day, day), _DONE
+
+    # -- admission [ledger 9.5] ------------------------------------------------------------------
+
+    def _is_admitted(self, day: Day, who: str) -> bool:
+        held = day.admissions.get(who)
+        return held is not None and held.verdict is True
+
+    def _barred(self, day: Day) -> set[str]:
+        """Return the workers that are not drawn: banned, or without accepted evidence."""
+        if not self.roles.is_attested:
+            return set(day.banned)
+        workers = self.roles.workers
+        return {*day.banned, *(one for one in workers if not self._is_admitted(day, one))}
+
+    def _admit(self, state: State, context: Context, operation: Admit) -> Step:
+        day, who = state.days.get(operation.day), operation.who
+        if day is None or not self._may_vote(state, context.client):
+            return refused(state, "not a validator of an open day")
+        if not self.roles.is_attested:
+            return refused(state, "this ledger asks for no evidence")
+        if who == context.client or who not in (
+            *day.present,
+            *self.roles.workers,
+            *self.roles.validators,
+        ):
+            return refused(state, "nobody whose evidence is asked for")
+        is_named = is_digest(operation.evidence) or not (
+            operation.is_accepted or operation.evidence
+        )
+        if not is_named or len(operation.reason) > REASON_LENGTH_MAX:
+            return refused(state, "no digest, or too long a reason")
+        held = day.admissions.get(who, Admission())
+        following = counted(
+            held,
+            context.client,
+            is_accepted=operation.is_accepted,
+            reason=operation.reason,
+            quorum=self.roles.quorum,
+        )
+        if following is None:
+            return refused(state, "said before")
+        day = replace(day, admissions={**day.admissions, who: following})
+        if following.verdict is held.verdict:
+            same = [b for b in following.ballots.values() if b is operation.is_accepted]
+            return with_day(state, operation.day, day), Counted(len(same), self.roles.quorum)
+        if following.verdict is False:
+            state, day = self._shut_out(state, day, who)
+        result = Settled("admission", who, following.verdict is True)
+        return with_day(state, operation.day, day), result
+
+    def _shut_out(self, state: State, day: Day, who: str) -> tuple[State, Day]:
+        """Act on refused evidence: a site is excluded, a worker not drawn, a validator mute."""
+        if who in self.roles.validators:
+            state = replace(state, convicted={**state.convicted, who: "evidence refused"})
+        elif who in day.present:
+            bids = {site: digest for site, digest in day.bids.items() if site != who}
+            day = excluded(replace(day, bids=bids), who, "evidence refused")
+        return state, day
 
     # -- the beacon [ledger 9.3] -----------------------------------------------------------------
 
@@ -241,7 +229,7 @@ class Coordination:
         if context.client in day.seals or day.reveals or not is_digest(operation.seal):
             return refused(state, "a seal comes once, before any value is revealed")
         seals = {**day.seals, context.client: operation.seal}
-        return _with(state, operation.day, replace(day, seals=seals)), _DONE
+        return with_day(state, operation.day, replace(day, seals=seals)), _DONE
 
     def _reveal(self, state: State, context: Context, operation: RevealBeacon) -> Step:
         day = state.days.get(operation.day)
@@ -260,10 +248,10 @@ class Coordination:
     def _fix(self, state: State, context: Context, name: str, day: Day) -> Step:
         """Fix the beacon when every sealed value is revealed or given up."""
         if set(day.seals) - set(day.reveals) - set(day.missing) or not day.reveals:
-            return _with(state, name, day), _DONE
+            return with_day(state, name, day), _DONE
         values = tuple(sorted(day.reveals.items()))
         beacon = digest_of("beacon", encode((name, context.head, values)))
-        return _with(state, name, replace(day, beacon=beacon)), Fixed(beacon)
+        return with_day(state, name, replace(day, beacon=beacon)), Fixed(beacon)
 
     # -- tasks -----------------------------------------------------------------------------------
 
@@ -282,12 +270,12 @@ class Coordination:
         task = Task(operation.digest, ())
         task = self._drawn(state, operation.day, day, site, task, day.redundancy)
         tasks = {**day.tasks, site: task}
-        state = _with(state, operation.day, replace(day, tasks=tasks))
+        state = with_day(state, operation.day, replace(day, tasks=tasks))
         return state, Assigned(site, task.workers)
 
     def _drawn(self, state: State, name: str, day: Day, site: str, task: Task, count: int) -> Task:
         """Draw ``count`` further workers by weight; the problem's digest plays no part."""
-        taken = {*task.workers, *task.dropped, *day.banned}
+        taken = {*task.workers, *task.dropped, *self._barred(day)}
         left = [worker for worker in sorted(self.roles.workers) if worker not in taken]
         workers = list(task.workers)
         for number in range(min(count, len(left))):
@@ -312,7 +300,7 @@ class Coordination:
         if operation.problem != task.problem or not is_digest(operation.solution):
             return refused(state, "the solution of another problem")
         task = replace(task, solutions={**task.solutions, worker: operation.solution})
-        return _with_task(state, operation.day, day, operation.site, task), _DONE
+        return with_task(state, operation.day, day, operation.site, task), _DONE
 
     def _verdict(self, state: State, context: Context, operation: Verdict) -> Step:
         day, task, why = self._voting(state, context, operation)
@@ -326,22 +314,22 @@ class Coordination:
             return refused(state, "a time out of range")
         key = f"verdict {operation.site} {operation.worker}"
         ballot = encode((operation.is_accepted, operation.elapsed_ms))
-        day, votes = _cast(day, key, context.client, ballot)
+        day, votes = cast(day, key, context.client, ballot)
         ballots = [msgspec.msgpack.decode(vote) for vote in votes.values()]
         agreeing = [elapsed for accepted, elapsed in ballots if accepted == operation.is_accepted]
         if len(agreeing) < self.roles.quorum:
-            state = _with(state, operation.day, day)
+            state = with_day(state, operation.day, day)
             return state, Counted(len(agreeing), self.roles.quorum)
-        day = _forget(day, key)
+        day = forget(day, key)
         if not operation.is_accepted:
             return self._replaced(state, operation, day, task, "wrong")
         task = replace(task, accepted=(*task.accepted, operation.worker))
-        state = _performed(
+        state = performed(
             state,
             operation.worker,
             lambda held: held.accepted(sorted(agreeing)[len(agreeing) // 2]),
         )
-        state = _with_task(state, operation.day, day, operation.site, task)
+        state = with_task(state, operation.day, day, operation.site, task)
         return state, Settled("solution", operation.worker, is_accepted=True)
 
     def _late(self, state: State, context: Context, operation: Late) -> Step:
@@ -353,10 +341,10 @@ class Coordination:
         if operation.attempt != task.attempt:
             return refused(state, "about an earlier draw")
         key = f"late {operation.site} {operation.worker}"
-        day, votes = _cast(day, key, context.client, b"")
+        day, votes = cast(day, key, context.client, b"")
         if len(votes) < self.roles.quorum:
-            return _with(state, operation.day, day), Counted(len(votes), self.roles.quorum)
-        return self._replaced(state, operation, _forget(day, key), task, "late")
+            return with_day(state, operation.day, day), Counted(len(votes), self.roles.quorum)
+        return self._replaced(state, operation, forget(day, key), task, "late")
 
     def _voting(
         self, state: State, context: Context, operation: Verdict | Late
@@ -383,18 +371,18 @@ class Coordination:
             solutions={w: s for w, s in task.solutions.items() if w != worker},
         )
         if why == "wrong":
-            state = _performed(state, worker, Performance.wrong)
+            state = performed(state, worker, Performance.wrong)
             day = replace(day, banned=tuple(sorted({*day.banned, worker})))
         else:
-            state = _performed(state, worker, Performance.late)
+            state = performed(state, worker, Performance.late)
         task = self._drawn(state, operation.day, day, operation.site, task, 1)
-        state = _with_task(state, operation.day, day, operation.site, task)
+        state = with_task(state, operation.day, day, operation.site, task)
         return state, Settled(why, worker, is_accepted=False, workers=task.workers)
 
     def _dropped(self, day: Day, task: Task, worker: str, why: str) -> tuple[str, ...]:
         """Return who is not drawn now; when all were late, all but the last begin again."""
         dropped = (*task.dropped, worker)
-        able = {*self.roles.workers} - {*day.banned} - ({worker} if why == "wrong" else set())
+        able = {*self.roles.workers} - self._barred(day) - ({worker} if why == "wrong" else set())
         if able - {*dropped, *task.workers}:
             return dropped
         if task.attempt >= _ROUNDS_MAX * len(self.roles.workers):
@@ -413,19 +401,17 @@ class Coordination:
         if not is_silent and (day.is_bidding or day.settlement is not None):
             return refused(state, "sites are missed between bidding and settlement")
         key = f"absent {who}"
-        day, votes = _cast(day, key, context.client, b"")
+        day, votes = cast(day, key, context.client, b"")
         if len(votes) < self.roles.quorum:
-            return _with(state, operation.day, day), Counted(len(votes), self.roles.quorum)
-        day = _forget(day, key)
+            return with_day(state, operation.day, day), Counted(len(votes), self.roles.quorum)
+        day = forget(day, key)
         if is_silent:
             day = replace(day, missing=tuple(sorted({*day.missing, who})))
             state, result = self._fix(state, context, operation.day, day)
             is_fixed = isinstance(result, Fixed)
             return state, result if is_fixed else Settled("seal", who, is_accepted=False)
-        tasks = {site: task for site, task in day.tasks.items() if site != who}
-        excluded = {**day.excluded, who: "absent"}
-        day = replace(day, excluded=excluded, tasks=tasks, proposal=None, votes={})
-        return _with(state, operation.day, day), Settled("site", who, is_accepted=False)
+        day = excluded(day, who, "absent")
+        return with_day(state, operation.day, day), Settled("site", who, is_accepted=False)
 
     def _propose_iteration(
         self, state: State, context: Context, operation: ProposeIteration
@@ -444,8 +430,8 @@ class Coordination:
             if site not in day.rigid
         ):
             return refused(state, "a present site has no accepted solution yet")
-        day = replace(_forget(day, "proposal"), proposal=operation)
-        return _with(state, operation.day, day), _DONE
+        day = replace(forget(day, "proposal"), proposal=operation)
+        return with_day(state, operation.day, day), _DONE
 
     def _propose_settlement(
         self, state: State, context: Context, operation: ProposeSettlement
@@ -464,8 +450,8 @@ class Coordination:
             return refused(state, "an amount out of range")
         if sum(amount for _, amount in operation.payments) != 0:
             return refused(state, "payments do not sum to zero")
-        day = replace(_forget(day, "proposal"), proposal=operation)
-        return _with(state, operation.day, day), _DONE
+        day = replace(forget(day, "proposal"), proposal=operation)
+        return with_day(state, operation.day, day), _DONE
 
     def _approve(self, state: State, context: Context, operation: Approve) -> Step:
         day = state.days.get(operation.day)
@@ -474,11 +460,11 @@ class Coordination:
         proposal = day.proposal
         if proposal is None or subject_of(proposal) != operation.subject:
             return refused(state, "this is not proposed now")
-        day, votes = _cast(day, "proposal", context.client, bytes([operation.is_accepted]))
+        day, votes = cast(day, "proposal", context.client, bytes([operation.is_accepted]))
         count = sum(vote == bytes([operation.is_accepted]) for vote in votes.values())
         if count < self.roles.quorum:
-            return _with(state, operation.day, day), Counted(count, self.roles.quorum)
-        day = replace(_forget(day, "proposal"), proposal=None)
+            return with_day(state, operation.day, day), Counted(count, self.roles.quorum)
+        day = replace(forget(day, "proposal"), proposal=None)
         kind = "iteration" if isinstance(proposal, ProposeIteration) else "settlement"
         if operation.is_accepted and isinstance(proposal, ProposeIteration):
             last = proposal if proposal.is_last else None
@@ -486,7 +472,7 @@ class Coordination:
         elif operation.is_accepted and isinstance(proposal, ProposeSettlement):
             day = replace(day, settlement=proposal)
         result = Settled(kind, operation.subject.hex(), operation.is_accepted)
-        return _with(state, operation.day, day), result
+        return with_day(state, operation.day, day), result
 
     def _close(self, state: State, context: Context, operation: CloseDay) -> Step:
         day = state.days.get(operation.day)
@@ -522,30 +508,6 @@ class Coordination:
         return who in self.roles.validators and who not in state.convicted
 
 
-def _with(state: State, name: str, day: Day) -> State:
-    return replace(state, days={**state.days, name: day})
-
-
-def _with_task(state: State, name: str, day: Day, site: str, task: Task) -> State:
-    return _with(state, name, replace(day, tasks={**day.tasks, site: task}))
-
-
-def _performed(state: State, worker: str, change: Callable[[Performance], Performance]) -> State:
-    held = state.performance[worker]
-    return replace(state, performance={**state.performance, worker: change(held)})
-
-
-def _cast(day: Day, key: str, validator: str, ballot: bytes) -> tuple[Day, Mapping[str, bytes]]:
-    """Count a ballot; the first one of a validator stands."""
-    votes = {**day.votes.get(key, {})}
-    votes.setdefault(validator, ballot)
-    return replace(day, votes={**day.votes, key: votes}), votes
-
-
-def _forget(day: Day, key: str) -> Day:
-    return replace(day, votes={name: votes for name, votes in day.votes.items() if name != key})
-
-
 _STEPS: Final[dict[type, Callable[..., Step]]] = {
     OpenDay: Coordination._open,
     Bid: Coordination._bid,
@@ -561,6 +523,7 @@ _STEPS: Final[dict[type, Callable[..., Step]]] = {
     ProposeSettlement: Coordination._propose_settlement,
     Approve: Coordination._approve,
     Evidence: Coordination._evidence,
+    Admit: Coordination._admit,
     CloseDay: Coordination._close,
 }
 

@@ -140,6 +140,26 @@ class Evidence(msgspec.Struct, frozen=True, tag=True):
     accusation: Accusation
 
 
+class Admit(msgspec.Struct, frozen=True, tag=True):
+    """A validator has judged evidence of attestation, or misses it [ledger 9.5].
+
+    Attributes
+    ----------
+    who
+        A site, a worker or another validator.
+    evidence
+        Digest of what was shown; empty if nothing was.
+    reason
+        Why it is refused.
+    """
+
+    day: str
+    who: str
+    evidence: bytes
+    is_accepted: bool
+    reason: str = ""
+
+
 class CloseDay(msgspec.Struct, frozen=True, tag=True):
     """The operator closes a settled day."""
 
@@ -161,6 +181,7 @@ Operation = (
     | ProposeSettlement
     | Approve
     | Evidence
+    | Admit
     | CloseDay
 )
 

@@ -11,7 +11,7 @@ import numpy as np
 from veilgrid.admm.network_step import NetworkStep
 from veilgrid.grid.lindistflow import flows
 from veilgrid.grid.network import Floats
-from veilgrid.ledger.application import Coordination, Roles
+from veilgrid.ledger.application import Coordination
 from veilgrid.ledger.message import (
     CaughtUp,
     Confirmed,
@@ -34,6 +34,7 @@ from veilgrid.ledger.operation import (
 from veilgrid.ledger.replica import Replica
 from veilgrid.ledger.service import Record
 from veilgrid.ledger.settings import Settings
+from veilgrid.ledger.state import Roles
 from veilgrid.machine import (
     START,
     Compute,
