@@ -172,7 +172,7 @@ def test_a_split_is_exact_and_nobody_gets_more_than_asked(
     assert all(0 <= part <= size for part, size in zip(parts, sizes, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["market", "capacity", "refresh"])
+@pytest.mark.parametrize("kind", ["market", "prices", "capacity", "refresh"])
 def test_three_parties_open_what_the_plain_computation_gives(kind: str) -> None:
     """Intake, check of every input and all rounds, on shares."""
     work = Workload(kind, 200)

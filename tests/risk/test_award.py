@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veilgrid.cli._bulk_round import bulk_round
-from veilgrid.cli._market import clear_orders, grid_of, market, read_orders
-from veilgrid.machine import NodeId, Received
+from veilgrid.cli._market import clear_orders, market
+from veilgrid.cli._market_orders import grid_of, read_orders
+from veilgrid.errors import InputError
 from veilgrid.mpc.bulk import plain_batch
-from veilgrid.mpc.client import seal_output
 from veilgrid.mpc.engine import Engine
+from veilgrid.mpc.padded import open_padded, read_padded
 from veilgrid.mpc.plain import Plain
 from veilgrid.risk.auction import (
     RADIX,
@@ -29,6 +31,7 @@ from veilgrid.risk.auction import (
     rations_of,
 )
 from veilgrid.risk.award import UNIT, award, steps_of
+from veilgrid.secret import Secret
 
 Order = tuple[int, int, bool, int]
 ORDERS = st.lists(
@@ -96,42 +99,62 @@ def test_a_committee_opens_price_and_volume_and_each_owner_its_award(rule: str) 
 
         mpc.open = listened  # type: ignore[method-assign]
         price, awards = yield from award(mpc, batch, is_buy, weights, rule)
-        yield from mpc.deliver_each(names, "award", awards)
-        return price
+        nothing = mpc.constant([0])
+        _, padded = yield from open_padded(mpc, batch, awards, nothing)
+        return price, padded
 
     inputs = encode(layout, ticks, sizes)
-    done = bulk_round(b"t", layout, names, inputs, program, seed=3, delivers=True)
+    done = bulk_round(b"t", layout, names, inputs, program, seed=3)
+    price = done.result[0]
     digits, volume = said[: 4 * 3], said[4 * 3 :]
     assert all(0 <= digit <= RADIX for digit in digits)
-    assert volume == [done.result.volume] * 3
-    cleared = rations_of(done.result, ticks, sizes, is_buy)
+    assert volume == [price.volume] * 3
+    cleared = rations_of(price, ticks, sizes, is_buy)
     right = allocate(cleared, ticks, sizes, is_buy)
-    own = np.array([steps_of(done.opened[name]) for name in names])
+    padded = [one[1] for one in done.told]
+    own = np.array([steps_of(read_padded(padded, k, pad, 1)) for k, pad in enumerate(done.pads)])
     assert (np.abs(own - right) <= 1).all()
     assert own.sum() > 0
 
 
-def test_a_forged_or_repeated_share_of_an_award_is_not_taken() -> None:
-    from veilgrid.cli._bulk_round import Reader
-    from veilgrid.errors import InputError
-    from veilgrid.mpc.field import encode_words, octets_of
-    from veilgrid.mpc.shamir import share
-    from veilgrid.secret import SeededRandomness
+def test_what_opens_to_an_owner_is_hidden_from_all_others_and_cannot_be_forged() -> None:
+    """The published number is the award plus the owner's pad; one lying party is outvoted."""
+    orders = [(9, 7, True, 1), (3, 7, False, 1), (2, 5, True, 1)]
+    ticks, sizes, is_buy, weights = columns(orders)
+    layout, names = layout_of(7, 1), ["a", "b", "c"]
 
-    parts = share(encode_words(np.array([77])), 3, 1, SeededRandomness(1))
-    parties = tuple(NodeId(f"party-{k}") for k in (1, 2, 3))
-    forged = [parts[0], parts[1], encode_words(np.array([5]))]
-    for sent, is_right in ((parts, True), (forged, False)):
-        reader = Reader(bytes(range(32)))
-        for name, one in zip(parties, sent, strict=True):
-            output = seal_output(b"s", "award", bytes(octets_of(one)), reader.public)
-            reader.handle(Received(name, output))
-            assert reader.handle(Received(name, output)) == []
-        if is_right:
-            assert reader.read(parties) == 77
-        else:
-            with pytest.raises(InputError, match="contradict"):
-                reader.read(parties)
+    def program(mpc: Engine, batch: Any) -> Any:
+        price, awards = yield from award(mpc, batch, is_buy, weights, UNIFORM)
+        _, padded = yield from open_padded(mpc, batch, awards, mpc.constant([0]))
+        return price, padded
+
+    inputs = encode(layout, ticks, sizes)
+    runs = [bulk_round(b"t", layout, names, inputs, program, seed=seed) for seed in (1, 2)]
+    published = [run.result[1] for run in runs]
+    assert len(set(published)) == 2, "other pads, other numbers, the same awards"
+    for run in runs:
+        told = [one[1] for one in run.told]
+        own = [steps_of(read_padded(told, row, pad, 1)) for row, pad in enumerate(run.pads)]
+        assert own == [7, 7, 0]
+        wrong = bytes(16) + told[2][16:]
+        assert steps_of(read_padded([told[0], told[1], wrong], 0, run.pads[0], 1)) == 7
+        assert steps_of(read_padded(told, 0, run.pads[1], 1)) != 7, "another one's pad"
+        with pytest.raises(InputError, match="different things"):
+            read_padded([told[0], wrong, b""], 0, run.pads[0], 1)
+
+
+def test_who_sent_nothing_readable_has_no_pad_and_nothing_is_told_of_it() -> None:
+    """Without a pad a number would open to everybody; zero is told in its place."""
+    ticks, sizes, _, _ = columns([(1, 3, True, 1), (1, 3, True, 1)])
+    layout, mpc = layout_of(7, 1), Plain()
+    batch = plain_batch(mpc, layout, encode(layout, ticks, sizes))
+    secret = mpc.constant([41, 42])
+    for why, seen in (("missing", 0), ("unreadable", 0), ("invalid", 42)):
+        flagged = replace(batch, flags={"1": why})
+        found: Any = mpc.run(open_padded(mpc, flagged, secret, mpc.constant([5])))
+        public, padded = found
+        assert public == [5]
+        assert [read_padded([padded] * 2, k, Secret(0), 1) for k in (0, 1)] == [41, seen]
 
 
 def test_the_verb_gives_every_bidder_what_it_opened_itself(tmp_path: Any) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from veilgrid.cli import _market
 from veilgrid.cli._capacity import capacity
-from veilgrid.cli._market import clear_orders, grid_of, market, read_orders, report_of
+from veilgrid.cli._market import clear_orders, market, report_of
+from veilgrid.cli._market_orders import grid_of, read_orders
 from veilgrid.risk.flags import Book, capped, flags_of, next_weight, payment_cycles
 from veilgrid.risk.market_zones import zones_of
 
@@ -275,7 +276,7 @@ def test_caps_bind_only_on_those_who_stand_out_without_proof() -> None:
     names = [str(k) for k in range(40)]
     free = Book(names, np.ones(40, bool), np.ones(40), sizes, np.full(40, np.nan))
     assert capped(free)[:39].tolist() == [1.0] * 39
-    assert capped(free)[39] == 2.0
+    assert capped(free)[39] == pytest.approx(2.0, rel=2**0.125 - 1), "two middle ones, to a class"
     proved = Book(names, np.ones(40, bool), np.ones(40), sizes, np.full(40, 50.0))
     assert capped(proved)[39] == 50.0
 

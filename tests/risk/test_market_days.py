@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from veilgrid.cli._market import Orders, clear_orders, grid_of, report_of
+from veilgrid.cli._market import clear_orders, report_of
+from veilgrid.cli._market_orders import Orders, grid_of
 from veilgrid.machine import (
     START,
     Compute,

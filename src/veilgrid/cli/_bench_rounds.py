@@ -1,13 +1,11 @@
 """The benchmarks ``capacity`` and ``market``: rounds on a committee of processes."""
 
-import time
 from typing import Any, Final
 
 from veilgrid.cli._bench_plain import beside_plain
 from veilgrid.risk.market_workload import Workload, expected
 
 MARKET_SIZES: Final = (5_000, 100_000)
-SEALED: Final = 500
 FLEET_SIZE: Final = 10_000
 PARTIES: Final = 3
 DEGREE: Final = 1
@@ -16,29 +14,8 @@ DEGREE: Final = 1
 def bench_market(sizes: tuple[int, ...] = MARKET_SIZES) -> list[dict[str, Any]]:
     """Time rounds of markets; the peer is the same computation on plain numbers."""
     rows = [timed(f"market, {size} orders", Workload("market", size, DEGREE)) for size in sizes]
-    what = f"market, {min(sizes)} orders, with what each trades on shares"
-    return [*rows, timed(what, Workload("awards", min(sizes), DEGREE)), _sealing(SEALED)]
-
-
-def _sealing(count: int) -> dict[str, Any]:
-    """Time what a party takes to seal its share of one order's award for the owner."""
-    from nacl.public import PrivateKey
-
-    from veilgrid.mpc.client import seal_output
-
-    key = bytes(PrivateKey.generate().public_key)
-    began = time.perf_counter()
-    sealed = [seal_output(b"bench", "award", bytes(16), key) for _ in range(count)]
-    seconds = time.perf_counter() - began
-    return {
-        "what": "a party seals one award",
-        "ours": 1e3 * seconds / count,
-        "peer": None,
-        "ratio": None,
-        "unit": "ms",
-        "count": count,
-        "ours_megabytes": len(sealed[0].box) / 1e6,
-    }
+    what = f"market, {min(sizes)} orders, price and volume only"
+    return [*rows, timed(what, Workload("prices", min(sizes), DEGREE))]
 
 
 def bench_capacity(size: int = FLEET_SIZE) -> list[dict[str, Any]]:

@@ -9,13 +9,13 @@ import numpy as np
 from nacl.public import PrivateKey
 
 from veilgrid.errors import RunAborted
-from veilgrid.machine import Decide, Effect, Event, Machine, NodeId, Received
+from veilgrid.machine import Machine, NodeId
 from veilgrid.mpc._round import Steps
 from veilgrid.mpc.bulk import BulkBatch, BulkMailbox, bulk_intake
-from veilgrid.mpc.client import Enrolled, read_output, submit
+from veilgrid.mpc.client import Enrolled, submit_with_pad
 from veilgrid.mpc.engine import Engine
 from veilgrid.mpc.layout import Integers, Layout
-from veilgrid.mpc.message import Finished, Message, Output
+from veilgrid.mpc.message import Finished, Message
 from veilgrid.mpc.party import Party, Program
 from veilgrid.node.local import run_machines
 from veilgrid.node.wire import Codec
@@ -40,8 +40,10 @@ class BulkResult:
         Of the committee: from its start to the last opened number, sent by all parties together.
     intake_seconds
         Making and accepting the clients' messages, for all of them in this one process.
-    opened
-        By client, what only it could open; empty unless the program delivers something.
+    told
+        The result by party, as each of them says it.
+    pads
+        By client, what hides what opens to it alone: :func:`~veilgrid.mpc.padded.read_padded`.
     """
 
     result: Any
@@ -49,7 +51,9 @@ class BulkResult:
     seconds: float
     octets: int
     intake_seconds: float
-    opened: dict[str, int]
+    told: list[Any]
+    pads: list[Secret[int]]
+    degree: int = DEGREE
 
 
 def bulk_round(
@@ -61,12 +65,8 @@ def bulk_round(
     *,
     seed: int | None = None,
     count_min: int = 1,
-    delivers: bool = False,
 ) -> BulkResult:
     """Let every client send its input in shares; check all and run one program on them.
-
-    With ``delivers`` every client has a key of its own under which the parties seal what opens to
-    it alone.
 
     Raises
     ------
@@ -80,10 +80,8 @@ def bulk_round(
     boxes = [PrivateKey(draw(32)) for _ in parties]
     signers = {name: Signer(Secret(draw(32))) for name in parties}
     senders = [Signer(Secret(draw(32))) for _ in names]
-    readers = {name: Reader(draw(32)) for name in names} if delivers else {}
     enrolled = {
-        name: Enrolled(signer.verify_key, box_key=readers[name].public if delivers else b"")
-        for name, signer in zip(names, senders, strict=True)
+        name: Enrolled(signer.verify_key) for name, signer in zip(names, senders, strict=True)
     }
     mailboxes = [
         BulkMailbox(
@@ -93,8 +91,9 @@ def bulk_round(
     ]
     public = [bytes(box.public_key) for box in boxes]
     began = time.perf_counter()
+    pads = []
     for row, name in enumerate(names):
-        said = submit(
+        said, pad = submit_with_pad(
             session,
             name,
             np.asarray(inputs[row]).tolist(),
@@ -103,6 +102,7 @@ def bulk_round(
             signer=senders[row],
             randomness=randomness,
         )
+        pads.append(pad)
         for mailbox in mailboxes:
             mailbox.accept(said)
     intake_seconds = time.perf_counter() - began
@@ -116,44 +116,19 @@ def bulk_round(
             verify_keys={one: signer.verify_key for one, signer in signers.items()},
             randomness=randomness,
             session=session,
-            mailbox=mailbox if delivers else None,
         )
         for name, mailbox in zip(parties, mailboxes, strict=True)
     }
-    machines |= {NodeId(name): reader for name, reader in readers.items()}
     began = time.perf_counter()
     results = run_machines(machines, codecs={name: Codec(Message) for name in machines})
     seconds = time.perf_counter() - began
     outcome = results[0].outcomes[0]
     if not isinstance(outcome, Finished):
         raise RunAborted(outcome.reason, ", ".join(outcome.culprits) or None)
+    told = [one.outcomes[0].result[0] for one in results if isinstance(one.outcomes[0], Finished)]
     result, flags = outcome.result
     octets = sum(one.octets_sent for one in results)
-    opened = {name: reader.read(parties) for name, reader in readers.items()}
-    return BulkResult(result, flags, seconds, octets, intake_seconds, opened)
-
-
-class Reader:
-    """A client after it has sent its input: takes every party's share of what is its own."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = Secret(key)
-        self.public = bytes(PrivateKey(key).public_key)
-        self._outputs: dict[NodeId, Output] = {}
-
-    def handle(self, event: Event) -> list[Effect]:
-        """Keep a sealed share; decide when one of each party is there."""
-        match event:
-            case Received(sender, Output() as output) if sender not in self._outputs:
-                self._outputs[sender] = output
-                return [Decide("read")] if len(self._outputs) == PARTY_COUNT else []
-            case _:
-                return []
-
-    def read(self, parties: tuple[NodeId, ...]) -> int:
-        """Open what was sealed for this client."""
-        values, _ = read_output([self._outputs[name] for name in parties], DEGREE, self._key)
-        return values[0]
+    return BulkResult(result, flags, seconds, octets, intake_seconds, told, pads)
 
 
 def _program(

@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -12,15 +11,18 @@ import click
 import numpy as np
 
 from veilgrid.cli._bulk_round import bulk_round
+from veilgrid.cli._market_orders import WEIGHT_STEPS, Grid, Orders, grid_of, read_orders
 from veilgrid.cli._table_file import at_least_zero, cell, read, refuse
 from veilgrid.errors import Finding, InputError, VeilgridError, invariant
-from veilgrid.grid._table import Notes, Row, Table, check_strangers
+from veilgrid.grid._table import Notes, check_strangers
 from veilgrid.mpc._round import Steps
 from veilgrid.mpc.bulk import BulkBatch, plain_batch
 from veilgrid.mpc.engine import Engine
 from veilgrid.mpc.layout import Integers
+from veilgrid.mpc.padded import read_padded
 from veilgrid.mpc.plain import Plain
 from veilgrid.risk.auction import (
+    REDUCTION,
     Cleared,
     Mask,
     allocate,
@@ -32,147 +34,20 @@ from veilgrid.risk.auction import (
     rations_of,
     rule_for,
 )
-from veilgrid.risk.award import UNIT, award, steps_of
-from veilgrid.risk.flags import Book, Flag, capped, flags_of, payment_cycles, suspects_of
+from veilgrid.risk.award import UNIT, steps_of
+from veilgrid.risk.flags import (
+    ON_SHARES,
+    Book,
+    Flag,
+    capped,
+    capped_steps,
+    flags_of,
+    payment_cycles,
+    suspects_of,
+)
+from veilgrid.risk.trading import Traded, trade
 
-COLUMNS: Final = ("participant", "side", "price", "quantity")
 RULES: Final = ("auto", "uniform-price", "trade-reduction")
-TICKS_MAX: Final = 2**50
-STEPS_MAX: Final = 2**50
-ORDERS_USUAL: Final = 256
-"""With more orders the largest quantity is fewer steps, so that sums can be compared."""
-WEIGHT_STEPS: Final = 1000
-DECIMALS_MAX: Final = 9
-STEP_DECIMALS: Final = 6
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Orders:
-    """The file, and where each order's participant stands in the network if it says so."""
-
-    book: Book
-    weights: Integers
-    exact_prices: list[Fraction]
-    buses: list[str]
-
-
-def read_orders(path: Path, *, with_bus: bool = False) -> tuple[Orders, list[Finding]]:
-    """Read BIDS.csv; the second result are remarks.
-
-    Raises
-    ------
-    InputError
-        Every broken rule, with row and column.
-    """
-    notes = Notes()
-    table = read(path, (*COLUMNS, "bus") if with_bus else COLUMNS, notes)
-    if table is None:
-        refuse(notes)
-        raise InputError([Finding(path.name, "holds no table")])
-    check_strangers(table, (*COLUMNS, "weight", "capability", "bus"), notes)
-    names, sides, prices, amounts, weights, able, buses = [], [], [], [], [], [], []
-    for row in table.rows:
-        name = row.cells["participant"]
-        if not name:
-            notes.fault(table.at(row.line, "participant"), "is empty", "every order needs one")
-        side = row.cells["side"].lower()
-        if side not in ("buy", "sell"):
-            found = row.cells["side"]
-            notes.fault(table.at(row.line, "side"), f"is {found!r}, expected buy or sell")
-        names.append(name)
-        sides.append(side == "buy")
-        prices.append(_exact(table, row, notes))
-        amounts.append(cell(table, row, "quantity", at_least_zero, notes))
-        weights.append(_optional(table, row, "weight", _weight, notes))
-        able.append(_optional(table, row, "capability", at_least_zero, notes))
-        buses.append(row.cells.get("bus", ""))
-    refuse(notes)
-    book = Book(
-        names,
-        np.array(sides, bool),
-        np.array([float(price or 0) for price in prices], np.float64),
-        np.array(amounts, np.float64),
-        np.array([np.nan if one is None else one for one in able], np.float64),
-    )
-    steps = np.array(
-        [WEIGHT_STEPS if one is None else int(one * WEIGHT_STEPS + 1e-9) for one in weights],
-        np.int64,
-    )
-    return Orders(book, steps, [price or Fraction(0) for price in prices], buses), notes.remarks
-
-
-def _exact(table: Table, row: Row, notes: Notes) -> Fraction | None:
-    if cell(table, row, "price", lambda value: "", notes) is None:  # noqa: ARG005 - no rule
-        return None
-    try:
-        return Fraction(Decimal(row.cells["price"]))
-    except InvalidOperation:
-        return Fraction(float(row.cells["price"]))
-
-
-def _optional(table: Table, row: Row, column: str, rule: Any, notes: Notes) -> float | None:
-    return cell(table, row, column, rule, notes) if row.cells.get(column) else None
-
-
-def _weight(value: float) -> str:
-    return "" if 0 <= value <= 1 else f"is {value:g}, must lie in 0..1"
-
-
-# -- ticks and steps -------------------------------------------------------------------------------
-
-
-def decimals_of(values: list[Fraction], room: int) -> int:
-    """Return how many decimals tell all values apart, as far as they fit the room."""
-    wanted = 0
-    while wanted < DECIMALS_MAX and any((v * 10**wanted).denominator != 1 for v in values):
-        wanted += 1
-    while values and (max(values) - min(values)) * Fraction(10) ** wanted >= room - 1:
-        wanted -= 1
-    return wanted
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Grid:
-    """Public ticks of price and steps of quantity.
-
-    Attributes
-    ----------
-    lowest
-        Price of tick 0.
-    tick, step
-        Of price and of quantity, in the file's units.
-    """
-
-    lowest: Fraction
-    tick: Fraction
-    step: Fraction
-    ticks: Integers
-    quantities: Integers
-
-    def price(self, tick: Fraction) -> Fraction:
-        """Return the price of a tick."""
-        return self.lowest + tick * self.tick
-
-
-def grid_of(orders: Orders) -> Grid:
-    """Return ticks and steps; buyers' limits are rounded down, sellers' up."""
-    prices = orders.exact_prices
-    tick = 1 / Fraction(10) ** decimals_of(prices, TICKS_MAX)
-    floors = [price // tick for price in prices]
-    lowest = min(floors, default=0) * tick
-    ticks = []
-    for price, buys in zip(prices, orders.book.is_buy, strict=True):
-        place = (price - lowest) / tick
-        ticks.append(place.__floor__() if buys else place.__ceil__())
-    amounts = [Fraction(str(float(value))) for value in capped(orders.book)]
-    decimals = STEP_DECIMALS
-    crowd = Fraction(max(len(amounts), ORDERS_USUAL), ORDERS_USUAL)
-    most = max(amounts, default=Fraction(0)) * crowd
-    while most * Fraction(10) ** decimals >= STEPS_MAX:
-        decimals -= 1
-    step = 1 / Fraction(10) ** decimals
-    steps = [int(amount // step) for amount in amounts]
-    return Grid(lowest, tick, step, np.array(ticks, np.int64), np.array(steps, np.int64))
 
 
 # -- one round -------------------------------------------------------------------------------------
@@ -186,51 +61,93 @@ class Round:
     ----------
     traded : (order,), weighted steps
         Exact: both sides add up to the same.
+    effective : (order,), weighted steps
+        What counted.
+    rejected
+        By row, why it did not count.
+    kinds
+        By number of the participant, what the committee flagged it as; None if it was not asked.
+    draw
+        Of the sample from which follows what is usual.
     opened : (order,), weighted steps
-        What each order's owner, and nobody else, opened; None if nothing was sealed.
+        What each order's owner, and nobody else, opened; None if there was no committee.
     """
 
     cleared: Cleared
     traded: Integers
-    flags: dict[str, str]
-    seconds: float
-    octets: int
+    effective: Integers
+    rejected: dict[str, str]
+    seconds: float = 0.0
+    octets: int = 0
+    kinds: dict[int, tuple[str, ...]] | None = None
+    draw: int = 0
     opened: Integers | None = None
 
 
 def clear_orders(
-    grid: Grid, is_buy: Mask, weights: Integers, rule: str, seed: int | None, *, plain: bool = False
+    grid: Grid,
+    is_buy: Mask,
+    weights: Integers,
+    rule: str,
+    seed: int | None,
+    *,
+    plain: bool = False,
+    screens: bool = True,
 ) -> Round:
-    """Clear orders in the committee, or in the clear to see what would have been."""
-    digits = digit_count(int(grid.ticks.max(initial=0)) + 1)
-    layout = layout_of(np.maximum(grid.quantities, 1), digits)
-    inputs = encode(layout, grid.ticks, grid.quantities)
+    """Clear orders in the committee, or in the clear to see what would have been.
+
+    ``screens`` is whether flags and caps are worked out; without, quantities count as they are.
+    """
     scaled = weights if (weights != WEIGHT_STEPS).any() else np.ones_like(weights)
-    effective = grid.quantities * scaled
     if plain:
-        mpc = Plain()
-        batch = plain_batch(mpc, layout, inputs)
-        found: Any = mpc.run(clear(mpc, batch, is_buy, scaled, rule))
-        return Round(found, allocate(found, grid.ticks, effective, is_buy), {}, 0.0, 0)
-
+        return _plainly(grid, is_buy, scaled, rule)
+    digits = digit_count(int(grid.ticks.max(initial=0)) + 1)
+    bits = max(int(grid.quantities.max(initial=0)).bit_length(), 1)
+    layout = layout_of(2**bits - 1, digits)
     names = [str(row) for row in range(len(is_buy))]
+    groups, unit = grid.book.groups, 1 if scaled is not weights else WEIGHT_STEPS
 
-    def program(mpc: Engine, batch: BulkBatch) -> Steps[Any]:
-        price, awards = yield from award(mpc, batch, is_buy, scaled, rule)
-        yield from mpc.deliver_each(names, "award", awards)
-        return price
+    def program(mpc: Engine, batch: BulkBatch) -> Steps[Traded]:
+        return (yield from trade(mpc, batch, groups, scaled, rule, unit, screens=screens))
 
-    done = bulk_round(b"market", layout, names, inputs, program, seed=seed, delivers=True)
+    inputs = encode(layout, grid.ticks, grid.quantities)
+    done = bulk_round(b"market", layout, names, inputs, program, seed=seed)
+    told: Traded = done.told[0]
+    counted = capped_steps(grid.book, told.draw) if screens else grid.quantities.copy()
     for name in done.flags:
-        effective[int(name)] = 0
-    opened = np.array([steps_of(done.opened[name]) for name in names], np.int64)
-    cleared = rations_of(done.result, grid.ticks, effective, is_buy)
+        counted[int(name)] = 0
+    effective = counted * scaled
+    padded = [one.padded for one in done.told]
+    owned = [read_padded(padded, row, pad, done.degree) for row, pad in enumerate(done.pads)]
+    opened = np.array([steps_of(one) for one in owned], np.int64)
+    cleared = rations_of(told.price, grid.ticks, effective, is_buy)
     traded = allocate(cleared, grid.ticks, effective, is_buy)
     invariant(
         bool((np.abs(traded - opened) <= 1 + effective // UNIT).all()),
         "each owner opened what the file says it trades, to a step",
     )
-    return Round(cleared, traded, done.flags, done.seconds, done.octets, opened)
+    return Round(
+        cleared,
+        traded,
+        effective,
+        done.flags,
+        done.seconds,
+        done.octets,
+        told.kinds if screens else None,
+        told.draw,
+        opened,
+    )
+
+
+def _plainly(grid: Grid, is_buy: Mask, scaled: Integers, rule: str) -> Round:
+    counted = capped_steps(grid.book)
+    digits = digit_count(int(grid.ticks.max(initial=0)) + 1)
+    layout = layout_of(2 ** max(int(counted.max(initial=0)).bit_length(), 1) - 1, digits)
+    mpc = Plain()
+    batch = plain_batch(mpc, layout, encode(layout, grid.ticks, counted))
+    found: Any = mpc.run(clear(mpc, batch, is_buy, scaled, rule))
+    effective = counted * scaled
+    return Round(found, allocate(found, grid.ticks, effective, is_buy), effective, {})
 
 
 def chosen_rule(book: Book, rule: str) -> str:
@@ -283,7 +200,7 @@ def play(orders: Orders, rule: str = "auto", seed: int | None = None) -> dict[st
     named = chosen_rule(book, rule)
     if grid.quantities.sum() == 0:
         empty = np.zeros(len(grid.ticks), np.int64)
-        done = Round(_nothing(named), empty, {}, 0.0, 0)
+        done = Round(_nothing(named), empty, empty, {})
     else:
         done = clear_orders(grid, book.is_buy, orders.weights, named, seed)
     return report_of(orders, grid, done, named)
@@ -310,10 +227,10 @@ def report_of(orders: Orders, grid: Grid, done: Round, rule: str) -> dict[str, A
         "welfare": float(welfare),
         "rule": rule,
         "trades": _trades(book, done.traded, money, step),
-        "flags": _told(flags_of(book, price, volume, _references(orders, rule))),
+        "flags": _told(_flags(orders, grid, done, rule, price, volume)),
         "rejected": [
             {"participant": book.participants[int(row)], "reason": why}
-            for row, why in done.flags.items()
+            for row, why in done.rejected.items()
         ],
         "price_low": float(grid.price(Fraction(done.cleared.low))) if volume else None,
         "price_high": float(grid.price(Fraction(done.cleared.high))) if volume else None,
@@ -323,6 +240,28 @@ def report_of(orders: Orders, grid: Grid, done: Round, rule: str) -> dict[str, A
         "seconds": done.seconds,
         "bytes": done.octets,
     }
+
+
+def _flags(
+    orders: Orders, grid: Grid, done: Round, rule: str, price: float | None, volume: float
+) -> list[Flag]:
+    """Return who is flagged: as the committee said, and what only who holds the file can see."""
+    book = grid.book
+    clear = flags_of(
+        book,
+        price,
+        volume,
+        _references(orders, rule),
+        draw=done.draw,
+        is_strict=rule == REDUCTION,
+    )
+    if done.kinds is None:
+        return clear
+    why = {(one.participant, one.kind): one.reason for one in clear}
+    told = [(book.names[owner], kind) for owner, kinds in done.kinds.items() for kind in kinds]
+    found = [Flag(*one, why.get(one, "found by the committee")) for one in set(told)]
+    found += [one for one in clear if one.kind not in ON_SHARES]
+    return sorted(found, key=lambda one: (one.participant, one.kind))
 
 
 def _told(flags: list[Flag]) -> list[dict[str, str]]:
@@ -426,7 +365,7 @@ def market(
 def _write(orders: Orders, report: dict[str, Any], name: str, out: Path) -> Path:
     from veilgrid.report.round_page import render_market, write_page
 
-    book = orders.book
+    book = grid_of(orders).book
     return write_page(
         out,
         "market",

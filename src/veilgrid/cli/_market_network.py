@@ -6,15 +6,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from veilgrid.cli._market import (
-    Grid,
-    Orders,
-    Round,
-    chosen_rule,
-    clear_orders,
-    grid_of,
-    report_of,
-)
+from veilgrid.cli._market import Round, chosen_rule, clear_orders, report_of
+from veilgrid.cli._market_orders import WEIGHT_STEPS, Grid, Orders, grid_of
 from veilgrid.errors import Finding, InputError
 from veilgrid.grid.acflow import ElectricalCheck, electrical_check
 from veilgrid.grid.network import Network
@@ -22,6 +15,7 @@ from veilgrid.grid.scenario import Scenario
 from veilgrid.mpc.layout import Integers
 from veilgrid.report.folders import open_scenario
 from veilgrid.risk.auction import Cleared
+from veilgrid.risk.flags import Book
 from veilgrid.risk.market_zones import next_cut, zones_of
 
 CUTS_MAX: Final = 50
@@ -41,19 +35,22 @@ def play_on_network(
     places = _places(orders, day, interval)
     grid, named = grid_of(orders), chosen_rule(orders.book, rule)
     cuts: list[int] = []
+    whole: Round | None = None
     before = _check(day, interval, np.zeros(len(places)), places)
     while True:
         zones = zones_of(day.network.tree, cuts)
-        rounds = _clear_zones(orders, grid, zones[places], named, seed)
+        rounds = _clear_zones(orders, grid, zones[places], named, seed, whole)
+        whole = whole or rounds[0]
         traded = sum(done.traded for done in rounds.values())
         signed = np.where(orders.book.is_buy, 1.0, -1.0) * np.asarray(traded, np.float64)
-        part = 1 if (orders.weights == 1000).all() else 1000
+        part = 1 if (orders.weights == WEIGHT_STEPS).all() else WEIGHT_STEPS
         check = _check(day, interval, signed * float(grid.step) / part, places)
         cut = None if check.passed else next_cut(day.network, check.findings, cuts)
         if check.passed or not before.passed or cut is None or len(cuts) >= CUTS_MAX:
             break
         cuts.append(cut)
     withheld = not check.passed and before.passed
+    rounds[min(rounds)] = replace(rounds[min(rounds)], kinds=whole.kinds, draw=whole.draw)
     return _report(orders, grid, rounds, named, check, day.network, cuts, before, withheld)
 
 
@@ -81,23 +78,46 @@ def _check(day: Scenario, interval: int, demand_mw: Any, places: Integers) -> El
 
 
 def _clear_zones(
-    orders: Orders, grid: Grid, zones: Integers, rule: str, seed: int | None
+    orders: Orders, grid: Grid, zones: Integers, rule: str, seed: int | None, whole: Round | None
 ) -> dict[int, Round]:
-    """Clear each zone by itself; a zone's round is as long as the whole file."""
+    """Clear each zone by itself; a zone's round is as long as the whole file.
+
+    Flags and caps are those of the whole market, found in its first round.
+    """
     found = {}
+    part = 1 if (orders.weights == WEIGHT_STEPS).all() else orders.weights
+    counted = grid.quantities
+    if whole is not None:
+        counted = whole.effective // np.maximum(part, 1)
     for zone in sorted(set(zones.tolist())):
-        here = zones == zone
-        rows = np.flatnonzero(here)
-        mine = replace(grid, ticks=grid.ticks[rows], quantities=grid.quantities[rows])
-        traded = np.zeros(len(zones), np.int64)
-        done = Round(Cleared(rule, 0, 0, 0, 0, 0, 0, 0), traded, {}, 0.0, 0)
+        rows = np.flatnonzero(zones == zone)
+        book = _chosen(grid.book, rows, counted[rows])
+        mine = replace(grid, ticks=grid.ticks[rows], quantities=counted[rows], book=book)
+        empty = np.zeros(len(zones), np.int64)
+        done = Round(Cleared(rule, 0, 0, 0, 0, 0, 0, 0), empty, empty, {})
         if mine.quantities.sum():
-            one = clear_orders(mine, orders.book.is_buy[rows], orders.weights[rows], rule, seed)
-            traded[rows] = one.traded
-            flags = {str(rows[int(name)]): why for name, why in one.flags.items()}
-            done = Round(one.cleared, traded, flags, one.seconds, one.octets)
+            one = clear_orders(
+                mine, book.is_buy, orders.weights[rows], rule, seed, screens=whole is None
+            )
+            traded, effective = empty.copy(), empty.copy()
+            traded[rows], effective[rows] = one.traded, one.effective
+            rejected = {str(rows[int(name)]): why for name, why in one.rejected.items()}
+            done = replace(one, traded=traded, effective=effective, rejected=rejected, opened=None)
         found[zone] = done
     return found
+
+
+def _chosen(book: Book, rows: Integers, steps: Integers) -> Book:
+    names = [book.participants[int(row)] for row in rows]
+    return Book(
+        names,
+        book.is_buy[rows],
+        book.prices[rows],
+        book.quantities[rows],
+        book.capabilities[rows],
+        steps,
+        book.step,
+    )
 
 
 def _report(

@@ -63,6 +63,7 @@ class _Rows:
         self.is_present = np.zeros(count, bool)
         self.corrections = np.zeros((count, size, 2), np.uint64)
         self.shares = np.zeros((count, size, 2), np.uint64)
+        self.pads = np.zeros((count, 2), np.uint64)
         self._digests = np.zeros((count, _DIGEST), np.uint8)
         self._seeds = np.zeros((count, len(self._own), _SEED), np.uint8)
         self._has_seed = np.zeros((count, len(self._own)), bool)
@@ -95,11 +96,16 @@ class _Rows:
             self._seeds[row, place] = np.frombuffer(seed or bytes(_SEED), np.uint8)
         self.is_present[row] = True
         if self._has_seed[row].all():
-            self.shares[row] = self._share(row)
+            own = self._share(row)
+            self.shares[row], self.pads[row] = own[:-1], own[-1]
 
     def _share(self, row: int) -> Words:
-        """Return the own share of an input: what the own seeds expand to, and the correction."""
-        mailbox, total = self._mailbox, PRIME_FIELD.from_words(self.corrections[row].reshape(-1))
+        """Return the own share of an input: what the own seeds expand to, and the correction.
+
+        One element more, without a correction, is the client's pad [mpc 7.9].
+        """
+        mailbox = self._mailbox
+        total = PRIME_FIELD.from_words(_with_pad(self.corrections[row]))
         for place, members in enumerate(self._own):
             words = client_words(self._seeds[row, place].tobytes(), members, total.size)
             factor = PRIME_FIELD.vector([spike(PRIME_FIELD, mailbox.n, members, mailbox.party)])
@@ -136,7 +142,7 @@ class _Rows:
         """Forget what a client sent."""
         row = self.place[name]
         self.is_present[row] = False
-        self.corrections[row] = self.shares[row] = 0
+        self.corrections[row] = self.shares[row] = self.pads[row] = 0
         self._digests[row] = 0
 
     def mark(self) -> None:
@@ -188,9 +194,11 @@ class BulkMailbox(Mailbox):
         self.layout, self.fallback = layout, fallback
         self.received = _Rows(self)
 
-    def fill(self, shares: Words) -> None:
+    def fill(self, shares: Words, pads: Words | None = None) -> None:
         """Put in shares of all inputs at once, as if messages had been read: for measuring."""
         rows = self.received
+        if pads is not None:
+            rows.pads[:] = pads
         invariant(shares.shape == rows.shares.shape, "one share for each element and client")
         rows.shares[:] = shares
         rows.is_present[:] = True
@@ -236,6 +244,8 @@ class BulkBatch:
         Whose own input counts, and for whom the fallback stands in.
     flags
         By client that did not pass: ``missing``, ``unreadable``, ``contradictory``, ``invalid``.
+    pads : (client, 2)
+        Own shares of a number that only the client knows, used by :mod:`veilgrid.mpc.padded`.
     """
 
     mpc: Engine | Plain
@@ -245,6 +255,7 @@ class BulkBatch:
     is_counted: Mask
     is_replaced: Mask
     flags: dict[str, str] = field(default_factory=dict)
+    pads: Words = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
 
     @property
     def clients(self) -> list[str]:
@@ -312,7 +323,8 @@ def plain_batch(
     replaced = ~valid if fallback is not None else np.zeros(len(valid), bool)
     data = encode_words(np.ascontiguousarray(kept).reshape(-1)).reshape(*kept.shape, 2)
     flags = {called[row]: "invalid" for row in np.flatnonzero(~valid)}
-    return BulkBatch(mpc, called, layout, data, valid, replaced, flags)
+    pads = np.zeros((len(called), 2), np.uint64)
+    return BulkBatch(mpc, called, layout, data, valid, replaced, flags, pads)
 
 
 # -- the rounds ----------------------------------------------------------------------------------
@@ -327,7 +339,7 @@ def bulk_intake(mpc: Engine, mailbox: BulkMailbox, count_min: int = 1) -> Steps[
     flags: dict[str, str] = {}
     chosen = yield from _agreed(mpc, mailbox, names, flags)
     mpc.source.learn_all(_Seeds(rows, [names[row] for row in np.flatnonzero(chosen)]))
-    data = _shares(mpc, mailbox, names, chosen)
+    data, pads = _shares(mpc, mailbox, names, chosen)
     valid = yield from _valid(mpc, mailbox.layout, data, chosen)
     for row in np.flatnonzero(chosen & ~valid):
         flags[names[row]] = "invalid"
@@ -345,7 +357,7 @@ def bulk_intake(mpc: Engine, mailbox: BulkMailbox, count_min: int = 1) -> Steps[
         constant = mpc.source.constant(encode_words(stand_ins.reshape(-1)))
         data[replaced] = constant.reshape(*stand_ins.shape, 2)
     ordered = {name: flags[name] for name in names if name in flags}
-    return BulkBatch(mpc, names, mailbox.layout, data, valid, replaced, ordered)
+    return BulkBatch(mpc, names, mailbox.layout, data, valid, replaced, ordered, pads)
 
 
 def _agreed(
@@ -364,27 +376,34 @@ def _agreed(
     return np.array([name in chosen for name in names], bool)
 
 
-def _shares(mpc: Engine, mailbox: BulkMailbox, names: tuple[str, ...], chosen: Mask) -> Words:
-    """Return shares of all chosen inputs, valid or not: (client, element, 2)."""
+def _with_pad(correction: Words) -> Words:
+    """Return a correction as a flat array of words, and zero for the pad."""
+    return np.concatenate([correction.reshape(-1), np.zeros(2, np.uint64)])
+
+
+def _shares(
+    mpc: Engine, mailbox: BulkMailbox, names: tuple[str, ...], chosen: Mask
+) -> tuple[Words, Words]:
+    """Return shares of all chosen inputs, valid or not: (client, element, 2), and of pads."""
     rows = mailbox.received
     if isinstance(mpc.source, Keyring):
         stray = rows.is_present & ~chosen
         if not stray.any():
-            return rows.shares
-        data = rows.shares.copy()
-        data[stray] = 0
-        return data
+            return rows.shares, rows.pads
+        data, pads = rows.shares.copy(), rows.pads.copy()
+        data[stray] = pads[stray] = 0
+        return data, pads
     # Computed again for the blame protocol: from the seeds that the source has.
-    shape = rows.corrections.shape
-    total = np.zeros(shape, np.uint64)
+    count, size, _ = rows.corrections.shape
+    total = np.zeros((count, size + 1, 2), np.uint64)
     for row in np.flatnonzero(chosen):
-        words = rows.corrections[row].reshape(-1)
+        words = _with_pad(rows.corrections[row])
         total[row] = mpc.source.constant(PRIME_FIELD.from_words(words))
         for members in mpc.source.sets:
-            drawn = mpc.source.client_words(names[row], members, 2 * shape[1])
+            drawn = mpc.source.client_words(names[row], members, 2 * size + 2)
             part = mpc.source.known(PRIME_FIELD, members, PRIME_FIELD.from_words(drawn))
             total[row] = PRIME_FIELD.add(total[row], part)
-    return total
+    return np.ascontiguousarray(total[:, :-1]), np.ascontiguousarray(total[:, -1])
 
 
 def _valid(mpc: Engine, layout: Layout, data: Words, chosen: Mask) -> Steps[Mask]:

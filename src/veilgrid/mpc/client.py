@@ -16,7 +16,7 @@ from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from veilgrid.errors import Finding, InputError
 from veilgrid.mpc._points import key_sets, lagrange, place
-from veilgrid.mpc.field import PRIME_FIELD, Words, decode, encode, octets_of, words_of
+from veilgrid.mpc.field import PRIME, PRIME_FIELD, Words, decode, encode, octets_of, words_of
 from veilgrid.mpc.form import NOTHING, Form
 from veilgrid.mpc.message import Output, Submission
 from veilgrid.mpc.prss import Members, client_words
@@ -98,12 +98,39 @@ def submit(
     randomness
         Where seeds come from.
     """
+    return submit_with_pad(
+        session,
+        client,
+        bits,
+        degree=degree,
+        box_keys=box_keys,
+        signer=signer,
+        randomness=randomness,
+    )[0]
+
+
+def submit_with_pad(
+    session: bytes,
+    client: str,
+    bits: Sequence[int],
+    *,
+    degree: int,
+    box_keys: Sequence[bytes],
+    signer: Signs,
+    randomness: Randomness,
+) -> tuple[Submission, Secret[int]]:
+    """Make a client's one message, and keep the number that hides what opens to it [mpc 7.9].
+
+    The pad is what the seeds expand to behind the input, so it takes no octet of the message.
+    """
     sets = key_sets(len(box_keys), degree)
     seeds = {members: randomness.octets(_SEED) for members in sets}
-    rest = encode(bits)
+    rest = np.concatenate([encode(bits), np.zeros((1, 2), np.uint64)])
     for members, seed in seeds.items():
-        words = client_words(seed, members, 2 * len(bits))
+        words = client_words(seed, members, 2 * len(bits) + 2)
         rest = PRIME_FIELD.subtract(rest, PRIME_FIELD.from_words(words))
+    pad = -PRIME_FIELD.numbers(rest[-1:])[0] % PRIME
+    rest = rest[:-1]
     boxes = [
         SealedBox(PublicKey(key)).encrypt(
             b"".join(seed for members, seed in seeds.items() if party in members)
@@ -119,7 +146,10 @@ def submit(
         boxes,
         b"",
     )
-    return msgspec.structs.replace(plain, signature=signer.sign(DOMAIN, _payload(plain)))
+    return (
+        msgspec.structs.replace(plain, signature=signer.sign(DOMAIN, _payload(plain))),
+        Secret(pad),
+    )
 
 
 @dataclass(slots=True)

@@ -124,6 +124,21 @@ class Engine:
         data = yield from self.product(PRIME_FIELD, a.data, b.data, width)
         return self.wrap(data, bound)
 
+    def inner_each(self, a: Shares, b: Shares) -> Steps[Shares]:
+        """Return the inner product of ``a`` with each part of ``b`` that is as long as ``a``.
+
+        Their check is about vectors as long as ``a``, however many there are.
+        """
+        width = len(a)
+        invariant(width > 0 and len(b) % width == 0, "every part is as long as the vector")
+        bound = check_bound(a.bound * b.bound * width, "product")
+        rows = [PRIME_FIELD.inner(a.data, part) for part in b.data.reshape(-1, width, 2)]
+        result = yield from self.summed(PRIME_FIELD, np.concatenate(rows))
+        self.products.append((a.data, b.data, result))
+        self.product_count += len(rows)
+        yield from self._checked_in_time("products", width)
+        return self.wrap(result, bound)
+
     def product(self, field: Field, a: Words, b: Words, width: int) -> Steps[Words]:
         """Multiply shares of a field and remember the operands for the check [mpc 4.3]."""
         result = yield from self.inner_unchecked(field, a, b, width)
@@ -356,12 +371,6 @@ class Engine:
         """
         yield from self.agree()
         self.deliveries.append((client, label, x.data))
-
-    def deliver_each(self, clients: Sequence[str], label: str, x: Shares) -> Steps[None]:
-        """Let each element of ``x`` open to the client of its place only, all in one step."""
-        invariant(len(clients) == len(x), "one element a client is delivered")
-        yield from self.agree()
-        self.deliveries += [(name, label, x.data[k : k + 1]) for k, name in enumerate(clients)]
 
     def keep(self, name: str, x: Shares) -> Steps[None]:
         """Keep ``x`` shared for a later computation, after everything was verified."""

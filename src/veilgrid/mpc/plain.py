@@ -52,6 +52,10 @@ class Plain:
         sums = [sum(products[k : k + width]) for k in range(0, len(products), width)]
         return self._vector(sums, bound)
 
+    def inner_each(self, a: Shares, b: Shares) -> Steps[Shares]:
+        """Return the inner product of ``a`` with each part of ``b`` that is as long."""
+        return (yield from self.inner(a.tile(len(b) // len(a)), b, len(a)))
+
     def is_negative(self, x: Shares) -> Steps[Shares]:
         """Return 1 where an element is below zero, else 0."""
         yield from ()

@@ -77,12 +77,19 @@ def _by_block(sums: Words, beta: Words, delta: Words, basis: Words) -> Words:
 
 
 def _combined(field: Field, claims: Sequence[Claim], stream: Stream) -> Claim:
-    """Weigh the claims with coefficients from the coin; a claim of a row keeps one weight."""
+    """Weigh the claims with coefficients from the coin; a claim of a row keeps one weight.
+
+    Claims about one vector and many others become one about it and their weighted sum.
+    """
     left, right = [], []
     total = field.zeros(1)
     for a, b, c in claims:
         weight = field.from_words(stream.words(c.shape[0] * field.words))
         total = field.add(total, field.inner(weight, c))
+        if len(b) > len(a):
+            left.append(a)
+            right.append(field.combine(weight, b.reshape(len(c), *a.shape)))
+            continue
         spread = np.repeat(weight, a.shape[0] // c.shape[0], axis=0) if len(a) > len(c) else weight
         left.append(field.multiply(spread, a))
         right.append(b)

@@ -63,10 +63,15 @@ def expected(workload: Workload) -> list[str]:
 
 def shares_of(values: np.ndarray[tuple[int], np.dtype[np.int64]], party: int, degree: int) -> Words:
     """Return one party's shares of public test inputs, from polynomials with a public seed."""
+    return shares_of_words(encode_words(values), party, degree)
+
+
+def shares_of_words(values: Words, party: int, degree: int) -> Words:
+    """Return the same for elements of the field."""
     generator = np.random.Generator(np.random.PCG64(7))
-    blocks = [encode_words(values)]
+    blocks = [values]
     for _ in range(degree):
-        words = generator.integers(0, 2**63, 2 * values.size, dtype=np.uint64)
+        words = generator.integers(0, 2**63, values.size, dtype=np.uint64)
         blocks.append(PRIME_FIELD.from_words(words))
     powers = PRIME_FIELD.vector([party**k for k in range(degree + 1)])
     return PRIME_FIELD.combine(powers, np.stack(blocks))

@@ -1,7 +1,7 @@
 """A uniform-price double auction on validated bids, shared or plain [market 2].
 
-Every order sends its quantity once, as a spike at the first digit of its price, and one-hot
-vectors of the further digits. The committee sums the first digits into cumulative curves, finds
+Every order sends its quantity once, also at the first digit of its price, and one-hot vectors of
+the digits. The committee sums the first digits into cumulative curves, finds
 the digit of the clearing price by comparisons, and goes on inside it; 16 to the number of digits
 is how many price ticks there are, whatever the number of orders. Who bids what is never opened.
 """
@@ -15,13 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from veilgrid.errors import invariant
-from veilgrid.mpc._round import Steps
+from veilgrid.mpc._round import Steps, together
 from veilgrid.mpc._shares import Shares, concatenate
 from veilgrid.mpc.bulk import BulkBatch
-from veilgrid.mpc.layout import Integers, Layout, Number, OneHot, Spike
+from veilgrid.mpc.field import Words
+from veilgrid.mpc.layout import Integers, Layout, Number, OneHot, Scaled
 from veilgrid.mpc.order import Mpc
 
 RADIX: Final = 16
+PLACE: Final = "place 0"
+"""Name of the first digit; ``digit 0`` is the quantity at that place."""
+
 UNIFORM: Final = "uniform-price"
 REDUCTION: Final = "trade-reduction"
 REDUCTION_BELOW: Final = 30
@@ -43,18 +47,31 @@ def digit_count(tick_count: int) -> int:
     return count
 
 
-def layout_of(quantity_max: Integers, digits: int) -> Layout:
+def layout_of(quantity_max: int | Integers, digits: int) -> Layout:
     """Return what every order sends; its quantity stays within 0 and its public cap."""
     further = tuple(OneHot(f"digit {k}", RADIX) for k in range(1, digits))
     return Layout(
-        (Number("quantity", 0, quantity_max), Spike("digit 0", RADIX, "quantity"), *further)
+        (
+            Number("quantity", 0, quantity_max),
+            OneHot(PLACE, RADIX),
+            Scaled("digit 0", PLACE, "quantity"),
+            *further,
+        )
     )
+
+
+def digits_of(layout: Layout) -> int:
+    """Return how many digits prices have."""
+    return len(layout.parts) - 2
 
 
 def encode(layout: Layout, ticks: Integers, quantities: Integers) -> Integers:
     """Return the inputs of orders: (order, element)."""
-    digits = len(layout.parts) - 1
-    places = {f"digit {k}": (ticks // RADIX ** (digits - 1 - k)) % RADIX for k in range(digits)}
+    digits = digits_of(layout)
+    places = {
+        f"digit {k}" if k else PLACE: (ticks // RADIX ** (digits - 1 - k)) % RADIX
+        for k in range(digits)
+    }
     return layout.encode({"quantity": quantities, **places})
 
 
@@ -174,13 +191,13 @@ def search(mpc: Mpc, batch: BulkBatch, is_buy: Mask, weights: Integers) -> Steps
     searches = [_Search((), dict.fromkeys(sides, nothing)) for _ in range(2)]
     active: dict[tuple[int, ...], Shares] = {}
     counts: dict[tuple[int, ...], dict[str, Shares]] = {(): first}
-    for level in range(len(batch.layout.parts) - 1):
+    for level in range(digits_of(batch.layout)):
         if level:
             prefixes = sorted({one.prefix for one in searches})
             active |= yield from _narrowed(mpc, batch, weights, prefixes, active)
             counts = {}
-            for prefix in prefixes:
-                counts[prefix] = yield from _counted(mpc, batch, active[prefix], sides, level)
+            counted = [_counted(mpc, batch, active[one], sides, level) for one in prefixes]
+            counts = dict(zip(prefixes, (yield from together(*counted)), strict=True))
         yield from _descend(mpc, searches, counts, demand)
     low, high = searches
     at = [
@@ -216,21 +233,21 @@ def _counted(
     mpc: Mpc, batch: BulkBatch, active: Shares, sides: dict[str, npt.NDArray[np.intp]], level: int
 ) -> Steps[dict[str, Shares]]:
     """Return for each side the active quantities by the next digit: inner products only."""
-    found = {}
     name = f"digit {level}"
     start = batch.layout.start(name)
     block = batch.data[:, start : start + RADIX]
-    for side, rows in sides.items():
-        if not rows.size:
-            found[side] = mpc.constant([0] * RADIX)
-            continue
-        # A one-hot vector adds up to one, so the last digit gets what the others leave.
-        columns = np.ascontiguousarray(block[rows, :-1].transpose(1, 0, 2)).reshape(-1, 2)
-        own = active[rows]
-        sums = yield from mpc.inner(own.tile(RADIX - 1), mpc.wrap(columns, 1), len(rows))
-        rest = (own.sum() - sums.sum()).claim(sums.bound)
-        found[side] = concatenate([sums, rest])
-    return found
+    parts = [_of_side(mpc, block[rows], active[rows]) for rows in sides.values()]
+    return dict(zip(sides, (yield from together(*parts)), strict=True))
+
+
+def _of_side(mpc: Mpc, block: Words, own: Shares) -> Steps[Shares]:
+    if not len(own):
+        return mpc.constant([0] * RADIX)
+    # A one-hot vector adds up to one, so the last digit gets what the others leave.
+    columns = np.ascontiguousarray(block[:, :-1].transpose(1, 0, 2)).reshape(-1, 2)
+    sums = yield from mpc.inner_each(own, mpc.wrap(columns, 1))
+    rest = (own.sum() - sums.sum()).claim(sums.bound)
+    return concatenate([sums, rest])
 
 
 def _descend(

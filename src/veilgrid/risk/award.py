@@ -4,21 +4,22 @@ The committee opens the price and the volume. How much stands at the price, on w
 too much of it, and what anybody trades stays shared.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from veilgrid.mpc import clip
 from veilgrid.mpc._prime import running_sums
-from veilgrid.mpc._round import Steps
+from veilgrid.mpc._round import Steps, together
 from veilgrid.mpc._shares import Shares, concatenate
 from veilgrid.mpc.bulk import BulkBatch
 from veilgrid.mpc.layout import Integers
 from veilgrid.mpc.order import Mpc
 from veilgrid.risk.auction import RADIX, REDUCTION, Found, Mask, Price, search, tick_of
 
-BASE: Final = 256
-DIGITS: Final = 4
+BASE: Final = 1024
+DIGITS: Final = 3
 UNIT: Final = BASE**DIGITS
 """Awards are in parts of a weighted step, so that a ration needs no rounding on shares."""
 
@@ -38,21 +39,61 @@ def award(
     price, awards
         Awards are (order,), in parts of a weighted step: see :data:`UNIT`.
     """
+    found = yield from awarding(mpc, batch, is_buy, weights, rule)
+    awards = yield from found.rest
+    opened = yield from mpc.open(found.volume)
+    return found.price(opened[0]), awards
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Awarding:
+    """A round whose price is open and whose volume is known, on shares.
+
+    Attributes
+    ----------
+    volume : (1,)
+        Bought, and sold.
+    willing : (order,)
+        Weighted quantity of each order that trades, or would but for a ration.
+    rest
+        Steps to what each order trades: (order,), in parts of a weighted step.
+    """
+
+    rule: str
+    low: int
+    high: int
+    volume: Shares
+    willing: Shares
+    rest: Steps[Shares]
+
+    def price(self, volume: int) -> Price:
+        """Return what is public once the volume is."""
+        return Price(self.rule, self.low, self.high, volume)
+
+
+def awarding(
+    mpc: Mpc, batch: BulkBatch, is_buy: Mask, weights: Integers, rule: str
+) -> Steps[Awarding]:
+    """Find price and volume; what is left to do is in :attr:`Awarding.rest`."""
     found = yield from search(mpc, batch, is_buy, weights)
     low, high = tick_of(found.low), tick_of(found.high)
-    if rule == REDUCTION:
-        better = yield from _better(mpc, batch, weights, found, (found.high, found.high), is_buy)
-        volume, awards = yield from _in_order(mpc, better, is_buy)
-    else:
-        better = yield from _better(mpc, batch, weights, found, (found.low, found.high), is_buy)
-        if low < high:
-            volume = yield from _lesser(mpc, *_totals(better, is_buy))
-            awards = better * UNIT
-        else:
-            at = yield from _at(mpc, batch, weights, found)
-            volume, awards = yield from _rationed(mpc, better, at, is_buy)
-    opened = yield from mpc.open(volume)
-    return Price(rule, low, high, opened[0]), awards
+    edges = (found.high, found.high) if rule == REDUCTION else (found.low, found.high)
+    is_split = rule != REDUCTION and low == high
+    if is_split:
+        better, at = yield from together(
+            _better(mpc, batch, weights, found, edges, is_buy), _at(mpc, batch, weights, found)
+        )
+        volume, rest = yield from _rationed(mpc, better, at, is_buy)
+        return Awarding(rule, low, high, volume, better + at, rest)
+    better = yield from _better(mpc, batch, weights, found, edges, is_buy)
+    volume = yield from _lesser(mpc, *_totals(better, is_buy))
+    rest = _in_order(mpc, better, volume, is_buy) if rule == REDUCTION else _in_full(better)
+    return Awarding(rule, low, high, volume, better, rest)
+
+
+def _in_full(better: Shares) -> Steps[Shares]:
+    yield from ()
+    return better * UNIT
 
 
 def steps_of(award_parts: int) -> int:
@@ -125,10 +166,8 @@ def _lesser(mpc: Mpc, bought: Shares, sold: Shares) -> Steps[Shares]:
     return (sold + lack).claim(max(bought.bound, sold.bound))
 
 
-def _in_order(mpc: Mpc, better: Shares, is_buy: Mask) -> Steps[tuple[Shares, Shares]]:
+def _in_order(mpc: Mpc, better: Shares, volume: Shares, is_buy: Mask) -> Steps[Shares]:
     """Serve each side in the order of its rows up to what the shorter one has."""
-    bought, sold = _totals(better, is_buy)
-    volume = yield from _lesser(mpc, bought, sold)
     rows = [np.flatnonzero(is_buy), np.flatnonzero(~is_buy)]
     served = concatenate([better[each] for each in rows if each.size])
     before = concatenate(
@@ -142,11 +181,14 @@ def _in_order(mpc: Mpc, better: Shares, is_buy: Mask) -> Steps[tuple[Shares, Sha
     nothing = mpc.constant([0] * len(served))
     kept = yield from clip(mpc, room, nothing, served)
     back = np.argsort(np.concatenate(rows), kind="stable")
-    return volume, kept.claim(better.bound)[back] * UNIT
+    served_back: Shares = kept.claim(better.bound)[back] * UNIT
+    return served_back
 
 
-def _rationed(mpc: Mpc, better: Shares, at: Shares, is_buy: Mask) -> Steps[tuple[Shares, Shares]]:
-    """Serve who is better in full, and who is at the price in proportion on the longer side."""
+def _rationed(
+    mpc: Mpc, better: Shares, at: Shares, is_buy: Mask
+) -> Steps[tuple[Shares, Steps[Shares]]]:
+    """Return the volume, and steps that serve who is better in full, and at the price in part."""
     full, edge = _totals(better, is_buy), _totals(at, is_buy)
     bought, sold = full[0] + edge[0], full[1] + edge[1]
     most = max(bought.bound, sold.bound)
@@ -157,14 +199,29 @@ def _rationed(mpc: Mpc, better: Shares, at: Shares, is_buy: Mask) -> Steps[tuple
     # The longer side: sellers if less is bought than sold.
     fixed = (full[0] + chosen[1]).claim(most)
     size = (edge[0] + chosen[2]).claim(most)
-    part = yield from _ratio(mpc, (volume - fixed).claim(most), size)
+    left = (volume - fixed).claim(most)
+    return volume, _in_proportion(mpc, better, at, is_buy, is_short, left, size)
+
+
+def _in_proportion(
+    mpc: Mpc,
+    better: Shares,
+    at: Shares,
+    is_buy: Mask,
+    is_short: Shares,
+    left: Shares,
+    size: Shares,
+) -> Steps[Shares]:
+    """Serve who is at the price on the longer side in proportion, all others in full."""
+    part = yield from _ratio(mpc, left, size)
     missing = yield from mpc.multiply(is_short, UNIT - part)
     selling = (UNIT - missing).claim(UNIT)
     buying = (part + missing).claim(UNIT)
     count = len(is_buy)
     parts = _by_side(buying.repeat(count), selling.repeat(count), is_buy)
     rationed = yield from mpc.multiply(at, parts)
-    return volume, better * UNIT + rationed
+    total: Shares = better * UNIT + rationed
+    return total
 
 
 def _ratio(mpc: Mpc, part: Shares, whole: Shares) -> Steps[Shares]:

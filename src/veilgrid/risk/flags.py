@@ -6,30 +6,27 @@ which the participant's quantities count next time.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from veilgrid.grid.network import Floats
+from veilgrid.mpc.layout import Integers
 from veilgrid.risk.auction import Mask
+from veilgrid.risk.conduct import CAPS_FROM, Groups
+from veilgrid.risk.usual import SIDE_MIN, Usual, influence_of, usual_of
 
-INFLUENCE: Final = 0.02
-"""Largest share of a side that one participant may have without proof; more in small markets."""
-
-USUAL_MULTIPLE: Final = 2.0
-CAPS_FROM: Final = 30
-"""With fewer bidders on a side nobody is usual; only proved capabilities bind."""
-
-OUTLIER_SCORE: Final = 3.5
 PRICE_SCORE: Final = 6.0
-WITHHELD_SHARE: Final = 0.5
 IMPACT_SHARE: Final = 0.05
 WEIGHT_FLOOR: Final = 0.02
+STEP: Final = 1e-6
 _SIGMA: Final = 1.4826
-_LOG_SPREAD_MIN: Final = 0.25
 
 SERIOUS: Final = frozenset({"spoof", "wash", "withholding", "out-of-capability", "payment-cycle"})
+ON_SHARES: Final = frozenset({"spoof", "wash", "withholding", "out-of-capability", "pivotal"})
+"""Kinds that a committee finds without opening an order: :mod:`veilgrid.risk.conduct`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,7 @@ class Flag:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Book:
     """All orders of a round, as only a local run or the participants together can see them.
 
@@ -52,6 +49,10 @@ class Book:
     prices, quantities : (order,)
     capabilities : (order,)
         What the participant was proved able to trade; NaN where nothing is known.
+    steps : (order,) or None
+        Quantities in whole steps; None: of :data:`STEP` each.
+    step
+        Size of a step.
     """
 
     participants: Sequence[str]
@@ -59,16 +60,43 @@ class Book:
     prices: Floats
     quantities: Floats
     capabilities: Floats
+    steps: Integers | None = None
+    step: float = STEP
 
+    @cached_property
+    def names(self) -> list[str]:
+        """Participants, in the order of their first rows."""
+        return list(dict.fromkeys(self.participants))
 
-def influence_max(bidder_count: int) -> float:
-    """Return the largest share of a side that one of so many bidders may have."""
-    return max(INFLUENCE, 3.0 / max(bidder_count, 1))
+    @cached_property
+    def sizes(self) -> Integers:
+        """Quantities in steps: (order,)."""
+        if self.steps is not None:
+            return self.steps
+        return np.rint(self.quantities / self.step).astype(np.int64)
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Who owns which order; public."""
+        numbers = {name: number for number, name in enumerate(self.names)}
+        owners = np.array([numbers[name] for name in self.participants], np.int64)
+        known = ~np.isnan(self.capabilities)
+        able = np.full(len(owners), -1, np.int64)
+        able[known] = np.floor(self.capabilities[known] / self.step * (1 + 1e-12) + 1e-9)
+        return Groups(owners, self.is_buy, able)
+
+    @cached_property
+    def totals(self) -> list[int]:
+        """What each group has, in steps."""
+        out = [0] * len(self.groups.owner)
+        for group, size in zip(self.groups.of_order.tolist(), self.sizes.tolist(), strict=True):
+            out[group] += size
+        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Side:
-    """Participants of one side with their total quantities."""
+    """Participants of one side that offer something, with their total quantities."""
 
     names: list[str]
     rows: list[npt.NDArray[np.intp]]
@@ -86,49 +114,54 @@ def _side(book: Book, is_buy: bool) -> _Side:
     return _Side(list(grouped), rows, totals, capabilities)
 
 
-def _stand_out(side: _Side) -> Mask:
-    """Return who has more than its share of a side and far more than others have."""
-    if len(side.names) < 4:
-        return np.zeros(len(side.names), bool)
-    logs = np.log(side.totals)
-    middle = np.median(logs)
-    spread = max(_SIGMA * float(np.median(np.abs(logs - middle))), _LOG_SPREAD_MIN)
-    share = side.totals / side.totals.sum()
-    found: Mask = ((logs - middle) / spread > OUTLIER_SCORE) & (
-        share > influence_max(len(side.names))
-    )
-    return found
+def usual(book: Book, is_buy: bool, draw: int = 0) -> Usual | None:
+    """Return what is usual on a side; None where too few are on it."""
+    groups = book.groups.side(is_buy)
+    if len(groups) < SIDE_MIN:
+        return None
+    return usual_of([book.totals[int(group)] for group in groups], draw, int(is_buy))
 
 
-def capped(book: Book) -> Floats:
-    """Return the quantities that count: none above its proof, no outlier above its influence.
+def capped_steps(book: Book, draw: int = 0) -> Integers:
+    """Return the steps that count: none above its proof, no outlier above what is usual.
 
-    A participant with a proved capability counts up to it. One without, who stands out, counts
-    up to twice the middle participant of its side, or the share that one bidder may have if that
-    is less. The bounds are public before orders are
-    sent; parties check them on shares.
+    A participant with a proved capability counts up to it. One without, who stands out, counts up
+    to twice the middle participant of its side, or the share that one bidder may have if that is
+    less. Rows count in their order. The committee does the same on shares.
     """
-    out = np.array(book.quantities, np.float64)
+    groups, out = book.groups, np.array(book.sizes, np.int64)
     for is_buy in (True, False):
-        side = _side(book, is_buy)
-        if not side.names:
-            continue
-        stands_out = _stand_out(side) & np.isnan(side.capabilities)
-        if len(side.names) < CAPS_FROM:
-            stands_out[:] = False
-        others = side.totals[~stands_out]
-        share = influence_max(len(side.names))
-        most_usual = USUAL_MULTIPLE * float(np.median(others)) if others.size else 0.0
-        room = min(share * float(others.sum()), most_usual)
-        for index, rows in enumerate(side.rows):
-            most = room if stands_out[index] else side.capabilities[index]
-            if not np.isnan(most) and side.totals[index] > most:
-                out[rows] *= most / side.totals[index]
+        found = usual(book, is_buy, draw)
+        for group in groups.side(is_buy).tolist():
+            total, room = book.totals[group], int(groups.able[group])
+            if room < 0:
+                if found is None or found.count < CAPS_FROM or not found.stands_out(total):
+                    continue
+                room = found.room
+            if total > room:
+                rows = np.flatnonzero(groups.of_order == group)
+                before = np.cumsum(out[rows]) - out[rows]
+                out[rows] = np.clip(room - before, 0, out[rows])
+    return out
+
+
+def capped(book: Book, draw: int = 0) -> Floats:
+    """Return the quantities that count."""
+    counted = capped_steps(book, draw)
+    out = np.array(book.quantities, np.float64)
+    less = counted < book.sizes
+    out[less] = counted[less] * book.step
     return out
 
 
 def flags_of(
-    book: Book, price: float | None, volume: float, price_without: Mapping[str, float | None]
+    book: Book,
+    price: float | None,
+    volume: float,
+    price_without: Mapping[str, float | None],
+    *,
+    draw: int = 0,
+    is_strict: bool = False,
 ) -> list[Flag]:
     """Return all flags of a cleared round, by participant and kind.
 
@@ -140,32 +173,39 @@ def flags_of(
         What was cleared; no price where nothing was traded.
     price_without
         For participants of :func:`suspects_of`: the price if they had asked the reference.
+    draw
+        What the sample of the round was drawn from.
+    is_strict
+        Whether orders at the price do not trade: under trade reduction.
     """
-    buyers, sellers = _side(book, True), _side(book, False)
     found: list[Flag] = []
-    for side in (buyers, sellers):
-        found += _beyond(side)
-        found += _price_outliers(book, side)
+    for is_buy in (True, False):
+        found += _beyond(book, is_buy, draw)
+        found += _price_outliers(book, _side(book, is_buy))
     found += _wash(book)
-    found += _withheld(book, sellers, price)
+    found += _withheld(book, price, is_strict)
     for name, other in price_without.items():
         if price is not None and other is not None and price - other > IMPACT_SHARE * abs(price):
             found.append(Flag(name, "conduct-impact", f"price {price:g} instead of {other:g}"))
-    found += _pivotal(sellers, volume)
+    found += _pivotal(book, volume)
     unique = {(one.participant, one.kind): one for one in found}
     return [unique[key] for key in sorted(unique)]
 
 
-def _beyond(side: _Side) -> list[Flag]:
-    found = []
-    for index in np.flatnonzero(_stand_out(side)):
-        if np.isnan(side.capabilities[index]) or side.totals[index] > side.capabilities[index]:
-            share = side.totals[index] / side.totals.sum()
-            reason = f"{100 * share:.0f} % of its side, far above the others"
-            found.append(Flag(side.names[index], "spoof", reason))
-    for index in np.flatnonzero(side.totals > side.capabilities * (1 + 1e-9)):
-        reason = f"{side.totals[index]:g}, able to {side.capabilities[index]:g}"
-        found.append(Flag(side.names[index], "out-of-capability", reason))
+def _beyond(book: Book, is_buy: bool, draw: int) -> list[Flag]:
+    found, groups, common = [], book.groups, usual(book, is_buy, draw)
+    chosen = groups.side(is_buy).tolist()
+    whole = sum(book.totals[group] for group in chosen)
+    for group in chosen:
+        name, total = book.names[groups.owner[group]], book.totals[group]
+        able = int(groups.able[group])
+        is_over = 0 <= able < total
+        if common is not None and (able < 0 or is_over) and common.stands_out(total):
+            reason = f"{100 * total / whole:.0f} % of its side, far above the others"
+            found.append(Flag(name, "spoof", reason))
+        if is_over:
+            reason = f"{total * book.step:g}, able to {able * book.step:g}"
+            found.append(Flag(name, "out-of-capability", reason))
     return found
 
 
@@ -184,7 +224,7 @@ def _price_outliers(book: Book, side: _Side) -> list[Flag]:
 def _wash(book: Book) -> list[Flag]:
     best: dict[str, list[float]] = {}
     for row, name in enumerate(book.participants):
-        if book.quantities[row] > 0:
+        if book.sizes[row] > 0:
             bounds = best.setdefault(name, [-np.inf, np.inf])
             if book.is_buy[row]:
                 bounds[0] = max(bounds[0], float(book.prices[row]))
@@ -197,24 +237,33 @@ def _wash(book: Book) -> list[Flag]:
     ]
 
 
-def _withheld(book: Book, sellers: _Side, price: float | None) -> list[Flag]:
-    found = []
-    for index, rows in enumerate(sellers.rows):
-        able = sellers.capabilities[index]
-        gains = price is not None and float(book.prices[rows].min()) <= price
-        if able > 0 and gains and sellers.totals[index] < WITHHELD_SHARE * able:
-            reason = f"offers {sellers.totals[index]:g} of {able:g} although it would gain"
-            found.append(Flag(sellers.names[index], "withholding", reason))
+def _withheld(book: Book, price: float | None, is_strict: bool) -> list[Flag]:
+    if price is None:
+        return []
+    found, groups = [], book.groups
+    for group in groups.side(False).tolist():
+        able, total = int(groups.able[group]), book.totals[group]
+        if able <= 0 or not 0 < 2 * total < able:
+            continue
+        rows = (groups.of_order == group) & (book.sizes > 0)
+        least = float(book.prices[rows].min())
+        if least < price or (least == price and not is_strict):
+            reason = f"offers {total * book.step:g} of {able * book.step:g} although it would gain"
+            found.append(Flag(book.names[groups.owner[group]], "withholding", reason))
     return found
 
 
-def _pivotal(sellers: _Side, volume: float) -> list[Flag]:
-    total = float(sellers.totals.sum())
-    share = influence_max(len(sellers.names))
+def _pivotal(book: Book, volume: float) -> list[Flag]:
+    """Return sellers without whom what was traded could not be met."""
+    groups = book.groups
+    sellers = groups.side(False).tolist()
+    whole = sum(book.totals[group] for group in sellers)
+    above, below = influence_of(len(sellers))
     return [
-        Flag(name, "pivotal", "without it demand could not be met")
-        for name, own in zip(sellers.names, sellers.totals, strict=True)
-        if volume > 0 and own > share * total and total - own < volume * (1 - 1e-9)
+        Flag(book.names[groups.owner[group]], "pivotal", "without it demand could not be met")
+        for group in sellers
+        if book.totals[group] * below > whole * above
+        and (whole - book.totals[group]) * book.step < volume * (1 - 1e-12)
     ]
 
 

@@ -5,6 +5,7 @@ check of every input and the computation are those of a real round. Receiving cl
 which happens before, is not part of it.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,19 +18,21 @@ from veilgrid.mpc._round import Steps
 from veilgrid.mpc.bulk import BulkBatch, BulkMailbox, bulk_intake, plain_batch
 from veilgrid.mpc.client import Enrolled
 from veilgrid.mpc.engine import Engine
+from veilgrid.mpc.field import PRIME_FIELD, Words, octets_of, words_of
 from veilgrid.mpc.layout import Integers, Layout
 from veilgrid.mpc.order import Mpc
 from veilgrid.mpc.party import Party, Program
 from veilgrid.mpc.plain import Plain
 from veilgrid.mpc.prss import derive_keys, keyring_of
-from veilgrid.mpc.workload import lockstep, shares_of, warm_up
+from veilgrid.mpc.workload import lockstep, shares_of, shares_of_words, warm_up
 from veilgrid.risk.auction import RADIX, UNIFORM, Cleared, allocate, clear, encode, layout_of
-from veilgrid.risk.award import award
 from veilgrid.risk.capacity import Bins, Classes, History, Tally, bins_of, dispatchable, tally
+from veilgrid.risk.conduct import Groups
+from veilgrid.risk.trading import trade
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signs
 
-KINDS: Final = ("market", "awards", "capacity", "refresh")
+KINDS: Final = ("market", "prices", "capacity", "refresh")
 QUANTITY_BITS: Final = 30
 TICK_DIGITS: Final = 5
 CONFIDENCE: Final = 0.99
@@ -42,8 +45,8 @@ class Workload(msgspec.Struct, frozen=True):
     Attributes
     ----------
     kind
-        One of :data:`KINDS`; ``awards`` is a market with what each order trades, on shares; a
-        refresh replaces a hundredth of a fleet.
+        One of :data:`KINDS`; ``market`` is a whole round with flags, caps and what each order
+        trades; ``prices`` opens price and volume only; a refresh replaces a hundredth of a fleet.
     count
         Orders, or devices.
     degree
@@ -81,7 +84,7 @@ def fleet_of(count: int) -> tuple[Bins, Integers, History]:
 
 def inputs_of(work: Workload) -> tuple[Layout, Integers]:
     """Return the layout and the inputs that arrive in the measured round."""
-    if work.kind in ("market", "awards"):
+    if work.kind in ("market", "prices"):
         ticks, quantities, _ = orders_of(work.count)
         layout = layout_of(np.full(work.count, 2**QUANTITY_BITS - 1), TICK_DIGITS)
         return layout, encode(layout, ticks, quantities)
@@ -94,13 +97,13 @@ def inputs_of(work: Workload) -> tuple[Layout, Integers]:
 
 def answer(mpc: Mpc, work: Workload, batch: BulkBatch, kept: Tally | None) -> Steps[list[Any]]:
     """Return what a round opens: the same from shares as from plain numbers."""
-    if work.kind == "awards":
-        _, _, is_buy = orders_of(work.count)
-        price, own = yield from award(mpc, batch, is_buy, np.ones(work.count, np.int64), UNIFORM)
-        # What is sealed for each owner; here all of it is opened as one sum, to compare.
-        told = yield from mpc.open(own.sum())
-        return [price.low, price.high, price.volume, str(told[0])]
     if work.kind == "market":
+        weights = np.ones(work.count, np.int64)
+        done = yield from trade(mpc, batch, groups_of(work.count), weights, UNIFORM)
+        own = hashlib.sha256(_without_pads(mpc, work, done.padded)).hexdigest()
+        flags = [f"{owner} {' '.join(kinds)}" for owner, kinds in sorted(done.kinds.items())]
+        return [done.price.low, done.price.high, done.price.volume, flags, own]
+    if work.kind == "prices":
         _, _, is_buy = orders_of(work.count)
         cleared = yield from clear(mpc, batch, is_buy, np.ones(work.count, np.int64), UNIFORM)
         return [cleared.low, cleared.high, cleared.volume]
@@ -112,6 +115,30 @@ def answer(mpc: Mpc, work: Workload, batch: BulkBatch, kept: Tally | None) -> St
         sums = kept.plus(sums, -1).plus(sums)
     found = yield from dispatchable(mpc, sums, bins, history, classes, CONFIDENCE)
     return [found.mean_kw, found.capacity_kw, found.certified_kw, found.cvar_kw]
+
+
+def groups_of(count: int) -> Groups:
+    """Return who owns the orders: nine in ten have one, the others buy and sell."""
+    _, _, is_buy = orders_of(count)
+    owners = np.arange(count)
+    pairs = min(int(is_buy.sum()), int((~is_buy).sum()), count // 20)
+    owners[np.flatnonzero(~is_buy)[:pairs]] = np.flatnonzero(is_buy)[:pairs]
+    able = np.where(owners % 4 == 0, 2**QUANTITY_BITS - 1, -1)
+    return Groups(owners, is_buy, able)
+
+
+def pads_of(count: int) -> Words:
+    """Return what the owners of orders add to what opens to them: (order, 2)."""
+    words = np.random.Generator(np.random.PCG64(3)).integers(0, 2**63, 2 * count, dtype=np.uint64)
+    return PRIME_FIELD.from_words(words)
+
+
+def _without_pads(mpc: Mpc, work: Workload, padded: bytes) -> bytes:
+    if isinstance(mpc, Plain):
+        return padded
+    opened = PRIME_FIELD.from_words(words_of(padded))
+    own = PRIME_FIELD.subtract(opened, pads_of(work.count))
+    return bytes(octets_of(PRIME_FIELD.from_words(PRIME_FIELD.flat(own))))
 
 
 _KNOWN: dict[int, tuple[Bins, Integers, History, list[Classes]]] = {}
@@ -189,12 +216,11 @@ def mailbox_of(work: Workload, party: int, n: int) -> BulkMailbox:
     layout, inputs = inputs_of(work)
     clients = {str(row): Enrolled(bytes(32)) for row in range(len(inputs))}
     mailbox = BulkMailbox(party, n, work.degree, b"workload", clients, Secret(bytes(32)), layout)
-    rows = mailbox.received
     shares = shares_of(inputs.reshape(-1), party, work.degree)
-    rows.shares[:] = shares.reshape(*inputs.shape, 2)
-    rows.is_present[:] = True
-    rows._digests[:] = 1
-    rows._has_seed[:] = True
+    pads = None
+    if work.kind == "market":
+        pads = shares_of_words(pads_of(work.count), party, work.degree)
+    mailbox.fill(shares.reshape(*inputs.shape, 2), pads)
     return mailbox
 
 
@@ -202,7 +228,7 @@ def warm_up_rounds() -> None:
     """Load every compiled kernel with small rounds of three parties in this process."""
     warm_up()
     keys = derive_keys(3, 1, b"warm")
-    for kind in ("market", "awards", "capacity"):
+    for kind in ("market", "capacity"):
         work = Workload(kind, 64)
         programs = [program_of(work, mailbox_of(work, i, 3)) for i in (1, 2, 3)]
         engines = [Engine(keyring_of(i, 3, 1, keys, b""), lambda: bytes(32)) for i in (1, 2, 3)]

@@ -1,0 +1,167 @@
+"""Orders of a market: read from a file, and put on public ticks of price and steps of quantity."""
+
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from veilgrid.cli._table_file import at_least_zero, cell, read, refuse
+from veilgrid.errors import Finding, InputError
+from veilgrid.grid._table import Notes, Row, Table, check_strangers
+from veilgrid.mpc.layout import Integers
+from veilgrid.risk.flags import STEP, Book, capped
+
+COLUMNS: Final = ("participant", "side", "price", "quantity")
+TICKS_MAX: Final = 2**50
+STEPS_MAX: Final = 2**40
+"""Sums of so many, times what tells sizes of participants apart, can be compared."""
+
+ORDERS_USUAL: Final = 256
+"""With more orders the largest quantity is fewer steps, so that sums can be compared."""
+WEIGHT_STEPS: Final = 1000
+DECIMALS_MAX: Final = 9
+STEP_DECIMALS: Final = 6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Orders:
+    """The file, and where each order's participant stands in the network if it says so."""
+
+    book: Book
+    weights: Integers
+    exact_prices: list[Fraction]
+    buses: list[str]
+
+
+def read_orders(path: Path, *, with_bus: bool = False) -> tuple[Orders, list[Finding]]:
+    """Read BIDS.csv; the second result are remarks.
+
+    Raises
+    ------
+    InputError
+        Every broken rule, with row and column.
+    """
+    notes = Notes()
+    table = read(path, (*COLUMNS, "bus") if with_bus else COLUMNS, notes)
+    if table is None:
+        refuse(notes)
+        raise InputError([Finding(path.name, "holds no table")])
+    check_strangers(table, (*COLUMNS, "weight", "capability", "bus"), notes)
+    names, sides, prices, amounts, weights, able, buses = [], [], [], [], [], [], []
+    for row in table.rows:
+        name = row.cells["participant"]
+        if not name:
+            notes.fault(table.at(row.line, "participant"), "is empty", "every order needs one")
+        side = row.cells["side"].lower()
+        if side not in ("buy", "sell"):
+            found = row.cells["side"]
+            notes.fault(table.at(row.line, "side"), f"is {found!r}, expected buy or sell")
+        names.append(name)
+        sides.append(side == "buy")
+        prices.append(_exact(table, row, notes))
+        amounts.append(cell(table, row, "quantity", at_least_zero, notes))
+        weights.append(_optional(table, row, "weight", _weight, notes))
+        able.append(_optional(table, row, "capability", at_least_zero, notes))
+        buses.append(row.cells.get("bus", ""))
+    refuse(notes)
+    book = Book(
+        names,
+        np.array(sides, bool),
+        np.array([float(price or 0) for price in prices], np.float64),
+        np.array(amounts, np.float64),
+        np.array([np.nan if one is None else one for one in able], np.float64),
+    )
+    steps = np.array(
+        [WEIGHT_STEPS if one is None else int(one * WEIGHT_STEPS + 1e-9) for one in weights],
+        np.int64,
+    )
+    return Orders(book, steps, [price or Fraction(0) for price in prices], buses), notes.remarks
+
+
+def _exact(table: Table, row: Row, notes: Notes) -> Fraction | None:
+    if cell(table, row, "price", lambda value: "", notes) is None:  # noqa: ARG005 - no rule
+        return None
+    try:
+        return Fraction(Decimal(row.cells["price"]))
+    except InvalidOperation:
+        return Fraction(float(row.cells["price"]))
+
+
+def _optional(table: Table, row: Row, column: str, rule: Any, notes: Notes) -> float | None:
+    return cell(table, row, column, rule, notes) if row.cells.get(column) else None
+
+
+def _weight(value: float) -> str:
+    return "" if 0 <= value <= 1 else f"is {value:g}, must lie in 0..1"
+
+
+# -- ticks and steps -------------------------------------------------------------------------------
+
+
+def decimals_of(values: list[Fraction], room: int) -> int:
+    """Return how many decimals tell all values apart, as far as they fit the room."""
+    wanted = 0
+    while wanted < DECIMALS_MAX and any((v * 10**wanted).denominator != 1 for v in values):
+        wanted += 1
+    while values and (max(values) - min(values)) * Fraction(10) ** wanted >= room - 1:
+        wanted -= 1
+    return wanted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """Public ticks of price and steps of quantity.
+
+    Attributes
+    ----------
+    lowest
+        Price of tick 0.
+    tick, step
+        Of price and of quantity, in the file's units.
+    quantities : (order,), steps
+        As sent, before caps.
+    book
+        The orders in those steps.
+    """
+
+    lowest: Fraction
+    tick: Fraction
+    step: Fraction
+    ticks: Integers
+    quantities: Integers
+    book: Book
+
+    def price(self, tick: Fraction) -> Fraction:
+        """Return the price of a tick."""
+        return self.lowest + tick * self.tick
+
+
+def grid_of(orders: Orders) -> Grid:
+    """Return ticks and steps; buyers' limits are rounded down, sellers' up."""
+    prices, book = orders.exact_prices, orders.book
+    tick = 1 / Fraction(10) ** decimals_of(prices, TICKS_MAX)
+    floors = [price // tick for price in prices]
+    lowest = min(floors, default=0) * tick
+    ticks = []
+    for price, buys in zip(prices, book.is_buy, strict=True):
+        place = (price - lowest) / tick
+        ticks.append(place.__floor__() if buys else place.__ceil__())
+    step = _step(book)
+    steps = [min(int(Fraction(str(float(size))) // step), STEPS_MAX) for size in book.quantities]
+    quantities = np.array(steps, np.int64)
+    placed = replace(book, steps=quantities, step=float(step))
+    return Grid(lowest, tick, step, np.array(ticks, np.int64), quantities, placed)
+
+
+def _step(book: Book) -> Fraction:
+    """Return the size of a step: what counts at most fits, and a spoof makes it no coarser."""
+    largest = float(book.quantities.max(initial=0.0))
+    counted = float(capped(replace(book, step=max(STEP, largest / 2**50))).max(initial=0.0))
+    crowd = Fraction(max(len(book.quantities), ORDERS_USUAL), ORDERS_USUAL)
+    decimals = STEP_DECIMALS
+    while Fraction(str(counted)) * crowd * Fraction(10) ** decimals >= STEPS_MAX:
+        decimals -= 1
+    return 1 / Fraction(10) ** decimals
