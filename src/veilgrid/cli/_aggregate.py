@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from veilgrid.cli._committee import Committee, Task, secure_round
+from veilgrid.cli._committee import Committee, SecureResult, Task, secure_round
 from veilgrid.cli._private import (
     Privacy,
     Where,
@@ -19,6 +19,7 @@ from veilgrid.cli._private import (
     private_aggregate,
 )
 from veilgrid.cli._readings import Readings, read_readings
+from veilgrid.cli._regions import Machines, Regional, Way, by_region
 from veilgrid.errors import Finding, InputError, VeilgridError
 from veilgrid.mpc import policy
 from veilgrid.mpc.form import NOTHING
@@ -31,6 +32,8 @@ from veilgrid.risk.trust import Conduct, Standing, TrustSettings
 
 _REASONS: Final = {
     "invalid": "the value is not within its bounds (found by the check on shares)",
+    "outside": "the value is not within its bounds (found by its gateway)",
+    "region": "its region's sums are missing or not possible, and are left out",
     "missing": "no reading",
     "unreadable": "no party could read its share",
     "contradictory": "sent different messages to different parties",
@@ -117,7 +120,42 @@ def _secure(
         Task(program_of, round_, mailbox_of),
         processes=setting.processes,
     )
-    answer, flags = answer_of(plan, done.result), done.result["flags"]
+    return _report(plan, readings, setting, done.result, done), done.result
+
+
+def aggregate_by_region(
+    readings: Readings, question: Question, setting: Setting, way: Way
+) -> tuple[Done, Regional]:
+    """Run a round region by region, and return the JSON object and what each round cost.
+
+    Raises
+    ------
+    InputError
+        No regions, or a function for which this way shows too much.
+    RunAborted
+        A committee ended without a result.
+    """
+    machines = Machines(
+        parties=setting.parties,
+        degree=setting.degree,
+        seed=setting.seed,
+        processes=setting.processes,
+    )
+    found = by_region(readings, question, way, machines, setting.trust)
+    report = _report(found.plan, readings, setting, found.result, found.top)
+    told = {"regions": found.told(), "seconds": found.seconds, "bytes": found.octets}
+    return Done(report | told, found.plan, readings, {}), found
+
+
+def _report(
+    plan: Plan,
+    readings: Readings,
+    setting: Setting,
+    result: Mapping[str, Any],
+    done: SecureResult,
+) -> dict[str, Any]:
+    """Return the JSON object of a round."""
+    answer, flags = answer_of(plan, result), result["flags"]
     rejected = [{"source": name, "reason": reason} for name, reason in readings.skipped]
     rejected += [
         {"source": name, "reason": _REASONS[flags[name]]} for name in plan.names if name in flags
@@ -129,7 +167,7 @@ def _secure(
         "confidence": plan.question.confidence,
         "side": plan.question.side,
         "confidence_interval": list(answer.interval) if answer.interval else None,
-        "accepted": len(done.result["counted"]),
+        "accepted": len(result["counted"]),
         "rejected": rejected,
         "method": _method_words(plan),
         "influence": answer.influence,
@@ -143,7 +181,7 @@ def _secure(
     }
     if setting.rating is not None:
         report |= _against_rating(answer, setting)
-    return report, done.result
+    return report
 
 
 def _method_words(plan: Plan) -> str:
@@ -211,6 +249,11 @@ def _conduct_words(
 @click.option("--tiers", help="Weights, e.g. tso=4,dso=3,aggregator=2,household=1.")
 @click.option("--skip-bad-rows", is_flag=True, help="Leave out broken rows instead of refusing.")
 @click.option("--history", type=click.Path(path_type=Path), help="File that remembers sources.")
+@click.option(
+    "--regions",
+    type=click.Choice(["clear", "committee"]),
+    help="By the column region: gateways that see readings, or small committees, first.",
+)
 @click.option("--processes", is_flag=True, help="Each party as a process, with mutual TLS.")
 @click.option("--epsilon", type=float, help="Add noise: differential privacy of each source.")
 @click.option("--delta", type=float, help="Default: 1e-6, less for more than 100,000 sources.")
@@ -232,11 +275,15 @@ def aggregate(
     its bounds and open the figure only.
     """
     try:
-        privacy = privacy_of(options | {"history": history})
-        question, setting = _asked(options, is_watched=history is not None)
+        given = options | {"history": history}
+        privacy = privacy_of(given)
+        question, setting = _asked(given)
         read = read_readings(readings, skips_bad_rows=options["skip_bad_rows"])
         if privacy is not None:
             report, written = _private(read, question, setting, privacy, out)
+        elif options["regions"]:
+            done, _ = aggregate_by_region(read, question, setting, options["regions"])
+            report, written = done.report, _written(done, None, out)
         else:
             with RoundHistory(history) if history else nullcontext() as kept:
                 done = aggregate_readings(read, question, setting, kept)
@@ -281,7 +328,7 @@ def _written(done: Done, history: RoundHistory | None, out: Path | None) -> Path
     return write_page(out, done.report, done.plan, done.readings.values, shares)
 
 
-def _asked(options: Mapping[str, Any], *, is_watched: bool) -> tuple[Question, Setting]:
+def _asked(options: Mapping[str, Any]) -> tuple[Question, Setting]:
     """Return question and setting; all findings at once."""
     findings: list[Finding] = []
     question, setting = None, None
@@ -303,7 +350,7 @@ def _asked(options: Mapping[str, Any], *, is_watched: bool) -> tuple[Question, S
     degree = options["degree"]
     try:
         chosen = policy.default_degree(parties, kind) if degree is None else degree
-        asked = "median" if is_watched else kind
+        asked = kind if options["history"] is None else "median"
         policy.check(parties, chosen, asked, where=lambda name: f"--{name}")
         setting = Setting(
             parties=parties,
@@ -334,6 +381,10 @@ def _limits(options: Mapping[str, Any]) -> list[Finding]:
         findings.append(
             Finding("--tolerance", f"found {options['tolerance']:g}, expected 0 or more")
         )
+    for name in ("history", "epsilon"):
+        if options["regions"] is not None and options[name] is not None:
+            problem = f"is not offered with --{name}, which needs every source in one committee"
+            findings.append(Finding("--regions", problem, "leave one of them out"))
     if rating is not None and options["function"] == "variance":
         findings.append(Finding("--rating", "a variance is not compared with a rating"))
     return findings
@@ -362,6 +413,15 @@ def _tiers(text: str | None) -> dict[str, float]:
     return tiers
 
 
+def _region_rows(told: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if told is None:
+        return []
+    cost = f"{told['seconds']:.2f} s, {told['bytes'] / 1e6:.2f} MB"
+    cross = f"{told['cross_seconds']:.2f} s, {told['cross_bytes'] / 1e6:.2f} MB"
+    first = f"{len(told['each'])}, {told['way']}: {cost}; across them {cross}"
+    return [("regions", first), ("seen by", told["seen"])]
+
+
 def _tell(report: Mapping[str, Any], written: Path | None) -> None:
     """Print a short table for a person."""
     rows: list[tuple[str, str]] = []
@@ -385,7 +445,7 @@ def _tell(report: Mapping[str, Any], written: Path | None) -> None:
         ("watched", f"{one['source']}: {one['conduct']}, reliability {one['reliability']:.2f}")
         for one in report.get("conduct", [])
     ]
-    rows += privacy_rows(report["privacy"])
+    rows += privacy_rows(report["privacy"]) + _region_rows(report.get("regions"))
     rows.append(
         (
             "parties",

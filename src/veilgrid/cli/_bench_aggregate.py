@@ -4,6 +4,7 @@ import time
 from typing import Any, Final
 
 from veilgrid.cli._bench_plain import beside_plain
+from veilgrid.cli._regions import Way
 from veilgrid.errors import RunAborted
 from veilgrid.risk.aggregate_workload import Workload, expected
 
@@ -13,6 +14,13 @@ DEGREE: Final = 1
 INTAKE_SAMPLE: Final = 500
 REGION_SOURCES: Final = 400
 REGIONS: Final = 20
+WAYS: Final = {"clear": "gateways", "committee": "small committees"}
+REGIONAL: Final[tuple[tuple[str, tuple[Way, ...]], ...]] = (
+    ("sum", ("clear", "committee")),
+    ("weighted-mean", ("clear", "committee")),
+    ("trimmed-mean", ("clear",)),
+)
+"""Functions that are timed region by region, and the ways that each allows."""
 
 
 def bench_aggregate(sizes: tuple[int, ...] = SIZES) -> list[dict[str, Any]]:
@@ -66,36 +74,34 @@ def round_row(work: Workload, parties: int = PARTIES) -> dict[str, Any]:
 
 
 def _hierarchy(count: int, regions: int) -> list[dict[str, Any]]:
-    """Time a sum: all sources in one committee, and region by region first.
+    """Time figures of all sources in one committee, and region by region first.
 
     Parties of a committee run one after another in this process, clients included; regions are
-    counted as working side by side. The peer is the flat sum.
+    counted as working side by side. The peer is the flat figure.
     """
-    from veilgrid.cli._aggregate import Setting, aggregate_readings
+    from veilgrid.cli._aggregate import Setting, aggregate_by_region, aggregate_readings
     from veilgrid.cli._readings import Readings
-    from veilgrid.cli._regions import Way, sum_by_region
     from veilgrid.risk.aggregate import Question
     from veilgrid.risk.aggregate_workload import round_of
 
     sources = round_of(Workload("sum", count, DEGREE)).sources
-    readings = Readings(sources, tuple(1.0 + 0.01 * (row % 700) for row in range(count)))
+    values = tuple(1.0 + 0.01 * (row % 700) for row in range(count))
+    named = tuple(f"region {row % regions}" for row in range(count))
+    readings = Readings(sources, values, regions=named)
     setting = Setting(parties=PARTIES, degree=DEGREE)
-    named = [f"region {row % regions}" for row in range(count)]
-    flat = aggregate_readings(readings, Question(function="sum"), setting).report
-    what = f"sum of {count} sources"
-    rows = [_summed(f"{what}, flat", flat["seconds"], flat["bytes"], flat["seconds"])]
-    ways: tuple[tuple[Way, str], ...] = (
-        ("clear", f"{what}, {regions} gateways first"),
-        ("committee", f"{what}, {regions} small committees first"),
-    )
-    for way, words in ways:
-        found = sum_by_region(readings, named, way, setting)
-        if abs(float(found.report["value"]) - float(flat["value"])) > 1e-3:
-            raise RunAborted(f"{words}: the sum differs from the flat one")
-        rows.append(_summed(words, found.seconds, found.octets, flat["seconds"]))
-        big = found.report["seconds"]
-        words = f"{words}: the big committee's part"
-        rows.append(_summed(words, big, found.report["bytes"], flat["seconds"]))
+    rows = []
+    for function, ways in REGIONAL:
+        flat = aggregate_readings(readings, Question(function=function), setting).report
+        what = f"{function} of {count} sources"
+        rows.append(_summed(f"{what}, flat", flat["seconds"], flat["bytes"], flat["seconds"]))
+        for way in ways:
+            done, found = aggregate_by_region(readings, Question(function=function), setting, way)
+            words = f"{what}, {regions} {WAYS[way]} first"
+            if abs(float(done.report["value"]) / float(flat["value"]) - 1) > 1e-6:
+                raise RunAborted(f"{words}: the figure differs from the flat one")
+            rows.append(_summed(words, found.seconds, found.octets, flat["seconds"]))
+            words = f"{words}: the big committee's part"
+            rows.append(_summed(words, found.top.seconds, found.top.octets, flat["seconds"]))
     return rows
 
 
@@ -106,7 +112,7 @@ def _summed(what: str, seconds: float, octets: int, flat: float) -> dict[str, An
         "peer": flat,
         "ratio": flat / seconds if seconds else None,
         "unit": "s",
-        "peer_name": "the flat sum",
+        "peer_name": "the flat figure",
         "ours_megabytes": octets / 1e6,
     }
 

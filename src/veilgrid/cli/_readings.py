@@ -12,7 +12,7 @@ from veilgrid.risk.aggregate import Source
 from veilgrid.risk.trust import TIERS
 
 COLUMNS: Final = ("source", "value", "tier", "lower", "upper")
-OPTIONAL: Final = ("baseline", "usual", "reliability")
+OPTIONAL: Final = ("baseline", "usual", "reliability", "region")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,14 @@ class Readings:
         In the order of the file; a value is None where there is none.
     skipped
         Name and reason of rows that could not be used; empty unless they were to be skipped.
+    regions : (source,)
+        Feeder or gateway that each belongs to; empty where the file does not say.
     """
 
     sources: tuple[Source, ...]
     values: tuple[float | None, ...]
     skipped: tuple[tuple[str, str], ...] = ()
+    regions: tuple[str, ...] = ()
 
 
 def read_readings(path: Path, *, skips_bad_rows: bool = False) -> Readings:
@@ -65,6 +68,7 @@ def read_readings(path: Path, *, skips_bad_rows: bool = False) -> Readings:
     sources: list[Source] = []
     values: list[float | None] = []
     skipped: list[tuple[str, str]] = []
+    regions: list[str] = []
     seen: set[str] = set()
     for line, row in enumerate(rows, 2):
         cells = {(key or "").strip(): value for key, value in row.items() if key is not None}
@@ -73,6 +77,9 @@ def read_readings(path: Path, *, skips_bad_rows: bool = False) -> Readings:
         if found and found[0].name in seen:
             where = f"{path.name} row {line}, column source"
             faults.append(Finding(where, f"{found[0].name} appears twice"))
+        region = (cells.get("region") or "").strip()
+        if has["region"] and not region:
+            faults.append(Finding(f"{path.name} row {line}, column region", "is empty"))
         if faults and skips_bad_rows:
             name = (cells.get("source") or "").strip() or f"row {line}"
             skipped.append((name, "; ".join(str(fault) for fault in faults)))
@@ -81,9 +88,10 @@ def read_readings(path: Path, *, skips_bad_rows: bool = False) -> Readings:
             seen.add(found[0].name)
             sources.append(found[0])
             values.append(found[1])
+            regions += [region] if has["region"] else []
     if findings and not skips_bad_rows:
         raise InputError(findings)
-    return Readings(tuple(sources), tuple(values), tuple(skipped))
+    return Readings(tuple(sources), tuple(values), tuple(skipped), tuple(regions))
 
 
 def _row(

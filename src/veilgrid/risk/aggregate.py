@@ -1,7 +1,7 @@
 """One risk-sensitive figure of many sources: asked, sent, computed, answered [risk 4]."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -15,6 +15,7 @@ from veilgrid.mpc.layout import Integers, Layout
 from veilgrid.risk.confidence import LEVEL, Side, check_confidence, count_of, deviation_of, estimate
 from veilgrid.risk.robust import (
     Figure,
+    Histogram,
     conduct,
     edges_for,
     encode_values,
@@ -49,6 +50,7 @@ RATIO_TRIM: Final = 0.4
 hold more than three tenths of the weight."""
 
 _LINEAR: Final = ("sum", "mean", "weighted-mean", "variance")
+_LEVELS: Final = ("median", "quantile")
 _RATIOS: Final = ("sum", "mean", "trimmed-mean")
 _FINE: Final = 1000
 _HISTOGRAM_BITS: Final = 24
@@ -296,6 +298,14 @@ def answer_steps(mpc: Mpc, batch: BulkBatch, plan: Plan) -> Steps[dict[str, Any]
     if plan.question.is_watched:
         opened.append((yield from _conduct(mpc, batch, plan, weights)))
     numbers = yield from mpc.open(concatenate(opened))
+    found = opened_from(figure, numbers, np.flatnonzero(batch.is_counted).tolist(), batch.flags)
+    return found | {"replaced": np.flatnonzero(batch.is_replaced).tolist()}
+
+
+def opened_from(
+    figure: Figure, numbers: Sequence[int], counted: Sequence[int], flags: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what opened, in the form in which :func:`answer_of` reads it."""
     size = len(figure.parts)
     return {
         "numbers": [str(value) for value in numbers[:size]],
@@ -303,9 +313,9 @@ def answer_steps(mpc: Mpc, batch: BulkBatch, plan: Plan) -> Steps[dict[str, Any]
         "spread_divisor": str(figure.spread_divisor),
         "centre": figure.centre,
         "conduct": numbers[size:],
-        "counted": np.flatnonzero(batch.is_counted).tolist(),
-        "replaced": np.flatnonzero(batch.is_replaced).tolist(),
-        "flags": batch.flags,
+        "counted": counted,
+        "replaced": [],
+        "flags": flags,
     }
 
 
@@ -317,26 +327,44 @@ def _conduct(mpc: Mpc, batch: BulkBatch, plan: Plan, weights: Integers) -> Steps
 
 
 def _figure(mpc: Mpc, batch: BulkBatch, plan: Plan, weights: Integers) -> Steps[Figure]:
-    question, mass = plan.question, int(weights.sum())
     if plan.method == "linear":
         return (yield from _linear(mpc, batch, plan, weights))
-    match question.function:
-        case "median" | "quantile":
-            return (yield from _quantiles(mpc, batch, plan, weights))
-        case "cvar":
-            fine = _fine(weights, plan)
-            mass = int(fine.sum())
-            cut = min(int(question.cvar_level * mass), mass - 1)
-            low, high = (cut, mass) if question.side == "upper" else (0, mass - cut)
-            return (yield from _between(mpc, batch, plan, fine, low, high))
-        case _:
-            cut = min(int(plan.trim * mass), (mass - 1) // 2)
-            return (yield from _between(mpc, batch, plan, weights, cut, mass - cut))
+    if plan.method == "histogram":
+        histogram = histogram_of(batch, plan.bins, weights)
+        return (yield from figure_from(mpc, histogram, plan, weights))
+    if plan.question.function in _LEVELS:
+        return (yield from _quantiles(mpc, batch, plan, weights))
+    times, low, high = _cuts(plan, weights)
+    rows = np.flatnonzero(weights > 0)
+    value = batch.number("value")[rows]
+    listed = [int(weight) * times for weight in weights[rows]]
+    return (yield from exact_between(mpc, value, int(plan.lower.min()), listed, low, high))
 
 
-def _fine(weights: Integers, plan: Plan) -> Integers:
-    """Return weights fine enough that a tail may cut through one input."""
-    return weights * _FINE if plan.weights.max() == 1 else weights
+def figure_from(mpc: Mpc, histogram: Histogram, plan: Plan, weights: Integers) -> Steps[Figure]:
+    """Return the figure of a histogram; ``weights`` of sources are zero where one is left out."""
+    if plan.question.function in _LEVELS:
+        levels = _levels(plan.question, count_of(weights.tolist()))
+        return (yield from quantiles_of(mpc, histogram.times(_fineness(plan)), levels))
+    times, low, high = _cuts(plan, weights)
+    return (yield from mean_between(mpc, histogram.times(times), low, high))
+
+
+def _fineness(plan: Plan) -> int:
+    """Return by what to multiply weights, so that a tail may cut through one input."""
+    return _FINE if plan.weights.max() == 1 else 1
+
+
+def _cuts(plan: Plan, weights: Integers) -> tuple[int, int, int]:
+    """Return by what weights are multiplied, and the masses between which a mean is taken."""
+    mass = int(weights.sum())
+    if plan.question.function != "cvar":
+        cut = min(int(plan.trim * mass), (mass - 1) // 2)
+        return 1, cut, mass - cut
+    times = _fineness(plan)
+    mass *= times
+    cut = min(int(plan.question.cvar_level * mass), mass - 1)
+    return (times, cut, mass) if plan.question.side == "upper" else (times, 0, mass - cut)
 
 
 def _linear(mpc: Mpc, batch: BulkBatch, plan: Plan, weights: Integers) -> Steps[Figure]:
@@ -345,18 +373,6 @@ def _linear(mpc: Mpc, batch: BulkBatch, plan: Plan, weights: Integers) -> Steps[
         return Figure(value.sum(), 1, 1, 0)
     listed = [int(weight) for weight in weights]
     return (yield from exact_between(mpc, value, int(plan.lower.min()), listed, 0, mass))
-
-
-def _between(
-    mpc: Mpc, batch: BulkBatch, plan: Plan, weights: Integers, low: int, high: int
-) -> Steps[Figure]:
-    if plan.method == "exact":
-        rows = np.flatnonzero(weights > 0)
-        value = batch.number("value")[rows]
-        listed = [int(weight) for weight in weights[rows]]
-        return (yield from exact_between(mpc, value, int(plan.lower.min()), listed, low, high))
-    histogram = histogram_of(batch, plan.bins, weights)
-    return (yield from mean_between(mpc, histogram, low, high))
 
 
 def _levels(question: Question, count: float) -> list[float]:
@@ -373,9 +389,6 @@ def _levels(question: Question, count: float) -> list[float]:
 
 def _quantiles(mpc: Mpc, batch: BulkBatch, plan: Plan, weights: Integers) -> Steps[Figure]:
     levels = _levels(plan.question, count_of(weights.tolist()))
-    if plan.method == "histogram":
-        histogram = histogram_of(batch, plan.bins, _fine(weights, plan))
-        return (yield from quantiles_of(mpc, histogram, levels))
     rows = np.flatnonzero(weights > 0)
     value, lower = batch.number("value")[rows], int(plan.lower.min())
     listed = [int(weight) for weight in weights[rows]]
@@ -423,7 +436,7 @@ class Answer:
     influence: float
 
 
-def answer_of(plan: Plan, result: dict[str, Any]) -> Answer:
+def answer_of(plan: Plan, result: Mapping[str, Any]) -> Answer:
     """Return the answer from what the committee opened."""
     question = plan.question
     counted: Mask = np.zeros(len(plan.names), bool)
