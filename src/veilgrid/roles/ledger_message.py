@@ -206,6 +206,21 @@ class FetchCosts(msgspec.Struct, frozen=True, tag=True):
     site: str
 
 
+class Challenge(msgspec.Struct, frozen=True, tag=True):
+    """A validator asks for evidence of attestation; the nonce is its own."""
+
+    who: str
+    nonce: bytes
+
+
+class Shown(msgspec.Struct, frozen=True, tag=True):
+    """Evidence of a process for ``who``, bound to its key and to the validator's nonce."""
+
+    who: str
+    nonce: bytes
+    evidence: bytes
+
+
 BESIDE = (
     Bulletin
     | FetchRecords
@@ -224,6 +239,8 @@ BESIDE = (
     | FetchReport
     | Costs
     | FetchCosts
+    | Challenge
+    | Shown
 )
 MESSAGES = LEDGER_MESSAGES | BESIDE
 """The union that crosses the wire of a day."""

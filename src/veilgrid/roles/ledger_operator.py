@@ -365,7 +365,9 @@ class Operator:
                 return [*self.seat.start(), bids]
             case TimerFired(name) if name == AGAIN:
                 return [*self.seat.again(), *self._fetch()]
-            case TimerFired("bids" | "costs"):
+            case TimerFired("bids"):
+                self._is_late = self._is_late or self.course is None
+            case TimerFired("costs"):
                 self._is_late = True
             case Received(sender, Declared() as declared):
                 return self._on_declared(sender, declared)
@@ -466,7 +468,13 @@ class Operator:
             return []
         if view.is_bidding:
             everybody = {client_of(bus) for bus in self.agreement.buses}
-            is_due = everybody <= set(view.bids) or (self._is_late and bool(view.bids))
+            is_asked = self.agreement.is_attested
+            workers = set(self.agreement.workers) if is_asked else set()
+            is_complete = everybody <= {*view.bids, *view.excluded} and workers <= {
+                *view.admitted,
+                *view.refused,
+            }
+            is_due = bool(view.bids) and (is_complete or self._is_late)
             if is_due and self._once("close bids"):
                 return self.seat.desk.submit(self.me, CloseBids(day))
             return []

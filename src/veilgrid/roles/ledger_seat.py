@@ -66,6 +66,8 @@ class Agreement(msgspec.Struct, frozen=True):
         By bus: the process that runs its edge device.
     keys
         By process: under which it signs.
+    is_attested
+        Whether sites bid, and workers are drawn, only with accepted evidence of attestation.
     """
 
     day: str
@@ -77,6 +79,7 @@ class Agreement(msgspec.Struct, frozen=True):
     groups: dict[str, str]
     keys: dict[str, bytes]
     patience: Patience = Patience()
+    is_attested: bool = False
 
     @property
     def genesis(self) -> Configuration:
@@ -97,6 +100,11 @@ class Agreement(msgspec.Struct, frozen=True):
     def home(self, client: str) -> NodeId:
         """Return the process that holds a ledger client."""
         return NodeId(self.groups[bus_of(client)] if client.startswith(_SITE) else client)
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Ledger names of all sites, in bus order."""
+        return tuple(client_of(bus) for bus in self.buses)
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -284,7 +284,8 @@ class SiteGroup:
         view, effects = self.seat.view, list[Effect]()
         if view.is_open and view.is_bidding:
             for name, device in self.devices.items():
-                if device.declared is not None and name not in self._bid:
+                is_let_in = not self.agreement.is_attested or name in view.admitted
+                if device.declared is not None and is_let_in and name not in self._bid:
                     self._bid.add(name)
                     bid = Bid(self.agreement.day, device.declared.book.digest)
                     effects += self.seat.desk.submit(name, bid)

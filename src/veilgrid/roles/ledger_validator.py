@@ -116,7 +116,9 @@ class Validator:
     ) -> None:
         self.me, self.agreement, self.public, self.tells_all = me, agreement, public, tells_all
         genesis, patience = agreement.genesis, agreement.patience
-        roles = Roles(agreement.operator, agreement.validators, agreement.workers)
+        roles = Roles(
+            agreement.operator, agreement.validators, agreement.workers, agreement.is_attested
+        )
         notary = Notary(genesis.digest())
         application = Coordination(roles, notary, keys_of(genesis.replicas))
         settings = Settings(view_timeout_ns=patience.view_ns, status_ns=patience.status_ns)

@@ -8,6 +8,7 @@ import msgspec
 
 from veilgrid.ledger.operation import (
     Absent,
+    Admit,
     Announce,
     Approve,
     Assigned,
@@ -111,6 +112,8 @@ class DayView:
         Present step, 1-based.
     dropped
         Workers replaced, with why, in order.
+    admitted, refused
+        Who has accepted evidence of attestation, and whose is refused, with why.
     past
         Tasks of the last steps, by step.
     """
@@ -134,6 +137,8 @@ class DayView:
     refusals: int = 0
     dropped: list[tuple[str, str]] = field(default_factory=list)
     past: dict[int, dict[str, TaskView]] = field(default_factory=dict)
+    admitted: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def solution(self, step: int, site: str) -> bytes:
         """Digest of the accepted solution of a recent step; empty where there is none."""
@@ -155,7 +160,8 @@ class DayView:
                 self.bids[record.client] = digest
             case CloseBids():
                 self.is_bidding = False
-                self.excluded |= {s: "no bid" for s in self.sites if s not in self.bids}
+                silent = [s for s in self.sites if s not in self.bids and s not in self.excluded]
+                self.excluded |= dict.fromkeys(silent, "no bid")
             case SealBeacon():
                 self.seals.add(record.client)
             case RevealBeacon():
@@ -185,9 +191,15 @@ class DayView:
                 task.solutions.pop(worker, None)
                 self.dropped.append((worker, why))
             case Absent(who=who), Settled("site"):
-                self.excluded[who] = "absent"
-                self.tasks.pop(who, None)
-                self.proposal = None
+                self._exclude(who, "absent")
+            case Admit(who=who), Settled("admission", _, True):
+                self.admitted.add(who)
+            case Admit(who=who, reason=reason), Settled("admission"):
+                self.admitted.discard(who)
+                self.refused[who] = reason
+                if who in self.sites:
+                    self.bids.pop(who, None)
+                    self._exclude(who, "evidence refused")
             case Absent(who=who), (Settled() | Fixed()):
                 self.given_up.add(who)
                 self._fixed(result)
@@ -195,6 +207,11 @@ class DayView:
                 self.proposal = proposal
             case Approve(), Settled():
                 self._approved(result)
+
+    def _exclude(self, site: str, why: str) -> None:
+        self.excluded[site] = why
+        self.tasks.pop(site, None)
+        self.proposal = None
 
     def _approved(self, result: Settled) -> None:
         proposal, self.proposal = self.proposal, None

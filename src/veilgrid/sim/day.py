@@ -13,6 +13,7 @@ from veilgrid.grid.lindistflow import Limits
 from veilgrid.ledger.journalled import Committed
 from veilgrid.ledger.message import Confirmed
 from veilgrid.machine import Machine, NodeId
+from veilgrid.roles.ledger_admission import Asking, Assessor, Attested, Quote
 from veilgrid.roles.ledger_day import (
     agreement_of,
     build_operator,
@@ -37,6 +38,7 @@ from veilgrid.sim.world import MILLISECOND_NS, Build, World
 
 STEP_MAX: Final = 1_500_000
 _POWER_TOLERANCE: Final = 1e-6
+Attest = Callable[[str], tuple[Quote, Assessor | None]]
 PATIENCE: Final = Patience(
     again_ns=1000 * MILLISECOND_NS,
     site_ns=8000 * MILLISECOND_NS,
@@ -113,7 +115,7 @@ def result_of(world: World, agreement: Agreement) -> DayResult | None:
     return None
 
 
-def agreement_for(day: Day, faults: Faults) -> Agreement:
+def agreement_for(day: Day, faults: Faults, *, is_attested: bool = False) -> Agreement:
     """Name the processes of a simulated day; keys follow from names."""
     bare = agreement_of(
         day,
@@ -124,7 +126,7 @@ def agreement_for(day: Day, faults: Faults) -> Agreement:
     )
     names = (*bare.validators, *bare.followers)
     keys = {name: _signer(name).verify_key for name in names}
-    return msgspec.structs.replace(bare, keys=keys)
+    return msgspec.structs.replace(bare, keys=keys, is_attested=is_attested)
 
 
 def _signer(name: str) -> Signer:
@@ -164,7 +166,14 @@ class _Crashes:
         return False
 
 
-def simulate_day(day: Day, seed: int, faults: Faults, *, step_max: int = STEP_MAX) -> SimulatedDay:
+def simulate_day(
+    day: Day,
+    seed: int,
+    faults: Faults,
+    *,
+    step_max: int = STEP_MAX,
+    attest: Attest | None = None,
+) -> SimulatedDay:
     """Run one day of the whole system on a simulated network.
 
     Parameters
@@ -177,10 +186,17 @@ def simulate_day(day: Day, seed: int, faults: Faults, *, step_max: int = STEP_MA
         What goes wrong; checked before.
     step_max
         Events until the day counts as stalled.
+    attest
+        By process: what makes its evidence and, of a validator, what judges that of others. None
+        asks nobody for evidence.
     """
     day, costs = planted(day, seed)
-    agreement = agreement_for(day, faults)
+    agreement = agreement_for(day, faults, is_attested=attest is not None)
     builds = day_builds(day, agreement, seed, faults)
+    if attest is not None:
+        asked = [*agreement.validators, *agreement.followers[1:]]
+        for name in asked:
+            builds[NodeId(name)] = _attested(builds[NodeId(name)], name, agreement, attest)
     liars = {liar.node for liar in faults.liar}
     honest = [NodeId(name) for name in agreement.validators if name not in liars]
     honest_sites = [client_of(b) for b in agreement.buses if client_of(b) not in liars]
@@ -283,6 +299,18 @@ def day_builds(day: Day, agreement: Agreement, seed: int, faults: Faults) -> dic
     for number, name in enumerate(dict.fromkeys(agreement.groups.values())):
         builds[NodeId(name)] = _group(name, number, day, limits, agreement, seed, lies)
     return builds
+
+
+def _attested(own: Build, name: str, agreement: Agreement, attest: Attest) -> Build:
+    """Put asking and showing evidence around a machine."""
+
+    def built(records: Sequence[Any]) -> Machine:
+        quote, assessor = attest(name)
+        if assessor is None:
+            return Attested(own(records), NodeId(name), agreement, quote)
+        return Asking(own(records), NodeId(name), agreement, quote, assessor)
+
+    return built
 
 
 def _with_kind(make: Callable[..., Machine], name: str, kind: str) -> Build:
