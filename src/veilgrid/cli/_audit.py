@@ -16,6 +16,7 @@ from veilgrid.grid.scenario import BUNDLED_DAY
 from veilgrid.report.folders import open_scenario
 from veilgrid.roles.audit import AUDITED, Audit
 from veilgrid.roles.audit import audit as audited
+from veilgrid.roles.audit_score import Recovered
 from veilgrid.roles.operator import plan_day
 
 VERDICTS = {
@@ -41,6 +42,12 @@ VERDICTS = {
         "site can be recognised from day to day. The coordinator sees net demand; together with a "
         "worker it has the load as well."
     ),
+    "sealed": (
+        "Nobody got a number of the site: not any party alone, not another site, not the ledger, "
+        "not the operator. What opens to all stands in docs/protocol/sealed.md 4.3. Controls show "
+        "that the same attacks read everything once more parties than the bound put their shares "
+        "together, and that all other sites together learn its total cost, because sums open."
+    ),
 }
 """What each scheme hides and what it does not, in plain words."""
 
@@ -55,20 +62,43 @@ def audit_summary(found: Audit) -> dict[str, Any]:
     return {
         "scheme": found.scheme,
         "site": found.site,
-        "recovered": [
-            {
-                "quantity": row.quantity,
-                "role": row.role,
-                "max_error": finite(row.max_error),
-                "share_recovered": row.share_recovered,
-                "unit": row.unit,
-                "how": row.how,
-                "options": row.options,
-            }
-            for row in found.recovered
-        ],
+        "recovered": [_row(row) for row in found.recovered],
+        **_tests(found),
         "verdict": VERDICTS.get(found.scheme, ""),
     }
+
+
+def _row(row: Recovered) -> dict[str, Any]:
+    shown = {
+        "quantity": row.quantity,
+        "role": row.role,
+        "max_error": finite(row.max_error),
+        "share_recovered": row.share_recovered,
+        "unit": row.unit,
+        "how": row.how,
+        "options": row.options,
+    }
+    if row.baseline_error is None:
+        return shown
+    return {**shown, "baseline_error": finite(row.baseline_error)}
+
+
+def _tests(found: Audit) -> dict[str, Any]:
+    """Return tests and controls of an audit that has any."""
+    if not found.tests:
+        return {}
+    tests = [
+        {
+            "what": one.what,
+            "role": one.role,
+            "tests": one.tests,
+            "samples": one.samples,
+            "p_least": one.p_least,
+            "passed": one.is_passed,
+        }
+        for one in found.tests
+    ]
+    return {"tests": tests, "controls": [_row(row) for row in found.controls]}
 
 
 @click.command("audit")
@@ -98,7 +128,8 @@ def audit(
     chosen = site_of(day, site)
     later = None if other is None else open_scenario(other).day()
     with shown(f"{opened.name}, audit of {scheme}") as progress:
-        plan = plan_day(day, "exchange" if scheme == "masked" else scheme, None, progress)
+        own = "exchange" if scheme in ("masked", "sealed") else scheme
+        plan = plan_day(day, own, None, progress)
         if not plan.outcome.setpoints:
             raise RunAborted(f"the day is {plan.outcome.status}: there is nothing to audit")
         index = largest(day) if chosen is None else chosen
@@ -128,4 +159,21 @@ def _show(summary: dict[str, Any], name: str) -> None:
         )
     console = Console(highlight=False)
     console.print(table)
+    if "tests" in summary:
+        _show_tests(summary, console)
     console.print(summary["verdict"])
+
+
+def _show_tests(summary: dict[str, Any], console: Console) -> None:
+    table = Table(title="views of two days with different secrets")
+    for title in ("test", "view of", "numbers", "least p-value", ""):
+        table.add_column(title)
+    for row in summary["tests"]:
+        verdict = "not told apart" if row["passed"] else "TOLD APART"
+        table.add_row(
+            row["what"], row["role"], f"{row['samples']:,}", f"{row['p_least']:.3f}", verdict
+        )
+    console.print(table)
+    for row in summary["controls"]:
+        share = 100.0 * row["share_recovered"]
+        console.print(f"control: {row['role']}: {row['quantity']} {share:.0f} % ({row['how']})")

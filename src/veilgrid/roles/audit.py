@@ -13,16 +13,28 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.network import Floats
 from veilgrid.roles.audit_masked import audit_masked
 from veilgrid.roles.audit_score import Recovered, energy_of, nothing, powers_of, scored
+from veilgrid.roles.audit_sealed import audit_sealed
 from veilgrid.roles.operator import DayPlan
+from veilgrid.roles.sealed.view import Verdict
 from veilgrid.secret import Randomness
 
 
 class Audit(NamedTuple):
-    """An audit of one site under one scheme."""
+    """An audit of one site under one scheme.
+
+    Attributes
+    ----------
+    tests
+        On whether views tell secrets apart; under `sealed`.
+    controls
+        Attacks with more than a role has, which succeed; under `sealed`.
+    """
 
     scheme: str
     site: str
     recovered: tuple[Recovered, ...]
+    tests: tuple[Verdict, ...] = ()
+    controls: tuple[Recovered, ...] = ()
 
 
 def audit(
@@ -43,12 +55,15 @@ def audit(
     randomness
         For masks.
     scheme
-        ``None`` = the plan's. ``masked`` is run anew within the plan's limits.
+        ``None`` = the plan's. ``masked`` and ``sealed`` are run anew within the plan's limits.
     other
         Another day on the same network, to look for the site in; ``None`` = the same one.
     """
     chosen = plan.scheme if scheme is None else scheme
     day, name = plan.day, str(plan.day.sites[site].name)
+    if chosen == "sealed":
+        ours = audit_sealed(day, plan.limits, site, randomness, other)
+        return Audit(chosen, name, tuple(ours.recovered), tuple(ours.tests), tuple(ours.controls))
     if chosen == "masked":
         found = audit_masked(day, plan.limits, site, randomness, other)
     else:
@@ -173,5 +188,5 @@ _AUDITS: dict[str, Callable[[DayPlan, int], list[Recovered]]] = {
 }
 
 
-AUDITED = (*_AUDITS, "masked")
+AUDITED = (*_AUDITS, "masked", "sealed")
 """Schemes that an audit knows how to attack."""

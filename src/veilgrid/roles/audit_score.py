@@ -30,6 +30,8 @@ class Recovered(NamedTuple):
         The attack, in a few words.
     options
         Whether row scaling, permutation and decoys were on.
+    baseline_error
+        Of who sees nothing and guesses zero; ``None`` where nobody compared.
     """
 
     quantity: str
@@ -39,6 +41,7 @@ class Recovered(NamedTuple):
     unit: str
     how: str
     options: bool = False
+    baseline_error: float | None = None
 
 
 def scored(

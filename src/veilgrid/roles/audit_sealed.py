@@ -1,0 +1,393 @@
+"""Attacks on what every role held of a sealed day, scored beside a guess without any view.
+
+The day runs with every message kept (:mod:`veilgrid.roles.sealed.view`); the attackers are those
+of the masked audit: reading numbers off, least squares, the slack identity, correlation,
+recognising a site, and whatever else a role's view suggests [sealed 8.2].
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from veilgrid.errors import invariant
+from veilgrid.grid.day import Day
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.network import Floats
+from veilgrid.mpc.client import submit
+from veilgrid.mpc.field import PRIME_FIELD, Words, decode, words_of
+from veilgrid.mpc.shamir import open_shares
+from veilgrid.roles.audit_score import EXACT, Recovered, powers_of, scored
+from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of
+from veilgrid.roles.sealed.day import Keys, costs_alone
+from veilgrid.roles.sealed.program import BID, client_of
+from veilgrid.roles.sealed.register import POWER_BITS
+from veilgrid.roles.sealed.view import (
+    Verdict,
+    Views,
+    record,
+    tell_shares_apart,
+    tell_words_apart,
+)
+from veilgrid.secret import Randomness
+
+OTHER_LOAD: Final = 0.5
+"""Load of the second secret day, as a share of the first."""
+
+FULL: Final = 2.0**127
+
+
+class _Target(NamedTuple):
+    """What is attacked: where a quantity lies in a vector, and the truth."""
+
+    quantity: str
+    task: int
+    name: str
+    places: "np.typing.NDArray[np.int64]"
+    truth: Floats
+    unit: str
+    factor: float
+
+
+class SealedAudit(NamedTuple):
+    """Rows as of any audit, tests on views, and what reads on: to show that attacks work.
+
+    Attributes
+    ----------
+    controls
+        Views beyond what is promised: one party more than the bound, all other sites together.
+    """
+
+    recovered: list[Recovered]
+    tests: list[Verdict]
+    controls: list[Recovered]
+
+
+def audit_sealed(
+    day: Day, limits: Limits, site: int, draw: Randomness, other: Day | None = None
+) -> SealedAudit:
+    """Run a day and another one with other secrets, and attack every role's view of one site.
+
+    Parameters
+    ----------
+    day, limits, site
+        As of any audit.
+    draw
+        Of all keys and shares.
+    other
+        The day with other secrets; ``None`` = the same with less load.
+    """
+    views = record(day, limits, draw)
+    second = record(_other_secrets(day) if other is None else other, limits, draw)
+    targets = _targets(day, views, site)
+    found: list[Recovered] = []
+    count, degree = len(views.parties), views.degree
+    for size in range(1, degree + 1):
+        for coalition in combinations(range(count), size):
+            found += _attack_shares(views, coalition, targets)
+    found.append(_recognise(day, views, site, draw))
+    found.append(_attack_sites(day, views, site))
+    found += _attack_public(day, views, site)
+    controls = [*_beyond_the_bound(views, targets), *_all_others(day, views, site)]
+    return SealedAudit(found, _tests(views, second), controls)
+
+
+def _other_secrets(day: Day) -> Day:
+    sites = [
+        replace(one, load_p=OTHER_LOAD * one.load_p, load_q=OTHER_LOAD * one.load_q)
+        for one in day.sites
+    ]
+    return replace(day, sites=tuple(sites))
+
+
+def _targets(day: Day, views: Views, site: int) -> list[_Target]:
+    """Return the site's secrets and where they lie in what it sent."""
+    own, base, unit = day.sites[site], day.network.base_mva, views.public.register.unit
+    shape = Shape.of(own)
+    bid = parts_of(np.arange(sum(shape.bid_parts.values())), shape.bid_parts)
+    truth = bid_of(own, unit, costs_alone(day)[site])
+    name = client_of(site, BID)
+    megawatts = base / 2.0**POWER_BITS
+
+    def committed(what: str, part: str, factor: float, measure: str) -> _Target:
+        places = bid[part]
+        return _Target(
+            what,
+            0,
+            name,
+            places,
+            np.asarray(truth[places] * factor, dtype=np.float64),
+            measure,
+            factor,
+        )
+
+    found = [
+        committed("load", "load_p", megawatts, "MW"),
+        committed("forecasts and ratings", "upper", megawatts, "MW"),
+        committed("cost coefficients", "linear", unit / 2.0**POWER_BITS, day.currency),
+    ]
+    found = [one for one in found if len(one.places)]
+    if site in day.flexible:
+        x = views.coordination.setpoints[site]
+        number = next(n for n, kind, _ in reversed(views.tasks) if kind == "certificate")
+        places = powers_of(own.spans, day.interval_count)
+        proof = client_of(site, f"certificate {number}")
+        found.append(_Target("schedule", number, proof, places, x[places] * base, "MW", megawatts))
+        last = next(n for n, kind, _ in reversed(views.tasks) if kind == "answer")
+        demand = own.demand_p(x) * base
+        places = np.arange(day.interval_count)
+        answer = client_of(site, f"answer {last}")
+        found.append(_Target("net demand", last, answer, places, demand, "MW", megawatts))
+    return found
+
+
+# -- parties --------------------------------------------------------------------------------------
+
+
+def _numbers(elements: Words) -> Floats:
+    return np.array([float(value) for value in decode(np.ascontiguousarray(elements))])
+
+
+def _named(coalition: Sequence[int]) -> str:
+    return " and ".join(f"party {place + 1}" for place in coalition)
+
+
+def _attack_shares(
+    views: Views, coalition: Sequence[int], targets: Sequence[_Target]
+) -> list[Recovered]:
+    """Read, subtract what is known, fit: each quantity keeps its most successful attack."""
+    found = []
+    for target in targets:
+        shares = [views.parties[p].shares(target.task, target.name) for p in coalition]
+        known = views.known_part(coalition, target.task, target.name)
+        own = [_numbers(one[target.places]) * target.factor for one in (*shares, known)]
+        guesses = {"a share read as the number": own[0], "all that known seeds leave": own[-1]}
+        guesses["least squares on shares, fitted to half of the truth"] = _fitted(own, target.truth)
+        rows = [_beside(target, _named(coalition), guess, how) for how, guess in guesses.items()]
+        found.append(_best(rows))
+    return [*found, *_slacks(views, coalition, targets)]
+
+
+def _best(rows: list[Recovered]) -> Recovered:
+    return max(rows, key=lambda row: (row.share_recovered, -row.max_error))
+
+
+def _beside(target: _Target, role: str, guess: Floats, how: str) -> Recovered:
+    """Score a guess beside the guess of who sees nothing: zero.
+
+    Entries that are zero count for nobody.
+    """
+    truth = target.truth
+    row = scored(target.quantity, role, guess, truth, target.unit, how)
+    worst = float(np.max(np.abs(truth), initial=0.0))
+    counts = np.abs(truth) > EXACT * max(worst, 1e-3)
+    if counts.any():
+        own = scored("", "", guess[counts], truth[counts], "", "").share_recovered
+        row = row._replace(share_recovered=own)
+    else:
+        row = row._replace(share_recovered=0.0)
+    return row._replace(baseline_error=worst)
+
+
+def _fitted(columns: Sequence[Floats], truth: Floats) -> Floats:
+    """Predict each half of the truth from the other half and the columns."""
+    table = np.stack([*columns, np.ones_like(truth)], axis=1)
+    scale = np.abs(table).max(axis=0)
+    table = table / np.where(scale > 0.0, scale, 1.0)
+    half = np.arange(len(truth)) % 2 == 0
+    out = np.zeros_like(truth)
+    for chosen in (half, ~half):
+        if chosen.any() and (~chosen).any():
+            weights = np.linalg.lstsq(table[~chosen], truth[~chosen], rcond=None)[0]
+            out[chosen] = table[chosen] @ weights
+    return out
+
+
+def _slacks(views: Views, coalition: Sequence[int], targets: Sequence[_Target]) -> list[Recovered]:
+    """Try the identity that breaks masking: a plan less its committed bound is its slack."""
+    plan = next((one for one in targets if one.quantity == "schedule"), None)
+    bound = next((one for one in targets if one.quantity == "forecasts and ratings"), None)
+    if plan is None or bound is None:
+        return []
+    party = views.parties[coalition[0]]
+    shown = PRIME_FIELD.subtract(
+        np.ascontiguousarray(party.shares(bound.task, bound.name)[bound.places][plan.places]),
+        np.ascontiguousarray(party.shares(plan.task, plan.name)[plan.places]),
+    )
+    truth = bound.truth[plan.places] - plan.truth
+    target = plan._replace(quantity="slack identity", truth=truth)
+    how = "share of the upper bound less share of the plan"
+    return [_beside(target, _named(coalition), _numbers(shown) * plan.factor, how)]
+
+
+def _beyond_the_bound(views: Views, targets: Sequence[_Target]) -> list[Recovered]:
+    """Open with one party more than the bound: shows that the attack reads what it is given."""
+    count = views.degree + 1
+    found = []
+    for target in targets:
+        shares = [party.shares(target.task, target.name)[target.places] for party in views.parties]
+        values = open_shares(PRIME_FIELD, shares, views.degree).values
+        invariant(values is not None, "honest parties' shares agree")
+        guess = _numbers(values) * target.factor  # type: ignore[arg-type]
+        found.append(
+            _beside(
+                target,
+                f"any {count} parties, beyond the bound",
+                guess,
+                "interpolated: what the bound is for",
+            )
+        )
+    return found
+
+
+def _recognise(day: Day, views: Views, site: int, draw: Randomness) -> Recovered:
+    """Look for the site among those whose bids have its shape, by one party's shares of two days.
+
+    On the other day everybody bids the same again: nothing could be more alike.
+    """
+    own = day.sites[site]
+    length = sum(Shape.of(own).bid_parts.values())
+    register, alone = views.public.register, costs_alone(day)
+    keys = Keys.drawn(len(views.parties), len(day.sites), draw)
+    name = client_of(site, BID)
+    sent = views.parties[0].mailbox(0).received[name].submission.correction
+    mine = [
+        _numbers(views.parties[0].shares(0, name)),
+        _numbers(views.known_part([0], 0, name)),
+        _numbers(PRIME_FIELD.from_words(words_of(sent))),
+    ]
+    likeness = {}
+    for bus, one in enumerate(day.sites):
+        if sum(Shape.of(one).bid_parts.values()) != length:
+            continue
+        again = submit(
+            b"another day",
+            client_of(bus, BID),
+            [int(value) for value in bid_of(one, register.unit, alone[bus])],
+            degree=views.degree,
+            box_keys=[bytes(box.public_key) for box in keys.boxes],
+            signer=keys.sites[bus].signer,
+            randomness=draw,
+        )
+        seen = _numbers(PRIME_FIELD.from_words(words_of(again.correction)))
+        likeness[bus] = max(abs(_correlation(one, seen)) for one in mine)
+    best = max(likeness, key=lambda bus: likeness[bus])
+    is_found = best == site and len(likeness) > 1 and likeness[site] > 0.5
+    return Recovered(
+        "linkability between days",
+        "party 1",
+        1.0 - likeness[site],
+        1.0 if is_found else 0.0,
+        "1 - correlation",
+        f"correlation with the same bids shared anew, {len(likeness)} sites of its shape",
+    )
+
+
+def _correlation(one: Floats, other: Floats) -> float:
+    return float(np.corrcoef(one / FULL, other / FULL)[0, 1])
+
+
+# -- sites, ledger, operator ----------------------------------------------------------------------
+
+
+def _demand(day: Day, views: Views, site: int) -> _Target:
+    truth = day.sites[site].demand_p(views.coordination.setpoints[site]) * day.network.base_mva
+    return _Target("net demand", 0, "", np.arange(len(truth)), truth, "MW", 1.0)
+
+
+def _attack_sites(day: Day, views: Views, site: int) -> Recovered:
+    """Guess from what another site has: its own data, its prices, what opened to all."""
+    base, target = day.network.base_mva, _demand(day, views, site)
+    others = [bus for bus in day.flexible if bus != site] or [
+        bus for bus in range(len(day.sites)) if bus != site
+    ]
+    rows = []
+    for bus in others:
+        mine = day.sites[bus].demand_p(views.coordination.setpoints[bus]) * base
+        price = views.coordination.price_p[bus]
+        rows.append(_beside(target, "any one other site", mine, "its own demand for the other's"))
+        rows.append(
+            _beside(
+                target,
+                "any one other site",
+                _fitted([price, mine], target.truth),
+                "least squares on own prices and demand, fitted to half of the truth",
+            )
+        )
+    return _best(rows)
+
+
+def _all_others(day: Day, views: Views, site: int) -> list[Recovered]:
+    """Subtract what all other sites together know from the sums that opened."""
+    certificate = views.coordination.opened
+    setpoints, tariff = views.coordination.setpoints, _tariff(day, views)
+    demands = day.demands(setpoints)[0]
+    known = float((tariff * np.delete(demands, site, axis=0)).sum())
+    left = float(certificate["exchange_cost"]) - known
+    guess = tariff * (left / float(tariff @ tariff)) * day.network.base_mva
+    own = day.sites[site].cost(setpoints[site])
+    rest = sum(one.cost(x) for one, x in zip(day.sites, setpoints, strict=True)) - own
+    shown = float(certificate["cost"]) - float(certificate["exchange_cost"]) - rest
+    role, target = "all other sites together", _demand(day, views, site)
+    cost = _Target("cost of its devices", 0, "", np.arange(1), np.array([own]), day.currency, 1.0)
+    return [
+        _beside(target, role, guess, "least demand that fits the cost of the exchange"),
+        _beside(cost, role, np.array([shown]), "total cost less their own: in the policy's table"),
+    ]
+
+
+def _tariff(day: Day, views: Views) -> Floats:
+    """Return the tariff in force in each interval, from the direction that opened."""
+    last = next(one for one in reversed(views.opened) if "binding" in one)
+    return np.where(np.array(last["binding"]["price"]) < 0, day.sell, day.buy)
+
+
+def _attack_public(day: Day, views: Views, site: int) -> list[Recovered]:
+    """Guess from what opened to all; the operator has the register of ranges as well."""
+    base, own = day.network.base_mva, day.sites[site]
+    target, tariff = _demand(day, views, site), _tariff(day, views)
+    share = float(views.coordination.opened["exchange_cost"]) / float(tariff @ tariff)
+    even = tariff * share * base / max(1, len(day.sites) - 1)
+    found = [_beside(target, "ledger and public", even, "an even share of the exchange's cost")]
+    give = views.public.register.give_p
+    weight = give[site] / give.sum() if give[site] > 0.0 else 1.0 / max(1, len(day.sites) - 1)
+    wide = tariff * share * base * weight
+    found.append(
+        _beside(target, "operator", wide, "the exchange's cost shared by registered ranges")
+    )
+    if len(own.linear):
+        powers = powers_of(own.spans, day.interval_count)
+        plan = views.coordination.setpoints[site][powers] * base
+        schedule = _Target("schedule", 0, "", powers, plan, "MW", 1.0)
+        groups = len(plan) // day.interval_count
+        fed = np.tile(np.abs(wide) / max(groups, 1), groups)
+        how = "the same, shared evenly among its devices"
+        found.append(_beside(schedule, "operator", fed, how))
+    return found
+
+
+# -- tests on views -------------------------------------------------------------------------------
+
+
+def _all_shares(views: Views, place: int) -> Words:
+    party = views.parties[place]
+    parts = [party.shares(n, name) for n in views.numbers() for name in views.names(n)]
+    return np.concatenate(parts)
+
+
+def _tests(first: Views, second: Views) -> list[Verdict]:
+    """Compare every coalition's views of the two days."""
+    found = []
+    for size in range(1, first.degree + 1):
+        for coalition in combinations(range(len(first.parties)), size):
+            views = [[_all_shares(one, place) for place in coalition] for one in (first, second)]
+            found += tell_shares_apart(_named(coalition), views[0], views[1])
+    for place, (mine, other) in enumerate(zip(first.parties, second.parties, strict=True)):
+        count = len(first.parties)
+        found.append(tell_words_apart(_named([place]), mine.hidden(), other.hidden(), count))
+    return found
+
+
+__all__ = ["SealedAudit", "audit_sealed"]
