@@ -231,7 +231,8 @@ def report_of(orders: Orders, grid: Grid, done: Round, rule: str) -> dict[str, A
         "rejected": [
             {"participant": book.participants[int(row)], "reason": why}
             for row, why in done.rejected.items()
-        ],
+        ]
+        + [{"participant": name, "reason": why, "row": "left out"} for name, why in orders.skipped],
         "price_low": float(grid.price(Fraction(done.cleared.low))) if volume else None,
         "price_high": float(grid.price(Fraction(done.cleared.high))) if volume else None,
         "surplus": sum(money) / 1e6,
@@ -309,66 +310,112 @@ def _references(orders: Orders, rule: str) -> dict[str, float | None]:
 
 
 @click.command()
-@click.argument("bids", type=click.Path(path_type=Path))
+@click.argument("bids", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--rule", type=click.Choice(RULES), default="auto", show_default=True)
+@click.option("--history", type=click.Path(path_type=Path), help="File that remembers weights.")
+@click.option("--skip-bad-rows", is_flag=True, help="Leave out broken rows instead of refusing.")
 @click.option("--scenario", type=click.Path(path_type=Path), help="Network to check trades on.")
 @click.option("--interval", type=int, default=0, show_default=True, help="Of the scenario.")
 @click.option("--transfers", type=click.Path(path_type=Path), help="Payments beside the pool.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for result and report.")
 @click.option("--seed", type=int, help="Replay this run exactly. Default: fresh randomness.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def market(
-    bids: Path,
-    rule: str,
-    scenario: Path | None,
-    interval: int,
-    transfers: Path | None,
-    out: Path | None,
-    seed: int | None,
-    as_json: bool,
-) -> None:
-    """Clear one round of a market among neighbours without showing any bid.
+def market(bids: tuple[Path, ...], out: Path | None, as_json: bool, **options: Any) -> None:
+    """Clear rounds of a market among neighbours without showing any bid.
 
     BIDS is a CSV file with the columns participant, side (buy or sell), price, quantity and, if
-    you like, weight and capability. Payments above zero are paid, below zero received.
+    you like, weight and capability. Several files are rounds, one after the other: who is flagged
+    in one weighs less in the next. Payments above zero are paid, below zero received.
     """
     try:
-        orders, remarks = read_orders(bids, with_bus=scenario is not None)
-        for remark in remarks:
-            click.echo(f"note: {remark}", err=True)
-        if scenario is None:
-            report = play(orders, rule, seed)
-        else:
-            from veilgrid.cli._market_network import play_on_network
-
-            report = play_on_network(orders, str(scenario), interval, rule, seed)
-        if transfers is not None:
-            report["flags"] += _told(payment_cycles(read_transfers(transfers)))
-        written = _write(orders, report, bids.stem, out) if out else None
+        files = _read_all(bids, options)
+        report = _reported(files, options)
+        written = _write(files[-1][1], report, bids[-1].stem, out) if out else None
     except VeilgridError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     if as_json:
         click.echo(json.dumps(report))
         return
+    for one in report.get("rounds", [report]):
+        _show(one)
+    if written:
+        click.echo(f"written to {written}")
+
+
+def _read_all(bids: tuple[Path, ...], options: dict[str, Any]) -> list[tuple[str, Orders]]:
+    """Read all files before anything runs; findings of all of them are told at once."""
+    files: list[tuple[str, Orders]] = []
+    findings: list[Finding] = []
+    for path in bids:
+        try:
+            orders, remarks = read_orders(
+                path,
+                with_bus=options["scenario"] is not None,
+                skips_bad_rows=options["skip_bad_rows"],
+            )
+        except InputError as error:
+            findings += error.findings
+            continue
+        files.append((path.name, orders))
+        for remark in [*remarks, *(why for _, why in orders.skipped)]:
+            click.echo(f"note: {remark}", err=True)
+    if findings:
+        raise InputError(findings)
+    return files
+
+
+def _reported(files: list[tuple[str, Orders]], options: dict[str, Any]) -> dict[str, Any]:
+    path = options["transfers"]
+    beside = _told(payment_cycles(read_transfers(path))) if path is not None else []
+
+    def played(orders: Orders, place: int) -> dict[str, Any]:
+        seed = None if options["seed"] is None else options["seed"] + place
+        if options["scenario"] is None:
+            report = play(orders, options["rule"], seed)
+        else:
+            from veilgrid.cli._market_network import play_on_network
+
+            at = options["interval"] + place
+            report = play_on_network(orders, str(options["scenario"]), at, options["rule"], seed)
+        if place == len(files) - 1:
+            report["flags"] += beside
+        return report
+
+    if len(files) == 1 and options["history"] is None:
+        return played(files[0][1], 0)
+    from veilgrid.cli._market_rounds import play_rounds
+    from veilgrid.node.market_history import MarketHistory
+
+    with MarketHistory(options["history"] or ":memory:") as history:
+        return play_rounds(files, history, played)
+
+
+def _show(report: dict[str, Any]) -> None:
     shown = "none: nobody trades" if report["price"] is None else f"{report['price']:g}"
+    if "number" in report:
+        came = f"{len(report['joined'])} joined, {len(report['left'])} left"
+        click.echo(f"{'round':12} {report['number']}: {report['bids']}, {came}")
+        for one in report["weights"]:
+            click.echo(f"{'weight':12} {one['participant']}: {one['weight']:.3g}")
     click.echo(f"{'price':12} {shown} ({report['rule']})")
     click.echo(f"{'volume':12} {report['volume']:g}, welfare {report['welfare']:.6g}")
     click.echo(f"{'trades':12} {len(report['trades'])} of {report['bidders']} participants")
     for one in report["flags"]:
         click.echo(f"{'flag':12} {one['participant']}: {one['kind']} ({one['reason']})")
+    for one in report["rejected"]:
+        click.echo(f"{'rejected':12} {one['participant']}: {one['reason']}")
     click.echo(f"{'committee':12} {report['seconds']:.2f} s, {report['bytes'] / 1e6:.2f} MB")
-    if written:
-        click.echo(f"written to {written}")
 
 
 def _write(orders: Orders, report: dict[str, Any], name: str, out: Path) -> Path:
     from veilgrid.report.round_page import render_market, write_page
 
     book = grid_of(orders).book
+    last = report["rounds"][-1] if "rounds" in report else report
+    kept = {one["participant"]: one["weight"] for one in last.get("weights", ())}
+    parts = np.array([kept.get(one, 1.0) for one in book.participants]) * orders.weights
+    counted = capped(book) * parts / WEIGHT_STEPS
     return write_page(
-        out,
-        "market",
-        report,
-        render_market(name, report, book.is_buy, book.prices, capped(book) * orders.weights / 1000),
+        out, "market", report, render_market(name, report, book.is_buy, book.prices, counted)
     )

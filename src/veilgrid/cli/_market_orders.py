@@ -28,21 +28,30 @@ STEP_DECIMALS: Final = 6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Orders:
-    """The file, and where each order's participant stands in the network if it says so."""
+    """The file, and where each order's participant stands in the network if it says so.
+
+    Attributes
+    ----------
+    skipped
+        Participant (or row) and reason of rows that were left out.
+    """
 
     book: Book
     weights: Integers
     exact_prices: list[Fraction]
     buses: list[str]
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
-def read_orders(path: Path, *, with_bus: bool = False) -> tuple[Orders, list[Finding]]:
+def read_orders(
+    path: Path, *, with_bus: bool = False, skips_bad_rows: bool = False
+) -> tuple[Orders, list[Finding]]:
     """Read BIDS.csv; the second result are remarks.
 
     Raises
     ------
     InputError
-        Every broken rule, with row and column.
+        Every broken rule, with row and column; of rows only unless they are to be left out.
     """
     notes = Notes()
     table = read(path, (*COLUMNS, "bus") if with_bus else COLUMNS, notes)
@@ -50,35 +59,57 @@ def read_orders(path: Path, *, with_bus: bool = False) -> tuple[Orders, list[Fin
         refuse(notes)
         raise InputError([Finding(path.name, "holds no table")])
     check_strangers(table, (*COLUMNS, "weight", "capability", "bus"), notes)
-    names, sides, prices, amounts, weights, able, buses = [], [], [], [], [], [], []
+    skipped = [(one.where.rpartition(" row ")[2], str(one)) for one in notes.findings]
+    rows = []
     for row in table.rows:
-        name = row.cells["participant"]
-        if not name:
-            notes.fault(table.at(row.line, "participant"), "is empty", "every order needs one")
-        side = row.cells["side"].lower()
-        if side not in ("buy", "sell"):
-            found = row.cells["side"]
-            notes.fault(table.at(row.line, "side"), f"is {found!r}, expected buy or sell")
-        names.append(name)
-        sides.append(side == "buy")
-        prices.append(_exact(table, row, notes))
-        amounts.append(cell(table, row, "quantity", at_least_zero, notes))
-        weights.append(_optional(table, row, "weight", _weight, notes))
-        able.append(_optional(table, row, "capability", at_least_zero, notes))
-        buses.append(row.cells.get("bus", ""))
-    refuse(notes)
+        own = Notes()
+        order = _order(table, row, own)
+        if own.findings:
+            why = "; ".join(str(one) for one in own.findings)
+            skipped.append((row.cells["participant"] or f"{row.line}", why))
+            notes.findings.extend(own.findings)
+        else:
+            rows.append((row, order))
+    if not skips_bad_rows:
+        refuse(notes)
     book = Book(
-        names,
-        np.array(sides, bool),
-        np.array([float(price or 0) for price in prices], np.float64),
-        np.array(amounts, np.float64),
-        np.array([np.nan if one is None else one for one in able], np.float64),
+        [row.cells["participant"] for row, _ in rows],
+        np.array([row.cells["side"].lower() == "buy" for row, _ in rows], bool),
+        np.array([float(order.price or 0) for _, order in rows], np.float64),
+        np.array([order.quantity for _, order in rows], np.float64),
+        np.array([np.nan if one.able is None else one.able for _, one in rows], np.float64),
     )
-    steps = np.array(
-        [WEIGHT_STEPS if one is None else int(one * WEIGHT_STEPS + 1e-9) for one in weights],
-        np.int64,
+    parts = [1.0 if order.weight is None else order.weight for _, order in rows]
+    return Orders(
+        book,
+        np.array([int(one * WEIGHT_STEPS + 1e-9) for one in parts], np.int64),
+        [order.price or Fraction(0) for _, order in rows],
+        [row.cells.get("bus", "") for row, _ in rows],
+        tuple(skipped),
+    ), notes.remarks
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    price: Fraction | None
+    quantity: float | None
+    weight: float | None
+    able: float | None
+
+
+def _order(table: Table, row: Row, notes: Notes) -> _Order:
+    if not row.cells["participant"]:
+        notes.fault(table.at(row.line, "participant"), "is empty", "every order needs one")
+    side = row.cells["side"].lower()
+    if side not in ("buy", "sell"):
+        found = row.cells["side"]
+        notes.fault(table.at(row.line, "side"), f"is {found!r}, expected buy or sell")
+    return _Order(
+        _exact(table, row, notes),
+        cell(table, row, "quantity", at_least_zero, notes),
+        _optional(table, row, "weight", _weight, notes),
+        _optional(table, row, "capability", at_least_zero, notes),
     )
-    return Orders(book, steps, [price or Fraction(0) for price in prices], buses), notes.remarks
 
 
 def _exact(table: Table, row: Row, notes: Notes) -> Fraction | None:

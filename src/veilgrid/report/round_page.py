@@ -1,7 +1,7 @@
 """Reports of rounds in the committee: a fleet's capacity, a market, each as one HTML file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,12 @@ def render_market(
     prices: Floats,
     quantities: Floats,
 ) -> str:
-    """Render the JSON object of ``veilgrid market --json`` and the curves of its bids as a page."""
+    """Render the JSON object of ``veilgrid market --json`` and the curves of its bids as a page.
+
+    Of several rounds the curves are those of the last one.
+    """
+    rounds = report.get("rounds", [])
+    last = rounds[-1] if rounds else report
     price = report["price"]
     facts = [
         ("price", "none: nobody trades" if price is None else f"{price:g}"),
@@ -124,19 +129,47 @@ def render_market(
         (
             "shown here",
             "all bids: whoever ran this holds the file; the committee opened the price,"
-            " the volume and how the last tick is rationed",
+            " the volume and who is flagged",
         ),
     ]
-    flags = [(one["participant"], one["kind"], one["reason"]) for one in report["flags"]]
+    if rounds:
+        facts.insert(0, ("rounds", f"{rounds[0]['number']} to {rounds[-1]['number']}"))
+    flags = [
+        (*((f"{one['round']}",) if rounds else ()), one["participant"], one["kind"], one["reason"])
+        for one in report["flags"]
+    ]
+    pictures = [_curves(last, is_buy, prices, quantities)]
+    if len(rounds) > 1:
+        pictures += [_course(rounds, "price", "Price"), _course(rounds, "volume", "Volume")]
     return _page(
         "round.html.j2",
-        [_curves(report, is_buy, prices, quantities)],
+        pictures,
         name=name,
         title="Nobody trades" if price is None else f"{report['volume']:g} trade at {price:g}",
         facts=facts,
         table_title="Flags, which lower weights in the next round",
-        columns=["participant", "kind", "why"],
+        columns=[*(["round"] if rounds else []), "participant", "kind", "why"],
         rows=flags,
+    )
+
+
+def _course(rounds: Sequence[Mapping[str, Any]], key: str, title: str) -> Picture:
+    told = [one for one in rounds if one[key] is not None]
+    line = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": title,
+        "x": plain(np.array([one["number"] for one in told], np.float64)),
+        "y": plain(np.array([one[key] for one in told], np.float64)),
+        "line": {"color": "@plan", "width": 2},
+        "hovertemplate": f"round %{{x}}: {key} %{{y:,.6g}}<extra></extra>",
+    }
+    figure = layout(xaxis=axis("round"), yaxis=axis(key))
+    return Picture(
+        name=f"course-{key}",
+        title=f"{title} round by round",
+        caption="Rounds in which nobody traded have no price.",
+        figure={"data": [line], "layout": figure},
     )
 
 

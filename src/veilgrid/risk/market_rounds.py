@@ -4,7 +4,7 @@ The operator runs this machine. It sees who takes part and who is flagged, never
 go to the committee, sealed for it. What it announces (row, weight, cap) is fixed before orders.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -85,6 +85,13 @@ class _State:
     clearing: dict[int, list[str]] = field(default_factory=dict)
 
 
+def rows_of(members: Iterable[str], number: int) -> list[str]:
+    """Return participants in the order in which a longer side is served in a round."""
+    names = sorted(members)
+    shift = number % len(names) if names else 0
+    return names[shift:] + names[:shift]
+
+
 class MarketRounds:
     """The operator's machine.
 
@@ -135,9 +142,7 @@ class MarketRounds:
 
     def rows(self) -> list[str]:
         """Return the participants of the present round in the order of their rows."""
-        names = sorted(self.state.members)
-        shift = self.state.number % len(names) if names else 0
-        return names[shift:] + names[:shift]
+        return rows_of(self.state.members, self.state.number)
 
     def _open(self) -> list[Effect]:
         state = self.state
