@@ -145,6 +145,20 @@ def test_the_coordination_names_the_scheme(capsys) -> None:
     assert parsed(out)["scheme"] == "neighbour"
 
 
+def test_masked_runs_without_a_coordinator(capsys) -> None:
+    """The contract's two ways of masked; each says how it was coordinated."""
+    found = []
+    for own in ("neighbour", "exchange"):
+        code, out, _ = call(
+            capsys, "run", "six-bus", "--scheme", "masked", "--coordination", own, "--json"
+        )
+        assert code == 0
+        found.append(json.loads(out))
+    assert [each["coordination"] for each in found] == ["neighbour", "exchange"]
+    assert found[0]["cost"] == pytest.approx(found[1]["cost"], rel=4e-4)
+    assert found[0]["certificate"]["accepted"]
+
+
 def test_a_coordination_that_contradicts_the_scheme_is_refused(capsys) -> None:
     code, out, err = call(
         capsys, "run", "six-bus", "--scheme", "central", "--coordination", "neighbour", "--json"

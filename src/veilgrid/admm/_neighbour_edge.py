@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -41,6 +41,14 @@ class Said(NamedTuple):
     iteration: int
     own: Floats
     below: Floats
+
+
+class Local(Protocol):
+    """Solves the local problems of all sites, in bus order."""
+
+    def solve(self, targets: Targets, wished: Floats) -> tuple[list[Floats], Answer]:
+        """Return set-points and copies for the targets of all copies."""
+        ...
 
 
 Tamper = Callable[[Said], Said | None]
@@ -216,6 +224,10 @@ class EdgeStep(NamedTuple):
     answer: Answer
 
 
+LocalOf = Callable[[EdgeAgreement], Local]
+"""Gives the local problems of all sites under an agreement."""
+
+
 class EdgeNeighbours:
     """All sites of a day in arrays; one :meth:`step` is one iteration of all of them.
 
@@ -229,10 +241,15 @@ class EdgeNeighbours:
         settings: EdgeSettings,
         pool: ThreadPoolExecutor | None = None,
         tamper: Mapping[int, Tamper] | None = None,
+        local_of: LocalOf | None = None,
     ) -> None:
         self.agreement = EdgeAgreement.of(day, limits, settings)
         self.edges = self.agreement.edges
-        self._local = LocalProblems(list(day.sites), self.agreement.terms, pool)
+        self._local: Local
+        if local_of is None:
+            self._local = LocalProblems(list(day.sites), self.agreement.terms, pool)
+        else:
+            self._local = local_of(self.agreement)
         self._buy = day.buy
         self._below = [np.flatnonzero(self.edges.parent == bus) for bus in range(len(day.sites))]
         self._mixer = Mixer(settings.memory)
@@ -353,6 +370,7 @@ def plan_edge(
     settings: EdgeSettings,
     progress: ProgressSink | None = None,
     tamper: Mapping[int, Tamper] | None = None,
+    local_of: LocalOf | None = None,
 ) -> Coordination:
     """Let neighbours agree on a day in the published form.
 
@@ -366,6 +384,8 @@ def plan_edge(
         Called after each iteration.
     tamper
         What chosen sites, named by bus index, say instead of their copies.
+    local_of
+        Lets others than the sites themselves solve the local problems.
 
     Returns
     -------
@@ -375,7 +395,7 @@ def plan_edge(
         then ends with the iteration before.
     """
     with ThreadPoolExecutor() as pool:
-        neighbours = EdgeNeighbours(day, limits, settings, pool, tamper)
+        neighbours = EdgeNeighbours(day, limits, settings, pool, tamper, local_of)
         at, done = neighbours.open(), None
         history: list[Progress] = []
         status = RunStatus.ITERATION_LIMIT

@@ -6,9 +6,10 @@ near them; wishes move by the difference. Everything that leaves a site is a sum
 so that neighbours alone can run it [model 4; docs/protocol/neighbour.md].
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -279,18 +280,37 @@ class Judge:
         return Verdict(self._blender.blend(report.steps, report.strides, is_plain=self._is_close))
 
 
+class Steps(Protocol):
+    """Answers of all sites with a choice to prices near targets, arrays (member, interval)."""
+
+    def answer(
+        self, price_p: Floats, price_q: Floats, target_p: Floats, target_q: Floats
+    ) -> SiteAnswer:
+        """Solve all sites."""
+        ...
+
+
+StepsAt = Callable[[float], Steps]
+"""Gives the sites' problems with all penalties multiplied by a number; 0 = without penalty."""
+
+
 class _Run:
     """One run in arrays; flexible sites are rows of (member, flow=2, interval) arrays."""
 
     def __init__(
-        self, day: Day, limits: Limits, settings: NeighbourSettings, pool: ThreadPoolExecutor
+        self,
+        day: Day,
+        limits: Limits,
+        settings: NeighbourSettings,
+        pool: ThreadPoolExecutor,
+        steps_at: StepsAt | None,
     ) -> None:
         self.day, self.limits, self.pool = day, limits, pool
+        self._steps_at = steps_at or self._own_steps
         self.agreement = Agreement.of(day, limits, settings)
         self.members = list(day.flexible)
         self.sites = [day.sites[i] for i in self.members]
-        nothing = np.zeros(len(self.sites))
-        self.cheapest = SiteSteps(self.sites, nothing, nothing, pool)
+        self.cheapest = self._steps_at(0.0)
         self.setpoints = list(day.load_only)
         loads = np.sum([np.abs(site.load_p) for site in day.sites], axis=0)
         turnover = max(0.01 * day.exchange_cost(loads), TURNOVER_MIN)
@@ -299,7 +319,7 @@ class _Run:
         self.count = SweepCount(
             len(self.agreement.edges), day.interval_count, has_limits=not limits.are_absent
         )
-        self._near: dict[float, SiteSteps] = {}
+        self._near: dict[float, Steps] = {}
         self.scale = 1.0
         network = self.agreement.network(1.0)
         self.substation = Substation(network, day.buy, day.sell, self.agreement.strength_max)
@@ -316,12 +336,17 @@ class _Run:
         both = np.stack([self.agreement.penalty_p, self.agreement.penalty_q])
         return np.asarray(self.scale * both[:, self.members, np.newaxis])
 
-    def near(self) -> SiteSteps:
+    def near(self) -> Steps:
         """Return the sites' problems under the present penalties, prepared once."""
         if self.scale not in self._near:
-            penalty = self.penalty[:, :, 0]
-            self._near[self.scale] = SiteSteps(self.sites, penalty[0], penalty[1], self.pool)
+            self._near[self.scale] = self._steps_at(self.scale)
         return self._near[self.scale]
+
+    def _own_steps(self, scale: float) -> Steps:
+        """Let sites solve their own problems."""
+        agreement, members = self.agreement, self.members
+        penalties = scale * agreement.penalty_p[members], scale * agreement.penalty_q[members]
+        return SiteSteps(self.sites, *penalties, self.pool)
 
     def open(self, start: NeighbourState | None) -> None:
         """Let sites answer the tariff alone; prices of the last day's limits are added."""
@@ -471,13 +496,17 @@ def plan_sweep(
     settings: NeighbourSettings,
     start: NeighbourState | None,
     progress: ProgressSink | None,
+    steps_at: StepsAt | None = None,
 ) -> Coordination:
-    """Let neighbours agree on a day; see :func:`veilgrid.admm.neighbour.plan_neighbour`."""
+    """Let neighbours agree on a day; see :func:`veilgrid.admm.neighbour.plan_neighbour`.
+
+    ``steps_at`` lets others than the sites themselves solve the sites' problems.
+    """
     history: list[Progress] = []
     status = RunStatus.ITERATION_LIMIT
     violations: tuple[tuple[int, int, float], ...] = ()
     with ThreadPoolExecutor() as pool:
-        run = _Run(day, limits, settings, pool)
+        run = _Run(day, limits, settings, pool, steps_at)
         run.open(start)
         try:
             while len(history) < settings.iteration_count_max:

@@ -109,13 +109,13 @@ def site_form(site: Site, penalty_p: float, penalty_q: float = 0.0) -> SiteForm:
     loads = [site.load_p, site.load_q][:flows]
     costs = np.concatenate([site.quadratic, np.zeros(flows * count)])
     pulls = [np.full(count, penalty) for penalty in (penalty_p, penalty_q)[:flows]]
-    matrix, bound = _one_sided(site, ~is_equal, wide)
+    matrix, bound = one_sided(site, ~is_equal, wide)
     return SiteForm(
         site=site,
         problem=StandardForm(
             quadratic=sparse.diags(costs + np.concatenate([np.zeros(own), *pulls]), format="csr"),
             linear=np.concatenate([site.linear, np.zeros(flows * count)]),
-            equal=sparse.csr_matrix(sparse.vstack([_widened(rows[is_equal], wide), balance])),
+            equal=sparse.csr_matrix(sparse.vstack([widened(rows[is_equal], wide), balance])),
             equal_to=np.concatenate([site.row_lower[is_equal], *loads]),
             matrix=matrix,
             bound=bound,
@@ -127,11 +127,12 @@ def site_form(site: Site, penalty_p: float, penalty_q: float = 0.0) -> SiteForm:
     )
 
 
-def _widened(rows: sparse.csr_matrix, wide: int) -> sparse.csr_matrix:
+def widened(rows: sparse.csr_matrix, wide: int) -> sparse.csr_matrix:
+    """Return rows over more variables, zero in those that are new."""
     return sparse.csr_matrix((rows.data, rows.indices, rows.indptr), shape=(rows.shape[0], wide))
 
 
-def _one_sided(site: Site, is_row: "np.ndarray", wide: int) -> tuple[sparse.csr_matrix, Floats]:
+def one_sided(site: Site, is_row: "np.ndarray", wide: int) -> tuple[sparse.csr_matrix, Floats]:
     """Return all bounds and inequality rows as ``G x <= h``: lower bounds, upper bounds, rows."""
     unit = sparse.identity(len(site.linear), format="csr")
     rows = site.matrix.tocsr()[is_row]
@@ -143,6 +144,6 @@ def _one_sided(site: Site, is_row: "np.ndarray", wide: int) -> tuple[sparse.csr_
         (rows, site.row_upper[is_row]),
     ):
         is_finite = np.isfinite(bound)
-        parts.append(_widened(sparse.csr_matrix(matrix)[is_finite], wide))
+        parts.append(widened(sparse.csr_matrix(matrix)[is_finite], wide))
         bounds.append(bound[is_finite])
     return sparse.csr_matrix(sparse.vstack(parts)), np.concatenate(bounds)

@@ -17,10 +17,10 @@ from veilgrid.grid.scenario import BUNDLED_DAY, Scenario
 from veilgrid.report.folders import open_scenario
 from veilgrid.report.page import render_compare
 from veilgrid.report.results import write_page, write_report, write_run
-from veilgrid.roles.operator import SCHEMES, DayPlan, plan_day
+from veilgrid.roles.operator import COORDINATIONS, SCHEMES, DayPlan, plan_day
 
 _DEFAULT_SCHEME = "exchange"
-_COORDINATIONS = ("neighbour", "exchange")
+_COORDINATIONS = ("neighbour", "exchange", "published")
 _SEED_HELP = "Of keys, masks and shares, where the scheme has any; plans do not depend on it."
 _REPORT_SEED_HELP = "Accepted by every verb; a report draws nothing at random."
 
@@ -34,7 +34,11 @@ _SETPOINTS_MAX = 10_000
 @click.command()
 @click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
 @click.option("--scheme", type=click.Choice(list(SCHEMES)), help="Who decides. Default: exchange.")
-@click.option("--coordination", type=click.Choice(_COORDINATIONS), help="How sites agree.")
+@click.option(
+    "--coordination",
+    type=click.Choice(_COORDINATIONS),
+    help="How sites agree; published = neighbours edge by edge. Default: the scheme's own.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results and report.")
 @click.option("--seed", type=int, help=_SEED_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -57,11 +61,11 @@ def run(
 
       veilgrid run my-feeder/2026-06-0? --out runs/june
     """
-    chosen = _scheme(scheme, coordination)
+    chosen, coordination = _scheme(scheme, coordination)
     opened = _open_all(scenarios or (BUNDLED_DAY,))
     summaries, plans, warm = [], [], None
     for scenario in opened:
-        plan, summary = _plan(scenario, chosen, warm, seed)
+        plan, summary = _plan(scenario, chosen, warm, seed, coordination)
         warm = plan.outcome.warm
         summaries.append(summary)
         plans.append(plan)
@@ -80,21 +84,25 @@ def run(
     return 0 if all(is_wanted(plan) for plan in plans) else 1
 
 
-def _scheme(scheme: str | None, coordination: str | None) -> str:
-    if scheme is None:
-        return coordination or _DEFAULT_SCHEME
-    own = "exchange" if scheme == "masked" else scheme
-    if coordination is not None and coordination != own:
+def _scheme(scheme: str | None, coordination: str | None) -> tuple[str, str | None]:
+    """Return the scheme, and how it is coordinated where that is not the scheme's own way."""
+    if coordination is None:
+        return scheme or _DEFAULT_SCHEME, None
+    chosen = scheme or ("exchange" if coordination == "exchange" else "neighbour")
+    if coordination == ("exchange" if chosen == "masked" else chosen):
+        return chosen, None
+    if (chosen, coordination) not in COORDINATIONS:
+        known = [own for name, own in COORDINATIONS if name == chosen]
         raise InputError(
             [
                 Finding(
                     "--coordination",
-                    f"is {coordination}, but scheme {scheme} has its own",
-                    "leave one of the two out",
+                    f"is {coordination}, but scheme {chosen} has its own",
+                    f"leave it out, or use {' or '.join(known)}" if known else "leave it out",
                 )
             ]
         )
-    return scheme
+    return chosen, coordination
 
 
 def _open_all(names: tuple[str, ...]) -> list[Scenario]:
@@ -115,13 +123,18 @@ def _open_all(names: tuple[str, ...]) -> list[Scenario]:
 
 
 def _plan(
-    scenario: Scenario, scheme: str, warm: object, seed: int | None
+    scenario: Scenario,
+    scheme: str,
+    warm: object,
+    seed: int | None,
+    coordination: str | None = None,
 ) -> tuple[DayPlan, Summary]:
     with shown(f"{scenario.name}, {scheme}") as progress:
         begin = time.perf_counter()
-        plan = plan_day(scenario.day(), scheme, warm, progress, randomness_of(seed))
+        draw = randomness_of(seed)
+        plan = plan_day(scenario.day(), scheme, warm, progress, draw, coordination)
         seconds = time.perf_counter() - begin
-    return plan, summary_of(plan, scenario, seconds)
+    return plan, summary_of(plan, scenario, seconds, coordination)
 
 
 def _totals(scheme: str, summaries: list[Summary]) -> Summary:

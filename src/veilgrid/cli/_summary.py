@@ -13,7 +13,7 @@ from veilgrid.grid.scenario import Scenario
 from veilgrid.report.results import RunRecord
 from veilgrid.report.tables import tables_of
 from veilgrid.roles.obstacles import Obstacle
-from veilgrid.roles.operator import EXPOSED, DayPlan
+from veilgrid.roles.operator import DayPlan, exposed
 
 Summary = dict[str, Any]
 
@@ -23,13 +23,26 @@ def finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def summary_of(plan: DayPlan, scenario: Scenario, seconds: float) -> Summary:
+OWN_COORDINATION = {
+    "exchange": "exchange",
+    "masked": "exchange",
+    "neighbour": "neighbour",
+    "neighbour-ledger": "neighbour",
+    "sealed": "exchange",
+}
+"""How a scheme coordinates unless told otherwise; the others have one problem for all."""
+
+
+def summary_of(
+    plan: DayPlan, scenario: Scenario, seconds: float, coordination: str | None = None
+) -> Summary:
     """Return the keys of ``run --json`` [contract]."""
     outcome = plan.outcome
     last = outcome.history[-1] if outcome.history else None
     has_plan = plan.settlement is not None
     return {
         "scheme": plan.scheme,
+        "coordination": coordination or OWN_COORDINATION.get(plan.scheme),
         "scenario": scenario.name,
         "status": str(outcome.status),
         "cost": finite(plan.cost),
@@ -46,7 +59,7 @@ def summary_of(plan: DayPlan, scenario: Scenario, seconds: float) -> Summary:
         "settlement": _settlement(plan) if has_plan else _no_settlement(),
         "messages": outcome.message_count,
         "bytes": outcome.byte_count,
-        "exposed": EXPOSED[plan.scheme],
+        "exposed": exposed(plan.scheme, coordination),
         "margin_pu": plan.margin_pu,
         "replans": [
             {

@@ -1,8 +1,8 @@
 """Conditions of optimality on an active set, factored once and changed row by row.
 
 On an active set the conditions are one symmetric system. A change of few rows borders the factored
-system instead of factoring anew [Gill, Murray, Saunders and Wright 1990, Schur complements]: a row
-that joins is one more equation, a row that leaves one more unknown, its slack.
+system instead of factoring anew [Gill, Murray, Saunders and Wright 1990]: a row that joins is one
+more equation, a row that leaves one more unknown, its slack.
 """
 
 import numpy as np

@@ -17,6 +17,11 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.roles.masked import plan_masked
 from veilgrid.roles.masked_ledger import LedgerRun, plan_neighbour_ledger
+from veilgrid.roles.masked_neighbour import (
+    PUBLISHED,
+    MaskedNeighbourSettings,
+    plan_masked_neighbour,
+)
 from veilgrid.roles.obstacles import Obstacle, obstacles
 from veilgrid.roles.sealed.day import plan_sealed
 from veilgrid.secret import Randomness, SystemRandomness
@@ -43,6 +48,22 @@ EXPOSED = {
     "exchange goes, total cost and gap; no site's data below the corruption bound",
 }
 """Who sees what under each scheme [model 4]."""
+
+_EXPOSED_OTHERWISE = {
+    ("masked", "neighbour"): "workers and validators see masked problems, from which schedules, "
+    "forecasts and battery sizes can be read (veilgrid audit); parents see their children's net "
+    "demands; all see prices and binding limits",
+    ("masked", "published"): "workers and validators see masked problems, from which schedules, "
+    "forecasts, battery sizes, flows and voltages can be read; neighbours see the copies of the "
+    "edge they share",
+    ("neighbour", "published"): "neighbours see the copies of the edge they share, flows and "
+    "voltage, in every iteration",
+}
+
+
+def exposed(scheme: str, coordination: str | None = None) -> str:
+    """Say who sees what under a scheme, coordinated its own way unless told otherwise."""
+    return _EXPOSED_OTHERWISE.get((scheme, coordination or ""), EXPOSED[scheme])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +226,35 @@ def _masked(
     return found.coordination
 
 
+def _masked_neighbour(
+    day: Day,
+    limits: Limits,
+    start: object,
+    progress: ProgressSink | None,
+    randomness: Randomness | None = None,
+) -> Coordination:
+    draw = randomness or SystemRandomness()
+    return plan_masked_neighbour(day, limits, draw, start=start, progress=progress).coordination
+
+
+def _masked_published(
+    day: Day,
+    limits: Limits,
+    _start: object,
+    progress: ProgressSink | None,
+    randomness: Randomness | None = None,
+) -> Coordination:
+    draw = randomness or SystemRandomness()
+    settings = MaskedNeighbourSettings(coordination=PUBLISHED)
+    return plan_masked_neighbour(day, limits, draw, settings, progress=progress).coordination
+
+
+def _neighbour_published(
+    day: Day, limits: Limits, _start: object, progress: ProgressSink | None
+) -> Coordination:
+    return plan_neighbour(day, limits, PUBLISHED, progress=progress)
+
+
 def _sealed(
     day: Day,
     limits: Limits,
@@ -227,6 +277,13 @@ SCHEMES: dict[str, Scheme] = {
     "sealed": _sealed,
 }
 
+COORDINATIONS: dict[tuple[str, str], Scheme] = {
+    ("masked", "neighbour"): _masked_neighbour,
+    ("masked", "published"): _masked_published,
+    ("neighbour", "published"): _neighbour_published,
+}
+"""Schemes coordinated otherwise than by themselves; ``published`` = edge by edge [neighbour 2]."""
+
 DRAWING = frozenset({"ledger", "masked", "sealed"})
 """Schemes that draw keys, masks or shares."""
 
@@ -237,6 +294,7 @@ def plan_day(
     start: object = None,
     progress: ProgressSink | None = None,
     randomness: Randomness | None = None,
+    coordination: str | None = None,
 ) -> DayPlan:
     """Plan, check and settle one day.
 
@@ -252,6 +310,8 @@ def plan_day(
         Called once an iteration.
     randomness
         Of keys, masks and shares; ``None`` = the system's.
+    coordination
+        With the scheme a key of :data:`COORDINATIONS`; ``None`` = as the scheme does by itself.
 
     Returns
     -------
@@ -261,12 +321,15 @@ def plan_day(
         one passes.
     """
     invariant(scheme in SCHEMES, f"scheme is one of {sorted(SCHEMES)}, not {scheme!r}")
+    is_known = coordination is None or (scheme, coordination) in COORDINATIONS
+    invariant(is_known, f"{scheme} cannot be coordinated by {coordination}")
+    solve = COORDINATIONS[scheme, coordination] if coordination else SCHEMES[scheme]
     others = alone(day)
     limits = Limits.of(day.network)
     replans: list[Replan] = []
     drawn = {"randomness": randomness} if scheme in DRAWING else {}
     while True:
-        outcome = SCHEMES[scheme](day, limits, start, progress, **drawn)
+        outcome = solve(day, limits, start, progress, **drawn)
         blank = DayPlan(
             scheme=scheme,
             day=day,
