@@ -12,6 +12,11 @@ INTERVALS = 4
 
 
 def small_day() -> Day:
+    """The day of the small scenario."""
+    return small_scenario().day()
+
+
+def small_scenario() -> Scenario:
     """A battery and a dear generator behind a substation with a changing tariff."""
     names = [BusId(name) for name in ("s", "a", "b", "c")]
     network = Network(
@@ -73,4 +78,4 @@ def small_day() -> Day:
         load_q_mvar=0.2 * load,
         buy=60.0 + 20.0 * np.sin(times),
         sell=30.0 + 10.0 * np.sin(times),
-    ).day()
+    )

@@ -24,6 +24,7 @@ _VERBS = {
     "bench": "veilgrid.cli._bench:bench",
     "simulate": "veilgrid.cli._simulate:simulate",
     "up": "veilgrid.cli._up:up",
+    "node": "veilgrid.cli._node:node",
     "verify": "veilgrid.cli._verify:verify",
     "init": "veilgrid.cli._init:init",
     "key": "veilgrid.cli._key:key",

@@ -1,13 +1,18 @@
 """A masked day by processes on this machine: four validators, workers, operator, sites [day 7]."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.machine import NodeId
+from veilgrid.node.attest.day import Files, software_files
 from veilgrid.node.local import Deployment, ProcessSpec
 from veilgrid.roles.ledger_day import (
     agreement_of,
@@ -21,6 +26,7 @@ from veilgrid.roles.ledger_seat import Agreement, Patience
 _MESSAGES = "veilgrid.roles.ledger_message:MESSAGES"
 _RECORDS = "veilgrid.roles.ledger_message:RECORDS"
 _FACTORY = "veilgrid.roles.ledger_day:"
+_ATTESTED = "veilgrid.node.attest.day:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +38,17 @@ class Size:
     site_processes: int = 3
 
 
-def specs_of(day: Day, size: Size, patience: Patience | None = None) -> list[ProcessSpec]:
-    """Say what each process of a day runs and is told; nobody is told another site's bid."""
+def specs_of(
+    day: Day,
+    size: Size,
+    patience: Patience | None = None,
+    evidence: Files | None = None,
+) -> list[ProcessSpec]:
+    """Say what each process of a day runs and is told; nobody is told another site's bid.
+
+    ``evidence`` names a software root and a policy: with them, all but the operator show evidence
+    of attestation, and validators ask for it.
+    """
     limits = Limits.of(day.network)
     agreement = agreement_of(
         day,
@@ -42,15 +57,22 @@ def specs_of(day: Day, size: Size, patience: Patience | None = None) -> list[Pro
         group_count=size.site_processes,
         patience=patience,
     )
+    agreement = msgspec.structs.replace(agreement, is_attested=evidence is not None)
+
+    def is_asked(role: str) -> bool:
+        return evidence is not None and role != "operator"
+
+    def told_to(role: str, arguments: object) -> object:
+        return evidence.told(arguments) if evidence and is_asked(role) else arguments
 
     def spec(name: str, role: str, factory: str, arguments: object, count: int = 1) -> ProcessSpec:
         return ProcessSpec(
             node=NodeId(name),
             role=role,
-            factory=_FACTORY + factory,
+            factory=(_ATTESTED if is_asked(role) else _FACTORY) + factory,
             messages=_MESSAGES,
             records=_RECORDS,
-            arguments=arguments,
+            arguments=told_to(role, arguments),
             outcome_count=count,
         )
 
@@ -66,6 +88,25 @@ def specs_of(day: Day, size: Size, patience: Patience | None = None) -> list[Pro
             for n in groups
         ),
     ]
+
+
+def result_told(result: DayResult) -> dict[str, Any]:
+    """Write how a day ended, as JSON has it."""
+    return {
+        "status": result.status,
+        "cost": result.cost,
+        "iterations": result.iterations,
+        "steps": result.steps,
+        "excluded": list(result.excluded),
+        "replaced_workers": list(result.dropped_workers),
+        "ac_check": {
+            "passed": result.is_ac_passed,
+            "vm_min_pu": result.vm_min_pu,
+            "vm_max_pu": result.vm_max_pu,
+            "loading_max": result.loading_max,
+        },
+        "payments": {bus: amount / 1e6 for bus, amount in result.payments},
+    }
 
 
 class DayDeployment:
@@ -138,8 +179,10 @@ def deployed(
     patience: Patience | None = None,
     start_timeout_s: float = 120.0,
 ) -> Iterator[DayDeployment]:
-    """Start a day by processes; leaving ends every process that was started, by its pid."""
-    specs = specs_of(day, size, patience)
+    """Start a day by processes; leaving ends every process that was started, by its pid.
+
+    Evidence is made by software with a root made for the occasion: it is not hardware.
+    """
     agreement = agreement_of(
         day,
         validator_count=size.validators,
@@ -147,6 +190,8 @@ def deployed(
         group_count=size.site_processes,
         patience=patience,
     )
-    with Deployment(specs, folder=folder) as deployment:
-        deployment.start(start_timeout_s)
-        yield DayDeployment(deployment, agreement)
+    with tempfile.TemporaryDirectory(prefix="veilgrid-evidence-") as held:
+        specs = specs_of(day, size, patience, software_files(Path(held)))
+        with Deployment(specs, folder=folder) as deployment:
+            deployment.start(start_timeout_s)
+            yield DayDeployment(deployment, agreement)

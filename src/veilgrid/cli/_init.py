@@ -10,7 +10,7 @@ from veilgrid.errors import Finding, InputError
 from veilgrid.grid.scenario import BUNDLED_DAY
 from veilgrid.node import scaffold
 from veilgrid.node.certificate import VALID_DAYS
-from veilgrid.node.settings import DEPLOYMENT, ProcessEntry
+from veilgrid.node.settings import DEPLOYMENT, SCHEMES, ProcessEntry, Role
 from veilgrid.report.folders import open_scenario
 
 
@@ -19,9 +19,10 @@ from veilgrid.report.folders import open_scenario
 @click.option("--scenario", default=BUNDLED_DAY, help="Folder or bundled day. Default: bundled.")
 @click.option("--name", help="Of the deployment. Default: the folder's name.")
 @click.option("--sites", default=3, help="Processes that share the sites. Default: 3.")
-@click.option("--parties", default=3, help="Of secure computation: 3 to 7, or 0. Default: 3.")
-@click.option("--validators", default=4, help="Of the ledger: 3f + 1, or 0. Default: 4.")
-@click.option("--workers", default=2, help="Who solve masked problems. Default: 2.")
+@click.option("--scheme", type=click.Choice(SCHEMES), help="Default: masked, or as below.")
+@click.option("--parties", type=int, help="Of a sealed day: 3 to 7. Default: 3 if sealed.")
+@click.option("--validators", type=int, help="Of the ledger: 3f + 1. Default: 4 if masked.")
+@click.option("--workers", type=int, help="Who solve masked problems. Default: 2 if masked.")
 @click.option("--host", default="127.0.0.1", help="Where processes listen. Default: 127.0.0.1.")
 @click.option("--base-port", default=47_000, help="First port; others follow. Default: 47000.")
 @click.option("--valid-days", default=float(VALID_DAYS), help="Of certificates. Default: 30.")
@@ -39,9 +40,10 @@ def init(
     scenario: str,
     name: str | None,
     sites: int,
-    parties: int,
-    validators: int,
-    workers: int,
+    scheme: str | None,
+    parties: int | None,
+    validators: int | None,
+    workers: int | None,
     host: str,
     base_port: int,
     valid_days: float,
@@ -56,8 +58,11 @@ def init(
     Examples:
       veilgrid init my-grid
 
-      veilgrid init my-grid --sites 4 --parties 3 --validators 4 --workers 2 --scenario six-bus
+      veilgrid init my-grid --sites 4 --validators 4 --workers 2 --scenario six-bus
+
+      veilgrid init my-grid --scheme sealed --parties 3
     """
+    scheme = scheme or ("sealed" if validators == 0 else "masked")
     if seal and software_root is None and production:
         problem = "a root beside the keys that it seals protects nothing"
         advice = "name a file elsewhere with --software-root"
@@ -67,13 +72,8 @@ def init(
         name=name or folder.absolute().name,
         scenario=_reference(scenario, folder),
         buses=tuple(str(site.name) for site in found.day().sites),
-        counts={
-            "operator": 1,
-            "site": sites,
-            "party": parties,
-            "validator": validators,
-            "worker": workers,
-        },
+        scheme=scheme,
+        counts=_counts(scheme == "masked", sites, parties, validators, workers),
         host=host,
         base_port=base_port,
         valid_days=valid_days,
@@ -87,6 +87,24 @@ def init(
     else:
         _show(folder, plan, processes)
     return 0
+
+
+def _counts(
+    is_masked: bool, sites: int, parties: int | None, validators: int | None, workers: int | None
+) -> dict[Role, int]:
+    """Return how many processes of each role; those that a scheme needs where none is given."""
+
+    def given(count: int | None, default: int) -> int:
+        return default if count is None else count
+
+    validator_count = given(validators, 4 if is_masked else 0)
+    return {
+        "operator": 1 if validator_count else 0,
+        "site": sites,
+        "party": given(parties, 0 if is_masked else 3),
+        "validator": validator_count,
+        "worker": given(workers, 2 if is_masked else 0),
+    }
 
 
 def _reference(scenario: str, folder: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from veilgrid.cli._deployed import DayDeployment, Size, deployed
+from veilgrid.cli._deployed import DayDeployment, Size, deployed, result_told
 from veilgrid.errors import Finding, InputError, SetupError
 from veilgrid.grid.scenario import BUNDLED_DAY
 from veilgrid.report.folders import open_scenario
@@ -203,21 +203,7 @@ def _show(result: DayResult | None, path: Path) -> dict[str, Any] | None:
     if result is None:
         click.echo("the day did not end: the operator's process has gone or time ran out", err=True)
         return None
-    told = {
-        "status": result.status,
-        "cost": result.cost,
-        "iterations": result.iterations,
-        "steps": result.steps,
-        "excluded": list(result.excluded),
-        "replaced_workers": list(result.dropped_workers),
-        "ac_check": {
-            "passed": result.is_ac_passed,
-            "vm_min_pu": result.vm_min_pu,
-            "vm_max_pu": result.vm_max_pu,
-            "loading_max": result.loading_max,
-        },
-        "payments": {bus: amount / 1e6 for bus, amount in result.payments},
-    }
+    told = result_told(result)
     path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     cost = "unknown" if result.cost is None else f"{result.cost:,.2f}"
     click.echo(f"{result.status}: cost {cost}, {result.iterations} iterations", err=True)

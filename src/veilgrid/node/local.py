@@ -64,6 +64,7 @@ SUPERVISOR: Final = NodeId("supervisor")
 """Sender of what :meth:`Deployment.post` hands to a machine."""
 
 _END_TIMEOUT_S: Final = 5.0
+_THREADS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _STDERR_LENGTH_MAX: Final = 1 << 16
 
 
@@ -191,6 +192,8 @@ class Deployment:
         self._is_temporary = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="veilgrid-"))
         self._environment = dict(os.environ if environment is None else environment)
+        for name in _THREADS:  # Processes share this machine: threads that wait by spinning starve.
+            self._environment.setdefault(name, "1")
         source = Path(__file__).resolve().parents[2]
         former = self._environment.get("PYTHONPATH", "")
         paths = [str(path) for path in (*import_paths, source)] + ([former] if former else [])

@@ -12,11 +12,12 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
-from veilgrid.errors import invariant
+from veilgrid.errors import InvariantError, invariant
 from veilgrid.machine import Event, Machine, NodeId
 from veilgrid.node.certificate import Credentials
 from veilgrid.node.driver import Driver
@@ -27,6 +28,8 @@ from veilgrid.node.wire import Codec
 
 _EARLY_MAX: Final = 10_000
 _DRAIN_S: Final = 2.0
+
+_log = logging.getLogger("veilgrid.node.audit")
 
 Build = Callable[[Sequence[Any]], Machine]
 """Make the machine from what its journal holds, oldest record first."""
@@ -106,6 +109,16 @@ class Member:
         """Wait for the peers, or for those in ``among``; see :meth:`Endpoint.connected`."""
         await self._endpoint.connected(timeout_s, among)
 
+    @property
+    def missing(self) -> list[NodeId]:
+        """Peers that are not connected now."""
+        return self._endpoint.missing()
+
+    @property
+    def record_count(self) -> int:
+        """How many records an earlier life has left."""
+        return self._record_count
+
     def build(self) -> None:
         """Make the machine. This may compile or read much, so it comes before the start."""
         invariant(self._driver is None, "a machine is built once")
@@ -127,14 +140,14 @@ class Member:
 
     # -- while it runs ---------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Start the machine and drive it until :meth:`stop`, SIGTERM, or an error.
+    async def run(self, stop_signals: Iterable[signal.Signals] = (signal.SIGTERM,)) -> None:
+        """Start the machine and drive it until :meth:`stop`, a stop signal, or an error.
 
         SIGHUP takes up new keys.
         """
         driver = self._built()
         self._is_started = True
-        self._watch_signals()
+        self._watch_signals(stop_signals)
         self._write_audit("started", records=self._record_count)
         driver.start()
         early, self._early = self._early, []
@@ -207,12 +220,37 @@ class Member:
                 raise
             self._driver.fail(error)
 
-    def _watch_signals(self) -> None:
+    def _watch_signals(self, stop_signals: Iterable[signal.Signals]) -> None:
         loop = asyncio.get_running_loop()
         stopping: set[asyncio.Task[None]] = set()
         # Outside the main thread nobody sends us signals.
         with contextlib.suppress(RuntimeError, ValueError):
-            loop.add_signal_handler(
-                signal.SIGTERM, lambda: stopping.add(loop.create_task(self.stop()))
-            )
+            for number in stop_signals:
+                loop.add_signal_handler(number, lambda: stopping.add(loop.create_task(self.stop())))
             loop.add_signal_handler(signal.SIGHUP, self.rotate)
+
+
+def alarm(text: str) -> None:
+    """Say that the audit log cannot be written."""
+    _log.critical("ALARM: %s", text)
+
+
+async def until_fatal(main: Coroutine[Any, Any, int]) -> int:
+    """Run ``main``; an error in any callback of the loop ends it, too."""
+    loop = asyncio.get_running_loop()
+    fatal: asyncio.Future[int] = loop.create_future()
+
+    def give_up(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not fatal.done():
+            claim = "violated: callbacks of the event loop do not fail"
+            fatal.set_exception(context.get("exception") or InvariantError(claim))
+
+    loop.set_exception_handler(give_up)
+    task = loop.create_task(main)
+    try:
+        await asyncio.wait({task, fatal}, return_when=asyncio.FIRST_COMPLETED)
+        return fatal.result() if fatal.done() else task.result()
+    finally:
+        task.cancel()
+        fatal.cancel()
+        await asyncio.gather(task, return_exceptions=True)

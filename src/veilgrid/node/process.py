@@ -12,13 +12,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from veilgrid.errors import InvariantError, VeilgridError
+from veilgrid.errors import VeilgridError
 from veilgrid.machine import Machine, NodeId, Received
 from veilgrid.node._control import (
     CONNECT_TIMEOUT_S,
@@ -43,7 +43,7 @@ from veilgrid.node.certificate import Credentials
 from veilgrid.node.driver import run_guarded
 from veilgrid.node.journal import Journal
 from veilgrid.node.local import SUPERVISOR
-from veilgrid.node.member import Member
+from veilgrid.node.member import Member, alarm, until_fatal
 from veilgrid.node.signing import AuditLog, load_signer
 from veilgrid.node.transport import Limits, Peer
 from veilgrid.node.wire import Codec
@@ -82,34 +82,13 @@ async def _serve(control: socket.socket) -> int:
     process = _Process(begin, tell)
     try:
         tell(Listening(process.member.listen(port=begin.port)))
-        return await _until_fatal(process.run(hear))
+        return await until_fatal(process.run(hear))
     finally:
         await process.member.close()
         tell(process.finished())
         with contextlib.suppress(ConnectionError):  # The supervisor may be gone.
             await writer.drain()
         writer.close()
-
-
-async def _until_fatal(main: Coroutine[Any, Any, int]) -> int:
-    """Run ``main``; an error in any callback of the loop ends it, too."""
-    loop = asyncio.get_running_loop()
-    fatal: asyncio.Future[int] = loop.create_future()
-
-    def give_up(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if not fatal.done():
-            claim = "violated: callbacks of the event loop do not fail"
-            fatal.set_exception(context.get("exception") or InvariantError(claim))
-
-    loop.set_exception_handler(give_up)
-    task = loop.create_task(main)
-    try:
-        await asyncio.wait({task, fatal}, return_when=asyncio.FIRST_COMPLETED)
-        return fatal.result() if fatal.done() else task.result()
-    finally:
-        task.cancel()
-        fatal.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 class _Process:
@@ -140,7 +119,7 @@ class _Process:
             build=self._build,
             on_decide=self._decided,
             journal=journal,
-            audit=AuditLog(Path(begin.audit), _alarm) if begin.audit else None,
+            audit=AuditLog(Path(begin.audit), alarm) if begin.audit else None,
             limits=Limits(frame_length_max=begin.frame_length_max),
             compute_threads=begin.compute_threads,
         )
@@ -221,10 +200,6 @@ class _Process:
             metrics.frames_sent,
             _peak_memory(),
         )
-
-
-def _alarm(text: str) -> None:
-    logging.getLogger("veilgrid.node.audit").critical("ALARM: %s", text)
 
 
 def _peak_memory() -> int:

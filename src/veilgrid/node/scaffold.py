@@ -51,6 +51,8 @@ class Plan:
         used if software is not accepted and nothing is sealed.
     is_sealed
         Whether secret keys are sealed under that root.
+    scheme
+        ``masked`` or ``sealed``; empty: as the processes allow.
     """
 
     name: str
@@ -63,6 +65,12 @@ class Plan:
     is_software_accepted: bool = True
     software_root: Path | None = None
     is_sealed: bool = False
+    scheme: str = ""
+
+    @property
+    def planned_by(self) -> str:
+        """The scheme: that of the processes there are, if none is named."""
+        return self.scheme or ("masked" if self.counts.get("validator") else "sealed")
 
 
 def create(folder: Path, plan: Plan) -> list[ProcessEntry]:
@@ -154,6 +162,9 @@ def _check(plan: Plan) -> None:
         findings.append(Finding("--workers", "nobody solves what is masked", "take 1 or more"))
     if plan.counts.get("worker") and not plan.counts.get("validator"):
         findings.append(Finding("--validators", "nobody checks what workers solve", "take 4"))
+    needed: Role = "validator" if plan.scheme == "masked" else "party"
+    if plan.scheme and not plan.counts.get(needed):
+        findings.append(Finding("--scheme", f"{plan.scheme} without processes of role {needed}"))
     if not plan.counts.get("party") and not plan.counts.get("validator"):
         findings.append(Finding("processes", "neither parties nor validators", "take 3 parties"))
     listening = sum(count for role, count in plan.counts.items() if role != "site")
@@ -219,7 +230,7 @@ def _deployment_text(plan: Plan, processes: Sequence[ProcessEntry]) -> str:
         f"format = {FORMAT}",
         f"name = {_text(plan.name)}",
         f"scenario = {_text(plan.scenario)}",
-        f"scheme = {_text('masked' if plan.counts.get('validator') else 'sealed')}",
+        f"scheme = {_text(plan.planned_by)}",
     ]
     if parties:
         lines.append(f"degree = {(parties - 1) // 2}  # so many parties together learn nothing")
@@ -315,7 +326,8 @@ Scenario: {plan.scenario}. {local}
 
 1. Several hosts: set `host` and `port` of each process in `deployment.toml`.
 2. `veilgrid key show .` looks at every key and certificate.
-3. `veilgrid node nodes/NODE.toml` starts one process.
+3. `veilgrid node nodes/NODE.toml` starts one process, each in a terminal or on a host of its own:
+   they wait for each other, plan the day and go on serving. `kill -9` one and start it again.
 4. Certificates end after {plan.valid_days:g} days. `veilgrid key rotate .` makes new ones; send the
    processes SIGHUP, and they take them up while they run.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Role = Literal["operator", "party", "site", "validator", "worker"]
 ROLES: Final[tuple[Role, ...]] = ("operator", "party", "site", "validator", "worker")
+SCHEMES: Final = ("masked", "sealed")
 FORMAT: Final = 1
 DEPLOYMENT: Final = "deployment.toml"
 POLICY: Final = "attestation.toml"
@@ -69,6 +70,8 @@ class DeploymentFile(msgspec.Struct, frozen=True, kw_only=True):
         Name of a bundled day, or a folder relative to this file.
     degree
         Of the parties' shares: so many of them together learn nothing.
+    run
+        Of the same day; raised by everybody to plan it anew.
     """
 
     format: int
@@ -76,6 +79,7 @@ class DeploymentFile(msgspec.Struct, frozen=True, kw_only=True):
     scenario: str
     scheme: str = "masked"
     degree: int | None = None
+    run: int = 1
     process: tuple[ProcessEntry, ...]
 
 
@@ -285,9 +289,9 @@ def count_findings(counts: dict[str, int], where: str) -> Iterator[Finding]:
         yield Finding(where, problem, f"take {PARTIES_MIN}, or 0")
     if not counts.get("site"):
         yield Finding(where, "no process runs sites", "take at least 1")
-    if counts.get("operator", 0) != 1:
-        problem = f"{counts.get('operator', 0)} operators"
-        yield Finding(where, problem, "one process opens and closes the day")
+    operators = counts.get("operator", 0)
+    if operators > 1 or (validators and not operators):
+        yield Finding(where, f"{operators} operators", "one process opens and closes the day")
 
 
 def _broken(deployment: DeploymentFile, where: str) -> Iterator[Finding]:

@@ -239,7 +239,7 @@ def test_a_production_policy_refuses_software_evidence(folder: Path, tmp_path: P
     assert done.return_value == 1
     (found,) = json.loads(done.stdout)["attestations"]
     assert "is not hardware" in found["problems"][0]
-    production = called("key", "attest", tmp_path / "p", "party-1", "--nonce", NONCE)
+    production = called("key", "attest", tmp_path / "p", "worker-1", "--nonce", NONCE)
     assert isinstance(production.exception, InputError)
     assert "names no software_root" in str(production.exception)
 
