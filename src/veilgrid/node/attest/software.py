@@ -97,7 +97,7 @@ class SoftwareProvider:
         return cls(root)
 
     @classmethod
-    def load(cls, path: Path) -> "SoftwareProvider":
+    def load(cls, path: Path, measurement: bytes | None = None) -> "SoftwareProvider":
         """Take the root from the file ``path``."""
         try:
             octets = path.read_bytes()
@@ -105,7 +105,7 @@ class SoftwareProvider:
             raise SetupError(f"root {path} cannot be read ({error.strerror})") from None
         if len(octets) != KEY_LENGTH:
             raise SetupError(f"root {path} has {len(octets)} octets, {KEY_LENGTH} are needed")
-        return cls(Secret(octets))
+        return cls(Secret(octets), measurement)
 
     def __repr__(self) -> str:
         shown = self.measurement.hex()[:16]
