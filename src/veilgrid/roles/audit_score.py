@@ -31,7 +31,7 @@ class Recovered(NamedTuple):
     options
         Whether row scaling, permutation and decoys were on.
     baseline_error
-        Of who sees nothing and guesses zero; ``None`` where nobody compared.
+        Of who sees nothing; ``None`` where nobody compared.
     """
 
     quantity: str

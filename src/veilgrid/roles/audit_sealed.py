@@ -175,7 +175,7 @@ def _best(rows: list[Recovered]) -> Recovered:
 
 
 def _beside(target: _Target, role: str, guess: Floats, how: str) -> Recovered:
-    """Score a guess beside the guess of who sees nothing: zero.
+    """Score a guess beside that of who sees nothing: zero, or the mean of half of the truth.
 
     Entries that are zero count for nobody.
     """
@@ -188,7 +188,8 @@ def _beside(target: _Target, role: str, guess: Floats, how: str) -> Recovered:
         row = row._replace(share_recovered=own)
     else:
         row = row._replace(share_recovered=0.0)
-    return row._replace(baseline_error=worst)
+    plain = float(np.max(np.abs(_fitted([], truth) - truth), initial=0.0))
+    return row._replace(baseline_error=min(worst, plain))
 
 
 def _fitted(columns: Sequence[Floats], truth: Floats) -> Floats:

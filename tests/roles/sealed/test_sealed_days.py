@@ -27,7 +27,8 @@ YINGKOU = Path(__file__).parents[4] / "shared" / "scenarios" / "yingkou-2023-11-
 
 OPENED = {
     "bids": {"bids"},
-    "wish": {"binding", "passes", "square", "rent", "strength"},
+    "wish": {"binding", "passes", "square", "rent", "strength", "challenged"},
+    "challenge": {"strange"},
     "answer": {"products", "cost", "exchange_cost", "gap", "fits", "exceeded"},
     "regret": {"regret"},
     "surplus": {"surplus", "unmet"},

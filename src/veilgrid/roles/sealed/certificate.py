@@ -7,7 +7,7 @@ sums are checked by comparisons, and only verdicts, the cost and the gap open.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -184,18 +184,14 @@ def certify(
         The network step whose prices were agreed.
     """
     zero = mpc.constant([0])
-    price_p = yield from _rounded(mpc, step.prices(zero, buses))
+    price_p = yield from rounded(mpc, step.prices(zero, buses))
     price_q = mpc.constant([0] * len(price_p))
     if not register.limits.are_absent:
-        price_q = yield from _rounded(mpc, step.prices(zero, buses, is_reactive=True))
-    products = yield from _multiplied(mpc, stack, price_q)
-    demand_p = _demand_p(stack)
-    demand_q = yield from _demand_q(mpc, stack, products)
-    rows = yield from _row_values(mpc, products)
-    failed = yield from _site_checks(mpc, stack, products, price_p)
-    gaps = yield from _complementarity(mpc, stack, rows, products)
+        price_q = yield from rounded(mpc, step.prices(zero, buses, is_reactive=True))
+    judged = yield from judge_sites(mpc, stack, price_p, price_q)
+    demand_p, demand_q, failed, gaps = judged[:4]
     paid = yield from _payments(mpc, stack, price_p, price_q, demand_p, demand_q)
-    own = yield from _own_costs(mpc, stack, products)
+    own = yield from _own_costs(mpc, stack, judged.products)
     placed = [_placed(mpc, register, buses, part) for part in (demand_p, demand_q)]
     exceeded = yield from limit_checks(mpc, register, placed[0], placed[1], PRIMAL_MAX)
     totals = yield from _totals(mpc, register, step, placed[0], gaps, paid, own)
@@ -217,7 +213,45 @@ def certify(
     )
 
 
-def _rounded(mpc: Mpc, wide: Shares) -> Steps[Shares]:
+class Judged(NamedTuple):
+    """What :func:`judge_sites` finds out about each site.
+
+    Attributes
+    ----------
+    demand_p, demand_q : (site * interval,), on shares, scale 2**32
+        That follow from bid and plan.
+    failed : (site,)
+        How many checks a site fails.
+    gaps : (site,), on shares, scale 2**65
+        What the cheapest plan would save each site at these prices.
+    """
+
+    demand_p: Shares
+    demand_q: Shares
+    failed: list[int]
+    gaps: Shares
+    products: _Products
+
+
+def judge_sites(mpc: Mpc, stack: Stack, price_p: Shares, price_q: Shares) -> Steps[Judged]:
+    """Check every site's plan and multipliers at prices of scale 2**32 against its bid."""
+    products = yield from _multiplied(mpc, stack, price_q)
+    demand_p = _demand_p(stack)
+    demand_q = yield from _demand_q(mpc, stack, products)
+    rows = yield from _row_values(mpc, products)
+    failed = yield from _site_checks(mpc, stack, products, price_p)
+    gaps = yield from _complementarity(mpc, stack, rows, products)
+    return Judged(demand_p, demand_q, failed, gaps, products)
+
+
+def demands(mpc: Mpc, stack: Stack) -> Steps[tuple[Shares, Shares]]:
+    """Return the net demands that follow from bids and plans, scale 2**32."""
+    nothing = mpc.constant([0] * len(stack.bids["load_p"]))
+    products = yield from _multiplied(mpc, stack, nothing)
+    return _demand_p(stack), (yield from _demand_q(mpc, stack, products))
+
+
+def rounded(mpc: Mpc, wide: Shares) -> Steps[Shares]:
     """Bring numbers from scale 2**62 to 2**32, to the nearest step."""
     half = wide + 2 ** (FACTOR_BITS - 1)
     fine = yield from mpc.truncate(half.claim(COMPARED_BOUND), FACTOR_BITS)
@@ -302,7 +336,7 @@ def _demand_q(mpc: Mpc, stack: Stack, products: _Products) -> Steps[Shares]:
     if not len(moving):
         return load.claim(NARROW)
     moved = mpc.wrap(np.ascontiguousarray(products.moved_q[moving]), COMPARED_BOUND // 2)
-    fine = yield from _rounded(mpc, moved)
+    fine = yield from rounded(mpc, moved)
     data = load.data.copy()
     data[moving] = PRIME_FIELD.subtract(np.ascontiguousarray(data[moving]), fine.data)
     return mpc.wrap(data, NARROW)
@@ -312,7 +346,7 @@ def _row_values(mpc: Mpc, products: _Products) -> Steps[Shares]:
     """Return the activity of the sites' own rows, scale 2**32."""
     if not len(products.activity):
         return mpc.wrap(products.activity, NARROW)
-    return (yield from _rounded(mpc, mpc.wrap(products.activity, COMPARED_BOUND // 2)))
+    return (yield from rounded(mpc, mpc.wrap(products.activity, COMPARED_BOUND // 2)))
 
 
 def _site_checks(mpc: Mpc, stack: Stack, products: _Products, price_p: Shares) -> Steps[list[int]]:
@@ -414,7 +448,7 @@ def _complementarity(mpc: Mpc, stack: Stack, rows: Shares, products: _Products) 
     curved = stack.columns("curved")
     if len(curved):
         off = x[curved] - proofs["point"]
-        bend = yield from _rounded(
+        bend = yield from rounded(
             mpc, (products.bent - products.bent_point).claim(COMPARED_BOUND // 2)
         )
         left.append(bend)
@@ -460,7 +494,7 @@ def _own_costs(mpc: Mpc, stack: Stack, products: _Products) -> Steps[Shares]:
     owners = [stack.owner_of_variable]
     curved = stack.columns("curved")
     if len(curved):
-        bend = yield from _rounded(mpc, products.bent.claim(COMPARED_BOUND // 2))
+        bend = yield from rounded(mpc, products.bent.claim(COMPARED_BOUND // 2))
         left.append(bend)
         right.append(x[curved])
         owners.append(stack.owner_of_variable[curved])

@@ -23,6 +23,7 @@ ANSWER: Final = "answer"
 REGRET: Final = "regret"
 PULL: Final = "pull"
 SURPLUS: Final = "surplus"
+CHALLENGE: Final = "challenge"
 CERTIFICATE: Final = "certificate"
 DONE: Final = "done"
 
@@ -35,6 +36,12 @@ SUSPICIOUS_GAP: Final = -0.05
 VOLTAGES_INTERVAL: Final = 4
 RATINGS_INTERVAL: Final = 12
 """Network steps from one that looks for exceeded rows to the next."""
+
+STALLED_FROM: Final = 60
+"""Iteration from which on a day that has not ended is watched [sealed 6.4]."""
+
+ANSWER_INTERVAL: Final = 3
+"""Watched iterations from one look at the answers to the next."""
 
 CONVERGED: Final = "converged"
 LIMIT: Final = "iteration_limit"
@@ -51,7 +58,7 @@ class Task:
         Of the computation; differs also between repetitions.
     kind
         :data:`BIDS`, :data:`WISH`, :data:`ANSWER`, :data:`REGRET`, :data:`PULL`,
-        :data:`SURPLUS` or :data:`CERTIFICATE`.
+        :data:`SURPLUS`, :data:`CHALLENGE` or :data:`CERTIFICATE`.
     iteration
         Of the coordination, from 1.
     """
@@ -116,6 +123,7 @@ class Course:
         self._suspected = 0
         self._residual_tried = float("inf")
         self._claimed, self._fits = (0.0, 0.0), False
+        self.is_watched = False
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -220,6 +228,8 @@ class Course:
                 self._go(SURPLUS, iteration)
             case "surplus":
                 self._on_surplus(result, iteration)
+            case "challenge":
+                self._on_challenge(result, iteration)
             case _:
                 invariant(kind == CERTIFICATE, "nothing follows the end of a day")
                 self._on_certificate(result)
@@ -230,6 +240,9 @@ class Course:
             self.answer_task, self.regret_task = self.task.number, -1
         elif kind == REGRET:
             self.regret_task = self.task.number
+        if kind == WISH and iteration >= STALLED_FROM and not self.is_watched:
+            # From here on every wish follows from the one before it alone, so it can be checked.
+            self.is_watched, self.rule = True, MixingRule(1, self.settings.mixing_interval)
         if kind == WISH:
             self.wish_tasks[iteration] = self.task.number
             if iteration in TIGHTENED and self._strength > 0.0:
@@ -247,6 +260,7 @@ class Course:
             if int(bus) in self.flexible:
                 self.register = self.register.without(int(bus))
         self.rule = MixingRule(self.settings.memory, self.settings.mixing_interval)
+        self.is_watched = False
         self.bindings.clear()
         self.registers.clear()
         self.wish_tasks.clear()
@@ -268,11 +282,22 @@ class Course:
         if self.history[-1].iteration < iteration:
             # Nothing but prices moved: what was seen last stands.
             self.history.append(replace(self.history[-1], iteration=iteration))
-        self._begin(iteration + 1)
+        if result.get("challenged") and iteration > STALLED_FROM:
+            self._go(CHALLENGE, iteration)
+        else:
+            self._begin(iteration + 1)
+
+    def _on_challenge(self, result: dict[str, Any], iteration: int) -> None:
+        if result["strange"]:
+            reason = "its wish is not what its bid makes of its prices"
+            self._leave_out([[bus, reason] for bus in result["strange"]])
+        else:
+            self._begin(iteration + 1)
 
     def _begin(self, iteration: int) -> None:
         """Begin an iteration: with a look at the answers where one is due, else with wishes."""
-        if self.rule.is_due or iteration >= self.settings.iteration_count_max:
+        is_turn = self.is_watched and iteration % ANSWER_INTERVAL == 0
+        if self.rule.is_due or is_turn or iteration >= self.settings.iteration_count_max:
             self._go(ANSWER, iteration)
         else:
             self.mixture = self.rule.step_plainly()

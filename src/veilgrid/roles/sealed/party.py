@@ -22,6 +22,7 @@ from veilgrid.mpc.field import PRIME_FIELD, octets_of
 from veilgrid.mpc.message import Message as Inner
 from veilgrid.mpc.message import Relay, Submission
 from veilgrid.roles.sealed.bid import Shape
+from veilgrid.roles.sealed.challenge import Challenged, challenge_program
 from veilgrid.roles.sealed.course import BIDS, DONE, Course
 from veilgrid.roles.sealed.message import Agreement, DayEnded, Notice, Parcel, Stopped
 from veilgrid.roles.sealed.program import (
@@ -236,6 +237,7 @@ class SealedParty:
                     still,
                     course.binding,
                     looks=course.looks,
+                    is_watched=course.is_watched,
                 )
             case "answer":
                 steps = answer_program(
@@ -243,6 +245,10 @@ class SealedParty:
                 )
             case "regret":
                 steps = regret_program(mpc, mailbox)
+            case "challenge":
+                steps = challenge_program(
+                    mpc, self._shapes, bids, mailbox, self._challenged(), still
+                )
             case "pull":
                 steps = pull_program(mpc, self._priced(), still)
             case "surplus":
@@ -259,6 +265,21 @@ class SealedParty:
                     self._said(),
                 )
         return (yield from steps)
+
+    def _challenged(self) -> Challenged:
+        """Return the last wishes, and the network step that they answer."""
+        course, step = self.course, self.course.task.iteration - 1
+        boxes, limits = self._mailboxes, self._limits
+        former = Priced(
+            course.registers[step], boxes[course.wish_tasks[step]], course.bindings[step]
+        )
+        cost = max(abs(course.history[-1].cost), limits.turnover_min)
+        return Challenged(
+            former,
+            boxes[course.wish_tasks[step + 1]],
+            course.settings.relaxation,
+            limits.gap_max * cost,
+        )
 
     def _said(self) -> Said:
         """Return what the sites claimed last."""

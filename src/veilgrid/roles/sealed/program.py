@@ -244,6 +244,10 @@ def bids_program(mpc: Engine, mailbox: Mailbox, shapes: Sequence[Shape]) -> Step
     return {"bids": len(taken.vectors), **(taken.refusal if taken.flags else {})}
 
 
+CHALLENGED_OF: Final = 4
+"""One wish of so many has to be proved, in the mean, while a day is watched [sealed 6.4]."""
+
+
 # -- wish: the network step -----------------------------------------------------------------------
 
 
@@ -255,8 +259,12 @@ def wish_program(
     binding: Binding,
     *,
     looks: Looks = EVERYTHING,
+    is_watched: bool = False,
 ) -> Steps[dict[str, Any]]:
-    """Do the network step on the sites' wishes; send each site its own prices."""
+    """Do the network step on the sites' wishes; send each site its own prices.
+
+    While a day is watched, a coin says afterwards whether the wishes are to be proved.
+    """
     taken = yield from take_in(mpc, mailbox, POWER_MAX)
     if taken.flags:
         return taken.refusal
@@ -283,6 +291,8 @@ def wish_program(
         result["square"] = (yield from mpc.open_elements(squares.data))[0] / 2.0**PRODUCT_BITS
     if step.active.binding():
         result |= yield from _strength(mpc, step)
+    if is_watched:
+        result["challenged"] = (yield from mpc.coin()) % CHALLENGED_OF == 0
     return result
 
 

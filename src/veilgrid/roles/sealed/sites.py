@@ -14,6 +14,7 @@ import numpy as np
 
 from veilgrid.admm.reference import stack, unstack
 from veilgrid.admm.site_step import SiteAnswer, SiteSteps
+from veilgrid.errors import invariant
 from veilgrid.grid.network import Floats
 from veilgrid.grid.site import Site
 from veilgrid.machine import (
@@ -35,9 +36,11 @@ from veilgrid.qp.problem import QuadraticProgram
 from veilgrid.qp.solve import solve
 from veilgrid.roles.sealed.bid import Shape, bid_of, proof_of
 from veilgrid.roles.sealed.certificate import COST_BITS
+from veilgrid.roles.sealed.challenge import moved_price_steps, plan_steps
 from veilgrid.roles.sealed.course import (
     ANSWER,
     CERTIFICATE,
+    CHALLENGE,
     DONE,
     PULL,
     REGRET,
@@ -205,7 +208,8 @@ class SiteGroup:
         shape = (len(self._own), register.interval_count)
         self._price_p, self._price_q = np.tile(register.buy, (len(self._own), 1)), np.zeros(shape)
         self._pull_p, self._pull_q = np.zeros(shape), np.zeros(shape)
-        self._wish = np.zeros((2, *shape))
+        self._wish = self._former_wish = np.zeros((2, *shape))
+        self._former_price = np.zeros((2, *shape))
         self._demand = np.zeros((2, *shape))
         self._step = np.zeros((2, *shape))
         self._setpoints: list[Floats] = []
@@ -382,6 +386,10 @@ class SiteGroup:
             sites = [free_of_cost(self._sites[bus]) for bus in self._own]
             relief = (sites, self._pull_p, self._pull_q)
             return [Compute((_CHEAPEST, task.number), cheapest, relief)]
+        if task.kind == CHALLENGE:
+            moved = self._moved_prices()
+            sites = [self._sites[bus] for bus in self._own]
+            return [Compute((_CHEAPEST, task.number), cheapest, (sites, *moved))]
         if task.kind in (REGRET, CERTIFICATE) and self._cheapest is None:
             return [self._compute(_CHEAPEST)]
         return self._send_proof()
@@ -411,6 +419,8 @@ class SiteGroup:
             return self._send_wish()
         if task.kind == SURPLUS:
             return self._send_surplus(value)
+        if task.kind == CHALLENGE:
+            return self._send_proofs(value, *self._moved_prices())
         self._cheapest = value
         return self._send_regret() if task.kind == REGRET else self._send_proof()
 
@@ -459,6 +469,8 @@ class SiteGroup:
 
     def _send_wish(self) -> list[Effect]:
         squares = self._products()
+        self._former_wish = self._wish
+        self._former_price = np.stack([self._price_p, self._price_q])
         if self.course.task.iteration > 1:
             point, step = self._flat(self._wish), self._flat(self._step)
             self._wish = self._unflat(self._memory.next_point(point, step, self.course.mixture))
@@ -521,19 +533,36 @@ class SiteGroup:
         }
         return self._submit(vectors, self._name())
 
+    def _moved_prices(self) -> tuple[Floats, Floats]:
+        """Return the prices at which the last answers are the cheapest: moved by the penalty."""
+        course, wish = self.course, power_steps(self._former_wish)
+        price = power_steps(self._former_price / course.register.unit)
+        register = course.registers[course.task.iteration - 1]
+        out = np.zeros((2, len(self._own), register.interval_count))
+        for place, bus in enumerate(self._own):
+            demand = np.array(plan_steps(self._sites[bus], self._setpoints[place]))
+            steps = moved_price_steps(register, bus, price[:, place], wish[:, place], demand)
+            out[:, place] = steps / 2.0**POWER_BITS * register.unit
+        return out[0], out[1]
+
     def _send_proof(self) -> list[Effect]:
-        unit, vectors = self.course.register.unit, {}
         found = self._cheapest
-        for place, bus in enumerate(self._own) if found is not None else ():
-            vectors[bus] = proof_of(
+        invariant(found is not None, "the cheapest answers are known")
+        return self._send_proofs(found, self._price_p, self._price_q)  # type: ignore[arg-type]
+
+    def _send_proofs(self, found: Cheapest, price_p: Floats, price_q: Floats) -> list[Effect]:
+        vectors = {
+            bus: proof_of(
                 self._sites[bus],
                 self._setpoints[place],
-                found.setpoints[place],  # type: ignore[union-attr]
-                found.row_multipliers[place],  # type: ignore[union-attr]
-                self._price_p[place],
-                self._price_q[place],
-                unit,
+                found.setpoints[place],
+                found.row_multipliers[place],
+                price_p[place],
+                price_q[place],
+                self.course.register.unit,
             )
+            for place, bus in enumerate(self._own)
+        }
         return self._submit(vectors, self._name())
 
     def _outcome(self) -> SiteOutcome:
