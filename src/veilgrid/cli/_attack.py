@@ -7,8 +7,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from veilgrid.admm.outcome import Interrupted, Progress, ProgressSink
 from veilgrid.cli._progress import shown
-from veilgrid.errors import Finding, InputError
+from veilgrid.errors import Finding, InputError, RunAborted
 from veilgrid.grid.day import Day
 from veilgrid.grid.scenario import BUNDLED_DAY
 from veilgrid.report.folders import open_scenario
@@ -36,6 +37,18 @@ def site_of(day: Day, name: str | None) -> int | None:
     return names.index(name)
 
 
+def all_or_nothing(progress: ProgressSink) -> ProgressSink:
+    """Let Ctrl-C end an attack without result: a run cut short would look like one that stalled."""
+
+    def sink(entry: Progress) -> None:
+        try:
+            progress(entry)
+        except Interrupted:
+            raise RunAborted("stopped by Ctrl-C; this attack has no outcome") from None
+
+    return sink
+
+
 def attack_summary(found: AttackResult) -> dict[str, Any]:
     """Return the keys of ``attack --json`` [contract]."""
     return {
@@ -57,8 +70,10 @@ def attacks_on(plan: DayPlan, seed: int | None) -> list[dict[str, Any]]:
         return []
     found = []
     for case in CASES:
-        with shown(f"{plan.day.name}, {plan.scheme}, {case}"):
-            found.append(attack_summary(attack_plan(plan, case, randomness_of(seed))))
+        with shown(f"{plan.day.name}, {plan.scheme}, {case}") as progress:
+            sink = all_or_nothing(progress)
+            result = attack_plan(plan, case, randomness_of(seed), progress=sink)
+            found.append(attack_summary(result))
     return found
 
 
@@ -106,8 +121,9 @@ def attack(
     index = site_of(day, site)
     with shown(f"{opened.name}, {scheme}, {case}") as progress:
         draw = randomness_of(seed)
-        honest = plan_day(day, scheme, None, progress, draw)
-        found = attack_plan(honest, case, draw, index)
+        sink = all_or_nothing(progress)
+        honest = plan_day(day, scheme, None, sink, draw)
+        found = attack_plan(honest, case, draw, index, sink)
     summary = attack_summary(found)
     if as_json:
         click.echo(json.dumps(summary))

@@ -24,8 +24,11 @@ _COORDINATIONS = ("neighbour", "exchange", "published")
 _SEED_HELP = "Of keys, masks and shares, where the scheme has any; plans do not depend on it."
 _REPORT_SEED_HELP = "Accepted by every verb; a report draws nothing at random."
 
-_QUICK = ("alone", "central", "ledger", "exchange")
-"""What `compare` runs by itself on a large day; the others take minutes there."""
+_SLOW = {
+    "neighbour-ledger": "plans as neighbour does and records it: the same table a minute later",
+    "sealed": "some minutes, and more for its attacks",
+}
+"""What `compare` leaves out by itself on a large day, and why."""
 
 _SETPOINTS_MAX = 10_000
 """Set-points up to which a day is small enough for `compare` to run all schemes."""
@@ -247,7 +250,7 @@ def _show_totals(totals: Summary, currency: str) -> None:
 @click.command()
 @click.argument("scenario", default=BUNDLED_DAY)
 @click.option(
-    "--schemes", help="Comma-separated, or all. Default: all, on a large day the quick ones."
+    "--schemes", help="Comma-separated, or all. Default: all; on a large day without the slowest."
 )
 @click.option(
     "--attacks/--no-attacks", "is_attacked", default=True, help="Attack each scheme. Default: yes."
@@ -268,9 +271,7 @@ def compare(
     opened = open_scenario(scenario)
     names = asked or _affordable(opened)
     left_out = [name for name in SCHEMES if name not in names] if asked is None else []
-    if left_out:
-        note = f"left out, as they take minutes on this day: {', '.join(left_out)} (--schemes all)"
-        click.echo(note, err=True)
+    _tell_left_out(left_out)
     rows: list[Summary] = []
     wanted = True
     optimum = None
@@ -284,6 +285,7 @@ def compare(
             rows.append(summary)
             if is_attacked:
                 summary["attacks"] = attacks_on(plan, seed)
+            _tell(summary, f"{len(rows)} of {len(names)}", opened.currency)
             wanted = wanted and is_wanted(plan)
             if out is not None:
                 write_run(out / name, record_of(plan, opened, summary))
@@ -327,10 +329,26 @@ def _schemes(text: str) -> list[str]:
 
 
 def _affordable(scenario: Scenario) -> list[str]:
-    """Return all schemes, or on a large day those that are done in about a minute."""
+    """Return all schemes, on a large day without :data:`_SLOW`."""
     day = scenario.day()
     count = sum(len(day.sites[index].linear) for index in day.flexible)
-    return list(SCHEMES) if count <= _SETPOINTS_MAX else list(_QUICK)
+    return [name for name in SCHEMES if count <= _SETPOINTS_MAX or name not in _SLOW]
+
+
+def _tell_left_out(names: list[str]) -> None:
+    """Say on stderr which schemes are not run, and why."""
+    if names:
+        click.echo("left out on a day of this size; --schemes all runs them too:", err=True)
+    for name in names:
+        click.echo(f"  {name}: {_SLOW[name]}", err=True)
+
+
+def _tell(summary: Summary, number: str, currency: str) -> None:
+    """Say on stderr that one scheme is done, and what came of it."""
+    cost = "no plan" if summary["cost"] is None else f"{summary['cost']:,.2f} {currency}"
+    ends = [f"{found['case']} {found['outcome']}" for found in summary.get("attacks", ())]
+    told = [summary["status"], cost, f"{summary['seconds']:.1f} s", *ends]
+    click.echo(f"{number}, {summary['scheme']}: {', '.join(told)}", err=True)
 
 
 def _show_comparison(comparison: Summary) -> None:

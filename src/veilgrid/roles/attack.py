@@ -18,7 +18,7 @@ import numpy as np
 
 from veilgrid.admm.certify import certify
 from veilgrid.admm.neighbour import EdgeSettings, Said, plan_neighbour
-from veilgrid.admm.outcome import Coordination, RunStatus
+from veilgrid.admm.outcome import Coordination, ProgressSink, RunStatus
 from veilgrid.admm.reference import alone, central
 from veilgrid.admm.settlement import MICRO, settle, settle_alone
 from veilgrid.errors import Finding, InputError, RunAborted, invariant
@@ -129,19 +129,46 @@ def attack(
     return attack_plan(plan_day(day, scheme), case, randomness, site)
 
 
+def most_missed(honest: DayPlan) -> int | None:
+    """Pick whom all others miss most: who is worth most to them at the honest prices.
+
+    A site's worth is by how much its part of the plan is cheaper, at the plan's nodal prices, than
+    what its devices do if nobody coordinates them.
+    """
+    day, plan = honest.day, honest.outcome
+
+    def cost(index: int, x: Floats) -> float:
+        site = day.sites[index]
+        paid = plan.price_p[index] @ site.demand_p(x) + plan.price_q[index] @ site.demand_q(x)
+        return site.cost(x) + float(paid)
+
+    flexible = [i for i in day.flexible if i != day.network.tree.root]
+    return max(
+        flexible,
+        key=lambda i: cost(i, day.sites[i].uncontrolled) - cost(i, plan.setpoints[i]),
+        default=None,
+    )
+
+
 def attack_plan(
-    honest: DayPlan, case: str, randomness: Randomness, site: int | None = None
+    honest: DayPlan,
+    case: str,
+    randomness: Randomness,
+    site: int | None = None,
+    progress: ProgressSink | None = None,
 ) -> AttackResult:
     """Carry out one case against the scheme of an honest plan that is known already."""
     if honest.settlement is None:
         raise RunAborted(f"the honest day is {honest.outcome.status}: there is nothing to attack")
-    day = honest.day
+    if site is None and case == "refusing-site":
+        site = most_missed(honest)
     setting = Setting(
-        day=day,
+        day=honest.day,
         scheme=honest.scheme,
         honest=honest,
-        site=_chosen(day, case, honest.scheme) if site is None else site,
+        site=_chosen(honest.day, case, honest.scheme) if site is None else site,
         randomness=randomness,
+        progress=progress,
     )
     if honest.scheme == "sealed":
         return _SEALED[case](setting)
@@ -171,7 +198,7 @@ def _dishonest_site(setting: Setting) -> AttackResult:
         return _dishonest_bidder(setting, pretended)
     if setting.scheme == "masked":
         return _dishonest_masked(setting, pretended)
-    outcome = SCHEMES[setting.scheme](pretended, setting.limits, None, None)
+    outcome = SCHEMES[setting.scheme](pretended, setting.limits, None, setting.progress)
     if not outcome.setpoints:
         return _stalled(setting, case, outcome)
     if setting.scheme == "neighbour-ledger":
@@ -270,6 +297,7 @@ def _dishonest_masked(setting: Setting, pretended: Day) -> AttackResult:
         day,
         setting.limits,
         setting.randomness,
+        progress=setting.progress,
         misconduct=Misconduct(falsifying={index: falsify}),
     )
     plan = found.coordination
@@ -320,7 +348,13 @@ def _refusing_site(setting: Setting) -> AttackResult:
         def silent(said: Said) -> Said | None:
             return said if said.iteration < REFUSES_AT else None
 
-        plan = plan_neighbour(day, setting.limits, EdgeSettings(), tamper={index: silent})
+        plan = plan_neighbour(
+            day,
+            setting.limits,
+            EdgeSettings(),
+            progress=setting.progress,
+            tamper={index: silent},
+        )
         if plan.status is RunStatus.ABORTED:
             return _stalled(setting, case, plan)
         cost = day.cost(plan.setpoints) if plan.setpoints else None
@@ -331,6 +365,7 @@ def _refusing_site(setting: Setting) -> AttackResult:
             day,
             setting.limits,
             setting.randomness,
+            progress=setting.progress,
             misconduct=Misconduct(
                 refusing={index: min(REFUSES_AT, max(1, setting.honest.outcome.iteration_count))}
             ),
@@ -341,7 +376,7 @@ def _refusing_site(setting: Setting) -> AttackResult:
         return _contained(
             setting, day.cost(plan.setpoints), "excluded after its delay; the others planned anew"
         )
-    plan = SCHEMES[setting.scheme](without(day, index), setting.limits, None, None)
+    plan = SCHEMES[setting.scheme](without(day, index), setting.limits, None, setting.progress)
     if plan.status is not RunStatus.CONVERGED:
         return _stalled(setting, case, plan)
     why = {

@@ -1,5 +1,6 @@
 """The colluding dispatcher: whoever plans favours one site [masking 7]."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -52,16 +53,15 @@ def _mwh(day: Day) -> float:
     return day.horizon.hours * day.network.base_mva
 
 
-def _favours(setting: Setting) -> list[_Favour]:
+def _favours(setting: Setting) -> Iterator[_Favour]:
     """Plan with each premium; the dispatcher pays it out on top of the site's honest price."""
     day, index = setting.day, setting.site
     highest = float(np.max(np.abs(day.buy)))
-    found = []
-    for share in PREMIUMS:
+    for share in reversed(PREMIUMS):
         premium = share * highest
         favoured = favoured_day(day, index, premium)
         if setting.scheme == "exchange":
-            plan = plan_exchange(favoured, setting.limits)
+            plan = plan_exchange(favoured, setting.limits, progress=setting.progress)
         else:
             plan = central(favoured, setting.limits)
         if not plan.setpoints:
@@ -69,8 +69,7 @@ def _favours(setting: Setting) -> list[_Favour]:
         account = _account(setting, plan, setting.honest.outcome.price_p)
         produced = float(np.maximum(day.sites[index].inject_p @ plan.setpoints[index], 0.0).sum())
         gain = setting.honest_account - (account - premium * produced)
-        found.append(_Favour(premium, plan, gain, day.cost(plan.setpoints)))
-    return found
+        yield _Favour(premium, plan, gain, day.cost(plan.setpoints))
 
 
 def _account(setting: Setting, plan: Coordination, price_p: Floats) -> float:
@@ -94,12 +93,13 @@ def colluding_dispatcher(setting: Setting) -> AttackResult:
         return setting.result(case, AttackOutcome.PREVENTED, why, cost=setting.honest_cost)
     if setting.scheme == "masked":
         return _favoured_masked(setting)
-    tried = _favours(setting)
     base = abs(setting.honest_cost) or 1.0
     if setting.scheme in ("central", "exchange"):
-        quiet = [f for f in tried if f.cost - setting.honest_cost <= UNNOTICED * base]
-        best = max(quiet, key=lambda f: f.gain, default=None)
-        if best is not None and setting.is_gain(best.gain):
+        # A higher premium on no less power: the highest that stays unnoticed gains most.
+        tried = _favours(setting)
+        quiet = (f for f in tried if f.cost - setting.honest_cost <= UNNOTICED * base)
+        best = next((favour for favour in quiet if setting.is_gain(favour.gain)), None)
+        if best is not None:
             why = (
                 f"a premium of {best.premium / _mwh(setting.day):,.0f} per MWh is paid "
                 "by all others, who cannot recompute plan or prices"
@@ -109,7 +109,7 @@ def colluding_dispatcher(setting: Setting) -> AttackResult:
             )
         why = "no premium that stays unnoticed brings the site a gain"
         return setting.result(case, AttackOutcome.PREVENTED, why, cost=setting.honest_cost)
-    return _verified_dispatch(setting, tried)
+    return _verified_dispatch(setting, list(_favours(setting)))
 
 
 def _verified_dispatch(setting: Setting, tried: list[_Favour]) -> AttackResult:
@@ -153,7 +153,12 @@ def _favoured_masked(setting: Setting) -> AttackResult:
     for share in MASKED_PREMIUMS:
         favouring = {index: share * highest}
         found = plan_masked(
-            day, limits, setting.randomness, settings, misconduct=Misconduct(favouring=favouring)
+            day,
+            limits,
+            setting.randomness,
+            settings,
+            progress=setting.progress,
+            misconduct=Misconduct(favouring=favouring),
         )
         plan = found.coordination
         if plan.status is not RunStatus.CONVERGED:

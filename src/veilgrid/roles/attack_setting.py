@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from veilgrid.admm.outcome import ProgressSink
 from veilgrid.admm.settlement import MICRO
 from veilgrid.errors import invariant
 from veilgrid.grid.day import Day
@@ -57,6 +58,8 @@ class Setting:
     ----------
     site : index
         The attacker, or whom the dispatcher favours.
+    progress
+        Called once an iteration of each run; must raise nothing but what ends the attack.
     """
 
     day: Day
@@ -64,6 +67,7 @@ class Setting:
     honest: DayPlan
     site: int
     randomness: Randomness
+    progress: ProgressSink | None = None
 
     @property
     def limits(self) -> Limits:
