@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reduction_table import kept, row_of
 
 from veilgrid.mpc.bulk import BulkMailbox, plain_batch
 from veilgrid.mpc.engine import Engine
@@ -29,6 +30,7 @@ from veilgrid.risk.auction import (
     rule_for,
     shares_in_proportion,
 )
+from veilgrid.risk.auction import best_welfare as optimum
 from veilgrid.risk.market_workload import (
     Workload,
     answer,
@@ -208,3 +210,21 @@ def opened(work: Workload, change: Callable[[BulkMailbox], None] | None = None) 
     engines = [Engine(keyring_of(i, 3, 1, keys, b""), lambda: bytes(32)) for i in (1, 2, 3)]
     steps = [program_of(work, box)(engine) for box, engine in zip(mailboxes, engines, strict=True)]
     return lockstep(steps)
+
+
+@given(orders=ORDERS)
+@settings(max_examples=200, deadline=None)
+def test_the_optimum_that_is_told_is_that_of_a_plain_auction(orders: list[Order]) -> None:
+    ticks, sizes = (np.array([order[k] for order in orders], np.int64) for k in (0, 1))
+    is_buy = np.array([order[2] for order in orders], bool)
+    assert optimum(ticks, sizes, is_buy) == best_welfare(orders)
+
+
+def test_trade_reduction_costs_what_the_page_says() -> None:
+    """By design: an order that does not trade sets the price. The page has 200 markets a row."""
+    rows = {count: row_of(count, 60) for count in (2, 10, 29)}
+    assert 0.4 < rows[2][0] < 0.65
+    assert 0.92 < rows[10][0] < 0.97
+    assert 0.97 < rows[29][0] < 0.995
+    assert all(mean < 0.999 for mean, _ in rows.values())
+    assert [kept(10, seed, UNIFORM) for seed in range(5)] == [pytest.approx(1)] * 5

@@ -218,9 +218,10 @@ def test_a_single_bid_moves_the_price_by_at_most_three_tenths_of_a_cent(
     price = plainly(tmp_path, lines)["price"]
     demand = sum(line[3] for line in lines if line[1] == "buy")
     for side, limit in (("buy", 90.0), ("sell", 0.0)):
-        spoofed = plainly(tmp_path, [*lines, ("spoof", side, limit, demand)])
-        assert abs(spoofed["price"] - price) <= 0.3
-        assert ("spoof", "spoof") in flagged(spoofed)
+        for size in (demand, 1e9):
+            spoofed = plainly(tmp_path, [*lines, ("spoof", side, limit, size)])
+            assert abs(spoofed["price"] - price) <= 0.3
+            assert ("spoof", "spoof") in flagged(spoofed)
 
 
 def flagged(report: dict[str, Any]) -> set[tuple[str, str]]:

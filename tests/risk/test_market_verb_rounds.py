@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from veilgrid.cli._market import market
 from veilgrid.errors import SetupError
@@ -49,9 +51,10 @@ def test_a_spoof_weighs_a_tenth_in_the_next_round_and_recovers(tmp_path: Path) -
     found = called(*files, "--out", tmp_path / "out")
     first, second, third = found["rounds"]
     assert [one["number"] for one in found["rounds"]] == [1, 2, 3]
-    assert {
-        key: first["flags"][0][key] for key in ("participant", "kind")
-    } == {"participant": "mallory", "kind": "spoof"}
+    assert {key: first["flags"][0][key] for key in ("participant", "kind")} == {
+        "participant": "mallory",
+        "kind": "spoof",
+    }
     assert (second["joined"], second["left"]) == (["late"], ["b0"])
     assert first["weights"] == []
     assert second["weights"] == [{"participant": "mallory", "weight": pytest.approx(0.1)}]
@@ -192,3 +195,54 @@ def test_killed_at_any_moment_the_weights_are_those_of_one_whole_round(tmp_path:
             assert weights == ({1 / done[-1]} if done else set())
             assert len(history.flags()) == 200 * len(done)
             assert len(history.members()) == (200 if done else 0)
+
+
+@given(data=st.data())
+@settings(max_examples=6, deadline=None, derandomize=True)
+def test_whatever_the_bids_a_committee_harms_nobody_and_trades_the_optimum(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """The verb on generated files: ties, curves, zero quantities, weights, both rules."""
+    count = data.draw(st.sampled_from([3, 31]))
+    price = st.one_of(st.integers(15, 25), st.floats(-50, 150).map(lambda x: round(x, 3)))
+    size = st.one_of(st.just(0), st.floats(0.01, 5).map(lambda x: round(x, 3)))
+    lines = [f"{HEADER},weight"]
+    sent: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for side in ("buy", "sell"):
+        for k in range(count):
+            for _ in range(data.draw(st.integers(1, 2))):
+                limit, weight = data.draw(price), data.draw(st.sampled_from([1, 1, 0.5]))
+                amount = data.draw(size)
+                sent.setdefault((f"{side}{k}", side), []).append((limit, amount * weight))
+                lines.append(f"{side}{k},{side},{limit},{amount},{weight}")
+    path = tmp_path_factory.mktemp("any") / "bids.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = called(path)
+    if found["rule"] == "uniform-price":
+        assert found["welfare"] >= 0.999 * found["welfare_optimum"] - 1e-6
+    assert found["welfare"] <= found["welfare_optimum"] + 1e-6
+    assert sum(round(1e6 * trade["payment"]) for trade in found["trades"]) == 0
+    signed = {"buy": 1, "sell": -1}
+    volume = sum(signed[one["side"]] * one["quantity"] for one in found["trades"])
+    assert volume == pytest.approx(0, abs=1e-9)
+    for trade in found["trades"]:
+        sign = signed[trade["side"]]
+        willing = sum(
+            amount
+            for limit, amount in sent[(trade["participant"], trade["side"])]
+            if sign * (limit - found["price"]) >= -found["tick"]
+        )
+        assert 0 < trade["quantity"] <= willing + 1e-6
+
+
+@pytest.mark.parametrize(("count", "rule"), [(29, "trade-reduction"), (30, "uniform-price")])
+def test_thirty_a_side_is_where_the_rule_changes(tmp_path: Path, count: int, rule: str) -> None:
+    """Buyers are fewer here; what trade reduction costs is told beside what was possible."""
+    lines = [f"b{k},buy,{30 + k if k < 20 else 5},1" for k in range(count)]
+    lines += [f"s{k},sell,{10 if k < 20 else 70},1" for k in range(40)]
+    path = tmp_path / "bids.csv"
+    path.write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8")
+    found = called(path)
+    assert found["rule"] == rule
+    is_less = found["welfare"] < found["welfare_optimum"] - 1e-9
+    assert is_less == (rule == "trade-reduction")

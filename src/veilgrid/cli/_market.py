@@ -26,6 +26,7 @@ from veilgrid.risk.auction import (
     Cleared,
     Mask,
     allocate,
+    best_welfare,
     clear,
     digit_count,
     encode,
@@ -225,6 +226,7 @@ def report_of(orders: Orders, grid: Grid, done: Round, rule: str) -> dict[str, A
         "price": price,
         "volume": volume,
         "welfare": float(welfare),
+        "welfare_optimum": float(_optimum(orders, grid, done) * step),
         "rule": rule,
         "trades": _trades(book, done.traded, money, step),
         "flags": _told(_flags(orders, grid, done, rule, price, volume)),
@@ -241,6 +243,12 @@ def report_of(orders: Orders, grid: Grid, done: Round, rule: str) -> dict[str, A
         "seconds": done.seconds,
         "bytes": done.octets,
     }
+
+
+def _optimum(orders: Orders, grid: Grid, done: Round) -> Fraction:
+    """Return the welfare that the quantities that count would allow, whatever the rule."""
+    best = best_welfare(grid.ticks, done.effective, orders.book.is_buy)
+    return best * grid.tick
 
 
 def _flags(
@@ -399,7 +407,8 @@ def _show(report: dict[str, Any]) -> None:
         for one in report["weights"]:
             click.echo(f"{'weight':12} {one['participant']}: {one['weight']:.3g}")
     click.echo(f"{'price':12} {shown} ({report['rule']})")
-    click.echo(f"{'volume':12} {report['volume']:g}, welfare {report['welfare']:.6g}")
+    most = f"{report['welfare_optimum']:.6g} possible"
+    click.echo(f"{'volume':12} {report['volume']:g}, welfare {report['welfare']:.6g} of {most}")
     click.echo(f"{'trades':12} {len(report['trades'])} of {report['bidders']} participants")
     for one in report["flags"]:
         click.echo(f"{'flag':12} {one['participant']}: {one['kind']} ({one['reason']})")

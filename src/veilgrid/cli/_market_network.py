@@ -140,6 +140,7 @@ def _report(
         "price": price / volume if volume else None,
         "volume": volume,
         "welfare": sum(part["welfare"] for part in parts),
+        "welfare_optimum": sum(part["welfare_optimum"] for part in parts),
         "trades": [trade for part in parts for trade in part["trades"]],
         "surplus": float(sum(Fraction(str(part["surplus"])) for part in parts)),
         "seconds": sum(part["seconds"] for part in parts),

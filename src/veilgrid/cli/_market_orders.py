@@ -19,6 +19,9 @@ TICKS_MAX: Final = 2**50
 STEPS_MAX: Final = 2**40
 """Sums of so many, times what tells sizes of participants apart, can be compared."""
 
+ROOM: Final = 16
+"""An order may be so many times what counts at most."""
+
 ORDERS_USUAL: Final = 256
 """With more orders the largest quantity is fewer steps, so that sums can be compared."""
 WEIGHT_STEPS: Final = 1000
@@ -180,19 +183,28 @@ def grid_of(orders: Orders) -> Grid:
     for price, buys in zip(prices, book.is_buy, strict=True):
         place = (price - lowest) / tick
         ticks.append(place.__floor__() if buys else place.__ceil__())
-    step = _step(book)
-    steps = [min(int(Fraction(str(float(size))) // step), STEPS_MAX) for size in book.quantities]
+    step, bound = _step_and_bound(book)
+    steps = [min(int(Fraction(str(float(size))) // step), bound) for size in book.quantities]
     quantities = np.array(steps, np.int64)
     placed = replace(book, steps=quantities, step=float(step))
     return Grid(lowest, tick, step, np.array(ticks, np.int64), quantities, placed)
 
 
-def _step(book: Book) -> Fraction:
-    """Return the size of a step: what counts at most fits, and a spoof makes it no coarser."""
-    largest = float(book.quantities.max(initial=0.0))
-    counted = float(capped(replace(book, step=max(STEP, largest / 2**50))).max(initial=0.0))
+def _step_and_bound(book: Book) -> tuple[Fraction, int]:
+    """Return the size of a step, and how many an order may have at most: public, as fuses are.
+
+    The bound is far above what counts at most, so that a spoof makes nothing coarser and does not
+    stretch what is usual.
+    """
+    largest, most = float(book.quantities.max(initial=0.0)), np.inf
+    while largest < most:
+        most = largest
+        sizes = np.minimum(book.quantities, most)
+        tried = replace(book, quantities=sizes, step=max(STEP, most / 2**50))
+        largest = ROOM * float(capped(tried).max(initial=0.0))
     crowd = Fraction(max(len(book.quantities), ORDERS_USUAL), ORDERS_USUAL)
     decimals = STEP_DECIMALS
-    while Fraction(str(counted)) * crowd * Fraction(10) ** decimals >= STEPS_MAX:
+    while Fraction(str(most)) * crowd * Fraction(10) ** decimals >= STEPS_MAX:
         decimals -= 1
-    return 1 / Fraction(10) ** decimals
+    bits = max(int(Fraction(str(most)) * Fraction(10) ** decimals).bit_length(), 1)
+    return 1 / Fraction(10) ** decimals, 2**bits - 1

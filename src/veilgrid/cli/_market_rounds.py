@@ -112,6 +112,7 @@ def _totals(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "price": worth / volume if volume else None,
         "volume": volume,
         "welfare": sum(one["welfare"] for one in rounds),
+        "welfare_optimum": sum(one["welfare_optimum"] for one in rounds),
         "rule": rules[0] if len(rules) == 1 else "mixed",
         "trades": [
             {

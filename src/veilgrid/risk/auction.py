@@ -348,6 +348,24 @@ def rations_of(price: Price, ticks: Integers, quantities: Integers, is_buy: Mask
     return found
 
 
+def best_welfare(ticks: Integers, quantities: Integers, is_buy: Mask) -> int:
+    """Return the most that could be gained by trading, in ticks times steps: the plain optimum."""
+    buys, sells = np.flatnonzero(is_buy), np.flatnonzero(~is_buy)
+    orders = [buys[np.argsort(-ticks[buys])].tolist(), sells[np.argsort(ticks[sells])].tolist()]
+    left, total = quantities.tolist(), 0
+    at = [0, 0]
+    while at[0] < len(orders[0]) and at[1] < len(orders[1]):
+        buy, sell = orders[0][at[0]], orders[1][at[1]]
+        if ticks[buy] < ticks[sell]:
+            break
+        traded = min(left[buy], left[sell])
+        total += traded * (int(ticks[buy]) - int(ticks[sell]))
+        left[buy] -= traded
+        left[sell] -= traded
+        at = [at[0] + (not left[buy]), at[1] + (not left[sell])]
+    return total
+
+
 def shares_in_proportion(sizes: Integers, total: int) -> Integers:
     """Split a total in proportion to sizes, exactly, none above its size; largest rest first."""
     whole = sum(int(size) for size in sizes)

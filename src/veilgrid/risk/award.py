@@ -229,7 +229,7 @@ def _ratio(mpc: Mpc, part: Shares, whole: Shares) -> Steps[Shares]:
     total, rest = mpc.constant([0]), part
     for _ in range(DIGITS):
         rest = rest * BASE
-        ladder = concatenate([rest - whole * k for k in range(1, BASE)])
+        ladder = rest.repeat(BASE - 1) - whole * list(range(1, BASE))
         short = yield from mpc.is_negative(ladder)
         digit = ((BASE - 1) - short.sum(BASE - 1)).claim(BASE)
         taken = yield from mpc.multiply(digit, whole)

@@ -394,15 +394,21 @@ def afterwards(
         return mpc.constant([])
     total = totals[sellers].sum()
     above, below = influence_of(len(sellers))
-    asked = [total * above - totals[sellers] * below, (total - totals[sellers]) * unit - volume]
+    # Needed, and more than its share: larger than the larger of the two limits.
+    limits = [total * (above * unit), (total * unit - volume) * below]
+    more = yield from mpc.where_negative(limits[0] - limits[1], limits[1] - limits[0])
+    limit = (limits[0] + more).claim(max(one.bound for one in limits))
+    asked = [limit - totals[sellers] * (below * unit)]
     if len(able):
         asked += [
             totals[able] * 2 - groups.able[able].tolist(),
             -groups.sums(mpc, willing)[able],
         ]
     found = _cut((yield from mpc.is_negative(concatenate(asked))), [len(one) for one in asked])
-    both = yield from mpc.multiply(concatenate(found[0::2]), concatenate(found[1::2]))
-    return both.claim(1)
+    if not len(able):
+        return found[0]
+    both = yield from mpc.multiply(found[1], found[2])
+    return concatenate([found[0], both]).claim(1)
 
 
 def _able_sellers(groups: Groups) -> Integers:

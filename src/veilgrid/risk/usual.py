@@ -7,6 +7,7 @@ the number of participants [market 5.1]. All numbers are integers: shares and pl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from math import ceil, log
 from typing import Final
@@ -44,8 +45,9 @@ def influence_max(bidder_count: int) -> float:
 
 
 def influence_of(count: int) -> tuple[int, int]:
-    """Return the same as a fraction."""
-    return max(round(100 * INFLUENCE) * count, 100 * INFLUENCE_COUNT), 100 * count
+    """Return the same as a fraction of small integers."""
+    found = max(Fraction(str(INFLUENCE)), Fraction(INFLUENCE_COUNT, max(count, 1)))
+    return found.numerator, found.denominator
 
 
 def edge(place: float) -> int:
