@@ -130,6 +130,44 @@ def test_every_citation_resolves() -> None:
     assert unresolved == []
 
 
+GOVERNING = (
+    "protocol/attestation",
+    "protocol/day",
+    "protocol/ledger",
+    "protocol/masking",
+    "threat-model",
+)
+NOT_CODE = re.compile(r"^(?:Missing|What is not here|What is planned)")
+
+
+def _headings(page: Path) -> dict[str, str]:
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"^#{2,4} (\d+(?:\.\d+)*)\.? (.+)", text, flags=re.MULTILINE)
+    return {number: title for number, title in found if not NOT_CODE.match(title)}
+
+
+def _cited(page: str) -> set[str]:
+    """Sections that docstrings cite; a section is cited by what cites a part of it."""
+    name = page.removeprefix("protocol/")
+    start = f"docs/{page}.md" if name == page else name
+    found = set()
+    for path in MODULES:
+        for bracket in CITATION.findall(" ".join(path.read_text(encoding="utf-8").split())):
+            for whole in bracket.split("; "):
+                if whole.startswith(f"{start} "):
+                    found |= set(re.findall(r"\d+(?:\.\d+)*", whole.removeprefix(start)))
+    return found | {number.partition(".")[0] for number in found}
+
+
+@pytest.mark.parametrize("page", GOVERNING)
+def test_every_section_is_cited_by_the_code_that_it_governs(page: str) -> None:
+    """A rule that no code names is a rule that nobody keeps when the code changes."""
+    headings = _headings(ROOT / "docs" / f"{page}.md")
+    assert len(headings) >= 4, "the pattern still finds sections"
+    cited = _cited(page)
+    assert {n: title for n, title in headings.items() if n not in cited} == {}
+
+
 def _tracked() -> list[Path]:
     try:
         done = subprocess.run(

@@ -13,6 +13,8 @@ from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import Floats
 from veilgrid.grid.site import Site
 from veilgrid.machine import Machine, NodeId
+from veilgrid.node.attest.day import attested
+from veilgrid.node.attest.software import SoftwareProvider
 from veilgrid.node.hosted import Part
 from veilgrid.node.settings import SCHEMES, ProcessEntry, Settings
 from veilgrid.roles import ledger_message
@@ -124,7 +126,25 @@ def agreement_in(settings: Settings, day: Day) -> Agreement:
         flexible=tuple(day.flexible),
         groups=groups_of(settings),
         keys={one.node: _key(one) for one in settings.deployment.process},
+        is_attested=settings.deployment.attested,
     )
+
+
+def _provider(settings: Settings) -> SoftwareProvider:
+    """Return what makes a process's evidence.
+
+    Raises
+    ------
+    SetupError
+        The deployment asks for evidence, and this process has nothing to make it with.
+    """
+    provider = settings.provider()
+    if provider is None:
+        raise SetupError(
+            f"{settings.deployment_path} says attested = true, but {settings.path} names no "
+            "software_root, and there is no provider for hardware here; see attestation.md 8"
+        )
+    return provider
 
 
 def _masked(settings: Settings, day: Day, base_mva: float) -> Work:
@@ -146,6 +166,8 @@ def _masked(settings: Settings, day: Day, base_mva: float) -> Work:
         else:
             group = group_arguments(day, limits, agreement, str(me))
             machine = build_group(me, group, records, signer, SystemRandomness(), own)
+        if agreement.is_attested and role != "operator":
+            machine = attested(machine, me, agreement, _provider(settings), settings.policy_path)
         held.append(machine)
         return machine
 

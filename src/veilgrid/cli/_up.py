@@ -1,4 +1,7 @@
-"""``veilgrid up``: a masked day by real processes on this machine, with a dashboard [day 7]."""
+"""``veilgrid up``: a masked day by real processes on this machine, with a dashboard [day 7].
+
+What runs where, and what was not tried, is in [docs/threat-model.md 1].
+"""
 
 import json
 import signal

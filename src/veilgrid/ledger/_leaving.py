@@ -57,7 +57,7 @@ class Leaving(Ordering):
         return self._leave(self.views.view + 1)
 
     def _leave(self, view: int) -> list[Effect]:
-        """Give up all views before ``view`` and say what is known."""
+        """Give up all views before ``view`` and say what is known [ledger 4.2]."""
         self.views.view, self.views.is_changing = view, True
         self.views.attempts += 1
         self._is_armed = False

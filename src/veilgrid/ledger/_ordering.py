@@ -1,4 +1,4 @@
-"""Agreement of a replica: requests, proposals, three steps, execution [ledger 3]."""
+"""Agreement of a replica: requests, proposals, three steps, execution [ledger 3.1]."""
 
 from veilgrid.errors import invariant
 from veilgrid.ledger._stability import Stability

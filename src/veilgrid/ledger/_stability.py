@@ -36,7 +36,7 @@ class Stability(Standing):
         return self._anchor(certificate) if certificate else []
 
     def _anchor(self, certificate: Certificate) -> list[Effect]:
-        """Take up a checked certificate: a new low watermark, or something to fetch."""
+        """Take up a checked certificate: a low watermark, or something to fetch [ledger 5.2]."""
         sequence = certificate.summary.sequence
         if sequence <= self.window.low:
             return []

@@ -108,7 +108,7 @@ class Coordination:
         return _decode_state(octets)
 
     def apply(self, state: State, context: Context, operation: bytes) -> tuple[State, bytes]:
-        """Return the next state and the encoded result. Never raises, never leaves integers."""
+        """Return the next state and the encoded result; no error, no fractions [ledger 9.1]."""
         decoded = decode_operation(operation)
         if decoded is None:
             return state, encode(Refused("not an operation"))
@@ -274,7 +274,7 @@ class Coordination:
         return state, Assigned(site, task.workers)
 
     def _drawn(self, state: State, name: str, day: Day, site: str, task: Task, count: int) -> Task:
-        """Draw ``count`` further workers by weight; the problem's digest plays no part."""
+        """Draw further workers by weight; the problem's digest plays no part [ledger 9.4]."""
         taken = {*task.workers, *task.dropped, *self._barred(day)}
         left = [worker for worker in sorted(self.roles.workers) if worker not in taken]
         workers = list(task.workers)

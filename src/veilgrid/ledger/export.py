@@ -1,5 +1,7 @@
 """The ledger as a file that an outsider checks: records, certificates, proofs [ledger 6.3].
 
+What a certified root is worth is in [ledger 6.2].
+
 An export is one JSON object; octets are hexadecimal. It proves that a quorum of the replicas, as
 they follow from the first configuration, signed the root of exactly these records. Whoever checks
 must know the digest of the first configuration from elsewhere: it is the name of the ledger.

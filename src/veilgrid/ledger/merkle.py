@@ -1,4 +1,4 @@
-"""The Merkle tree of confirmed records and its two proofs [RFC 9162; ledger 6].
+"""The Merkle tree of confirmed records and its two proofs [RFC 9162; ledger 6.1].
 
 A leaf is SHA-256(0x00 | entry), a node SHA-256(0x01 | left | right). The tree of n > 1 entries
 splits at the largest power of two below n [RFC 9162, section 2.1]. Hashes of complete subtrees are

@@ -69,7 +69,7 @@ class Configuration(msgspec.Struct, frozen=True, tag=True):
         return self.number << VIEW_BITS
 
     def primary(self, view: int) -> NodeId:
-        """Return who proposes in ``view``."""
+        """Return who proposes in ``view`` [ledger 2.2]."""
         index = (view & ((1 << VIEW_BITS) - 1)) % len(self.replicas)
         return NodeId(self.replicas[index].node)
 
@@ -360,7 +360,7 @@ NOTHING_DIGEST: Final = batch_digest(NOTHING)
 
 @dataclass(frozen=True, slots=True)
 class Notary:
-    """Sign and check the statements of one ledger.
+    """Sign and check the statements of one ledger [ledger 2.1].
 
     Attributes
     ----------

@@ -1,4 +1,6 @@
-"""One replica of the ledger: practical Byzantine fault tolerance as a machine [ledger 3].
+"""One replica of the ledger: practical Byzantine fault tolerance as a machine [ledger 1; ledger 3].
+
+What its operators may do is in [docs/threat-model.md 3].
 
 Requests are ordered by the primary of a view in three steps [Castro and Liskov 2002]; a replica
 writes to its journal before each vote, so that its next life can say nothing else. Nothing that a

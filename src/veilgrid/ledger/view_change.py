@@ -194,7 +194,7 @@ class Views:
         return sum(change.view >= self.view for change in self.changes.values())
 
     def joinable(self, needed: int) -> int | None:
-        """Return the lowest newer view if ``needed`` = f + 1 replicas ask for newer ones."""
+        """Return the lowest newer view if f + 1 replicas ask for newer ones [ledger 4.3]."""
         newer = [change.view for change in self.changes.values() if change.view > self.view]
         return min(newer) if len(newer) >= needed else None
 

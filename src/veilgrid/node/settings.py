@@ -72,6 +72,8 @@ class DeploymentFile(msgspec.Struct, frozen=True, kw_only=True):
         Of the parties' shares: so many of them together learn nothing.
     run
         Of the same day; raised by everybody to plan it anew.
+    attested
+        Whether sites, workers and validators of a masked day show evidence [attestation 8].
     """
 
     format: int
@@ -80,6 +82,7 @@ class DeploymentFile(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str = "masked"
     degree: int | None = None
     run: int = 1
+    attested: bool = False
     process: tuple[ProcessEntry, ...]
 
 

@@ -3,7 +3,7 @@
 ``N`` spans the null space of the equality rows, ``R`` is a random invertible matrix, ``x0`` a
 random solution of the equality rows. A worker gets ``H', c', G', h'`` and never ``N R`` or ``x0``.
 What it learns all the same is measured by :mod:`veilgrid.qp.leak`: for any choice of the three,
-``h' - G'y = h - Gx``, so every row still publishes its slack.
+``h' - G'y = h - Gx``, so every row still publishes its slack [docs/threat-model.md 4].
 """
 
 import hashlib

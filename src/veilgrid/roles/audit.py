@@ -1,5 +1,7 @@
 """What each role could recover of a site's data, by really attacking what it holds [masking 8].
 
+Who should see what is in [docs/threat-model.md 2].
+
 A masked audit attacks masked problems (:mod:`veilgrid.roles.audit_masked`); for the other schemes
 it scores what their messages show.
 """

@@ -1,4 +1,4 @@
-"""Asking for evidence of attestation, showing it, and saying on the ledger what came [day 4.5].
+"""Asking for evidence of attestation, showing it, and saying on the ledger what came [day 4.6].
 
 Evidence is judged where there is a clock and a policy file: both come in as capabilities. What is
 judged by whom is agreed on by counting [ledger 9.5], as for any other thing validators find out.
@@ -93,7 +93,7 @@ class Attested:
 
 
 class Asking(Attested):
-    """A validator that asks everybody, and says on the ledger whom it believes.
+    """A validator that asks everybody, and says on the ledger whom it believes [attestation 8.1].
 
     Parameters
     ----------
@@ -131,7 +131,9 @@ class Asking(Attested):
         subjects = (*agreement.clients, *agreement.workers, *agreement.validators)
         for who in [one for one in subjects if one != self._me and one not in self.view.excluded]:
             admission = held.get(who, Admission())
-            if admission.verdict is False or admission.ballots.get(self._me) is False:
+            if admission.verdict is False:
+                continue
+            if self._said.get(who, admission.ballots.get(self._me)) is False:
                 continue
             home = agreement.home(who)
             nonce = self._assessor.ask(who, agreement.keys[home])

@@ -1,4 +1,7 @@
-"""A masked day on the ledger put together: who is told what, and the factories of processes."""
+"""A masked day on the ledger put together: who is told what, and the factories of processes.
+
+The roles and the order of a day are in [day 1; day 2]; what starts again goes on by [day 4.5].
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -160,7 +160,7 @@ class MaskedRun:
         return entry
 
     def is_done(self, watched: Watched) -> bool:
-        """Certify the present plan: regrets are differences of accepted masked costs."""
+        """Certify the plan: regrets are differences of accepted masked costs [masking 3.3]."""
         target, residual = self.result, self.coordinator.primal
         demand_p, demand_q = self.day.demands(self.setpoints)
         own = sum(site.cost(x) for site, x in zip(self.day.sites, self.setpoints, strict=True))

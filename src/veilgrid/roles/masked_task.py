@@ -3,6 +3,7 @@
 A task is named by the digest of its data. A worker signs the digests of task and solution; each
 validator looks at signature, digests and the certificate that it recomputes from the masked data,
 and gives its verdict. ``2f + 1`` verdicts of ``3f + 1`` validators accept or refuse [masking 4].
+Who may hand in what is in [docs/threat-model.md 3].
 """
 
 import hashlib

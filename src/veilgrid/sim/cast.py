@@ -1,4 +1,4 @@
-"""The cast: adversaries that wrap any machine [node 8.3].
+"""The cast: adversaries that wrap any machine [node 8.3; docs/threat-model.md 3].
 
 Each is itself a machine, so it runs under both drivers. They lie about messages only: the timers,
 records and outcomes of the wrapped machine pass. All draw from the generator they are given.

@@ -102,7 +102,7 @@ class PolicyAssessor:
         return Judgement(is_accepted=True, evidence=digest, reason=f"{claims.kind} ({kind})")
 
     def lapsed(self, who: str) -> Judgement | None:
-        """Return a refusal if what was good before has ended and no answer came since."""
+        """Return a refusal if what was good has ended, and no answer came [attestation 8.2]."""
         if who not in self._was_good or who not in self._is_overdue:
             return None
         return Judgement(is_accepted=False, evidence=b"", reason=EXPIRED)

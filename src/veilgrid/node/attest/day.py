@@ -86,7 +86,10 @@ def software_files(folder: Path) -> Files:
 
 
 def software_policy(provider: SoftwareProvider) -> str:
-    """Return a policy for development: it accepts one root and the program that runs here."""
+    """Return a policy for development: it accepts one root and the program that runs here.
+
+    What that is worth is in [attestation 8.3].
+    """
     return (
         "# Software evidence is no hardware and proves nothing about a machine.\n"
         "format = 1\n"

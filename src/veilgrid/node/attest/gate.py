@@ -1,5 +1,7 @@
 """Ask processes for evidence, each time with a nonce of its own that counts once [attestation 8].
 
+What evidence stands against, and what not, is in [attestation 7].
+
 A gate belongs to one verifier and holds no sockets: who runs it sends the challenge and hands back
 what comes.
 """

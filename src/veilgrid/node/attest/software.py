@@ -1,7 +1,8 @@
 """Attestation by software: for development. It is **not hardware** [attestation 5].
 
 A development root signs what a process says of itself. Whoever holds the root can say anything, so
-such evidence shows how a protocol with attested processes works and proves nothing about a machine.
+such evidence shows how a protocol with attested processes works and proves nothing about a machine
+[docs/threat-model.md 4].
 """
 
 import hashlib
