@@ -115,9 +115,13 @@ def test_a_gateway_cannot_hand_on_what_its_sources_bounds_do_not_allow() -> None
             assert found["flags"] == {"1": "invalid"}
             assert found["counted"] == [0, 2, 3, 5, 6, 8]
         if function == "trimmed-mean":
-            lying = [dict(one) for one in handed]
-            lying[1]["count 0"] += 1
-            assert opened(asked, lying)["flags"] == {"1": "invalid"}, "weights add up"
+            empty = next(k for k in range(64) if handed[1][f"count {k}"] == 0)
+            width = int(np.diff(plan.bins)[empty])
+            for told in ({"part": 1}, {"count": 1, "room": width - 1}):
+                lying = [dict(one) for one in handed]
+                for name, more in told.items():
+                    lying[1][f"{name} {empty}"] += more
+                assert opened(asked, lying)["flags"] == {"1": "invalid"}, told
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from veilgrid.cli._committee import Committee, SecureResult, Task, secure_round
+from veilgrid.cli._feed import feed_of, publish_feed
 from veilgrid.cli._private import (
     Privacy,
     Where,
@@ -262,6 +263,8 @@ def _conduct_words(
 @click.option("--budget", type=click.Path(path_type=Path), help="File that counts what is spent.")
 @click.option("--day", help="Of the readings, whose budget pays. Default: today, UTC.")
 @click.option("--daily-epsilon", type=float, help="What a new budget allows a day. Default 1.")
+@click.option("--feed", type=int, help="Publish a running sum, planned for so many intervals.")
+@click.option("--per-day", type=int, help="Intervals a day of a feed. Default 96.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report.")
 @click.option("--seed", type=int, help="Replay this run exactly. Default: fresh randomness.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -278,8 +281,13 @@ def aggregate(
         given = options | {"history": history}
         privacy = privacy_of(given)
         question, setting = _asked(given)
-        read = read_readings(readings, skips_bad_rows=options["skip_bad_rows"])
-        if privacy is not None:
+        feed = feed_of(given, privacy)
+        skips = options["skip_bad_rows"]
+        read = read_readings(readings, skips_bad_rows=skips, is_series=feed is not None)
+        if feed is not None:
+            report = publish_feed(read, question, feed, _where(setting))
+            written = _private_page(report, out)
+        elif privacy is not None:
             report, written = _private(read, question, setting, privacy, out)
         elif options["regions"]:
             done, _ = aggregate_by_region(read, question, setting, options["regions"])
@@ -302,20 +310,27 @@ def _private(
     readings: Readings, question: Question, setting: Setting, privacy: Privacy, out: Path | None
 ) -> tuple[dict[str, Any], Path | None]:
     """Return the report of a noisy figure; its page shows what may be published only."""
-    where = Where(
+    report, answer = private_aggregate(readings, question, privacy, _where(setting), setting.trust)
+    if setting.rating is not None:
+        report |= _against_rating(answer, setting)
+    return report, _private_page(report, out)
+
+
+def _where(setting: Setting) -> Where:
+    return Where(
         parties=setting.parties,
         degree=setting.degree,
         seed=setting.seed,
         processes=setting.processes,
     )
-    report, answer = private_aggregate(readings, question, privacy, where, setting.trust)
-    if setting.rating is not None:
-        report |= _against_rating(answer, setting)
+
+
+def _private_page(report: dict[str, Any], out: Path | None) -> Path | None:
     if out is None:
-        return report, None
+        return None
     from veilgrid.report.private_page import write_page
 
-    return report, write_page(out, report)
+    return write_page(out, report)
 
 
 def _written(done: Done, history: RoundHistory | None, out: Path | None) -> Path | None:

@@ -12,7 +12,7 @@ from veilgrid.risk.aggregate import Source
 from veilgrid.risk.trust import TIERS
 
 COLUMNS: Final = ("source", "value", "tier", "lower", "upper")
-OPTIONAL: Final = ("baseline", "usual", "reliability", "region")
+OPTIONAL: Final = ("baseline", "usual", "reliability", "region", "interval")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,18 @@ class Readings:
         Name and reason of rows that could not be used; empty unless they were to be skipped.
     regions : (source,)
         Feeder or gateway that each belongs to; empty where the file does not say.
+    intervals : (source,), from 1
+        Of a series; a source then has a row in each interval.
     """
 
     sources: tuple[Source, ...]
     values: tuple[float | None, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     regions: tuple[str, ...] = ()
+    intervals: tuple[int, ...] = ()
 
 
-def read_readings(path: Path, *, skips_bad_rows: bool = False) -> Readings:
+def read_readings(path: Path, *, skips_bad_rows: bool = False, is_series: bool = False) -> Readings:
     """Read a CSV file of readings.
 
     Parameters
@@ -44,6 +47,8 @@ def read_readings(path: Path, *, skips_bad_rows: bool = False) -> Readings:
         The file.
     skips_bad_rows
         Leave out rows that break a rule, and say so, in place of refusing the file.
+    is_series
+        Rows have intervals; otherwise that column is not looked at.
 
     Raises
     ------
@@ -69,12 +74,14 @@ def read_readings(path: Path, *, skips_bad_rows: bool = False) -> Readings:
     values: list[float | None] = []
     skipped: list[tuple[str, str]] = []
     regions: list[str] = []
-    seen: set[str] = set()
+    intervals: list[int] = []
+    seen: set[tuple[int, str]] = set()
     for line, row in enumerate(rows, 2):
         cells = {(key or "").strip(): value for key, value in row.items() if key is not None}
         faults: list[Finding] = []
         found = _row(path.name, line, cells, has, faults)
-        if found and found[0].name in seen:
+        interval = _interval(path.name, line, cells, faults) if is_series else 0
+        if found and (interval, found[0].name) in seen:
             where = f"{path.name} row {line}, column source"
             faults.append(Finding(where, f"{found[0].name} appears twice"))
         region = (cells.get("region") or "").strip()
@@ -85,13 +92,14 @@ def read_readings(path: Path, *, skips_bad_rows: bool = False) -> Readings:
             skipped.append((name, "; ".join(str(fault) for fault in faults)))
         findings += faults
         if found and not faults:
-            seen.add(found[0].name)
+            seen.add((interval, found[0].name))
+            intervals += [interval] if is_series else []
             sources.append(found[0])
             values.append(found[1])
             regions += [region] if has["region"] else []
     if findings and not skips_bad_rows:
         raise InputError(findings)
-    return Readings(tuple(sources), tuple(values), tuple(skipped), tuple(regions))
+    return Readings(tuple(sources), tuple(values), tuple(skipped), tuple(regions), tuple(intervals))
 
 
 def _row(
@@ -136,6 +144,15 @@ def _row(
     if faults or lower is None or upper is None:
         return None
     return Source(source, tier, lower, upper, baseline, reliability, usual), value
+
+
+def _interval(name: str, line: int, cells: Mapping[str, str | None], faults: list[Finding]) -> int:
+    text = (cells.get("interval") or "").strip()
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    problem = f"found {text!r}, expected a whole number from 1"
+    faults.append(Finding(f"{name} row {line}, column interval", problem))
+    return 0
 
 
 def _number(

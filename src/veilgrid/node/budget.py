@@ -39,7 +39,12 @@ class BudgetFile:
         self._journal, self.budget = journal, budget
 
     def release(
-        self, day: str, question: bytes, charges: Sequence[Charge], compute: Callable[[], bytes]
+        self,
+        day: str,
+        question: bytes,
+        charges: Sequence[Charge],
+        compute: Callable[[], bytes],
+        again: Sequence[Charge] | None = None,
     ) -> tuple[bytes, bool]:
         """Answer a question once, and the same way ever after.
 
@@ -54,6 +59,8 @@ class BudgetFile:
             What the release costs.
         compute
             Returns the noisy answer; called at most once, when the cost is durable.
+        again
+            What it costs if it was begun before and not answered; the same if not given.
 
         Returns
         -------
@@ -65,15 +72,20 @@ class BudgetFile:
         InputError
             The budget does not allow it; nothing was computed.
         """
-        key = hmac.new(self.budget.terms.salt, question, hashlib.sha256).digest()
+        key = self.keyed(question)
         known = self.budget.answer(key)
         if known is not None:
             return known, True
-        reserved = self.budget.reserve(day, key, charges)
+        is_begun = again is not None and self.budget.attempts(key) > 0
+        reserved = self.budget.reserve(day, key, again or () if is_begun else charges)
         self._write(reserved)
         answer = compute()
         self._write(Released(reserved.number, answer))
         return answer, False
+
+    def keyed(self, question: bytes) -> bytes:
+        """Return the keyed hash by which a question, or anything else, is remembered."""
+        return hmac.new(self.budget.terms.salt, question, hashlib.sha256).digest()
 
     def _write(self, record: Record) -> None:
         self._journal.append(record)

@@ -54,13 +54,40 @@ def render(report: Mapping[str, Any]) -> str:
         facts.append(("budget", f"{budget['spent_epsilon']:.3g} of {budget['allowed_epsilon']:g}"))
     return _page(
         "round.html.j2",
-        [] if budget is None else [_spent(budget)],
+        ([_running(report["feed"])] if "feed" in report else [])
+        + ([] if budget is None else [_spent(budget)]),
         name=report["function"],
         title=f"{report['function']} with noise" + ("" if value is None else f": {value:,.6g}"),
         facts=facts,
         table_title="To be considered",
         columns=["warning"],
         rows=[(text,) for text in privacy["warnings"]],
+    )
+
+
+def _running(feed: Mapping[str, Any]) -> Picture:
+    """Draw the published totals with twice their noise on both sides."""
+    each = feed["each"]
+    at = [one["interval"] for one in each]
+    totals = np.array([one["total"] for one in each])
+    noise = 2 * np.array([one["noise_sd"] for one in each])
+    line = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": "published",
+        "x": at,
+        "y": plain(totals),
+        "error_y": {"type": "data", "array": plain(noise), "thickness": 1},
+        "line": {"color": "@plan", "width": 2},
+        "hovertemplate": "up to interval %{x}: %{y:,.5g}<extra></extra>",
+    }
+    figure = layout(xaxis=axis("interval"), yaxis=axis("running total"))
+    return Picture(
+        name="running",
+        title=f"Running total, {len(each)} of {feed['intervals']} intervals",
+        caption="What was published, with two standard deviations of its noise. The same numbers "
+        "are given to whoever asks again.",
+        figure={"data": [line], "layout": figure},
     )
 
 

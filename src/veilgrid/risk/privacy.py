@@ -357,6 +357,10 @@ class Budget:
         number = self._keys.get(key)
         return None if number is None else self._answers[number]
 
+    def attempts(self, key: bytes) -> int:
+        """Return how often this question was reserved, answered or not."""
+        return sum(one.key == key for one in self._reserved)
+
     def loss(self, day: str) -> Loss:
         """Return the privacy loss of all reservations of a day."""
         return spent(charge for one in self._reserved if one.day == day for charge in one.charges)

@@ -26,6 +26,7 @@ FACTOR_BITS: Final = 12
 WAYS: Final = ("factor", "interval", "prefix")
 _INTERVALS_MAX: Final = 10_000
 _SIGMA_AIM: Final = 3500.0
+_STEPS_INTERVAL: Final = 32  # of a device's change; rounding adds one step, 3 % of the noise
 
 
 def square_root(count: int) -> Floats:
@@ -128,7 +129,10 @@ def plan_feed(
     column = np.rint(_column(chosen, intervals) * 2**FACTOR_BITS).astype(np.int64)
     # Rounding on shares adds less than one coarse step to the change of each number that changes.
     fine = column_norm(column.astype(np.float64), within) * sensitivity
-    scale = noise / sensitivity * fine / _SIGMA_AIM
+    aim = _SIGMA_AIM
+    if chosen == "interval":
+        aim = min(aim, _STEPS_INTERVAL * noise / sensitivity * math.sqrt(within))
+    scale = noise / sensitivity * fine / aim
     rounded = math.sqrt(within if chosen == "interval" else intervals)
     factor, shift = 1, 0
     if scale > 1:
