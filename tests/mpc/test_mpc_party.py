@@ -51,12 +51,12 @@ class Liar:
             self._lie = self._lie or self._flipped(said.shared)
             digest = hashlib.sha256(self._lie).digest()
             text = statement(party.session, said.round, party.number, digest)
-            return msgspec.structs.replace(said, shared=self._lie, signature=party._sign(text))
+            return msgspec.structs.replace(said, shared=self._lie, signature=party.sign(text))
         private = self._flipped(said.private)
         digest = hashlib.sha256(private).digest()
         receiver = party.parties.index(effect.to) + 1
         text = private_statement(party.session, said.round, party.number, receiver, digest)
-        return msgspec.structs.replace(said, private=private, private_signature=party._sign(text))
+        return msgspec.structs.replace(said, private=private, private_signature=party.sign(text))
 
     def _flipped(self, octets: bytes) -> bytes:
         out = bytearray(octets)
@@ -84,7 +84,7 @@ class Denying:
         body[-3] ^= 1
         digest = hashlib.sha256(bytes(body)).digest()
         text = statement(party.session, -1, party.number, digest)
-        changed = msgspec.structs.replace(found, body=bytes(body), signature=party._sign(text))
+        changed = msgspec.structs.replace(found, body=bytes(body), signature=party.sign(text))
         return Send(effect.to, changed)
 
 
@@ -250,7 +250,7 @@ def test_false_alarm_names_who_raised_it() -> None:
                 self._is_done = True
                 party = self._party
                 text = statement(party.session, 5, party.number, b"alarm")
-                alarm = message.Alarm(party.session, 5, party.number, party._sign(text))
+                alarm = message.Alarm(party.session, 5, party.number, party.sign(text))
                 effects = [*effects, *(Send(peer, alarm) for peer in party.parties)]
             return effects
 

@@ -232,12 +232,12 @@ class Liar:
             lie = self._lies.setdefault(said.session, self._flipped(said.shared))
             digest = hashlib.sha256(lie).digest()
             text = statement(party.session, said.round, party.number, digest)
-            return msgspec.structs.replace(said, shared=lie, signature=party._sign(text))
+            return msgspec.structs.replace(said, shared=lie, signature=party.sign(text))
         private = self._flipped(said.private)
         digest = hashlib.sha256(private).digest()
         receiver = party.parties.index(effect.to) + 1
         text = private_statement(party.session, said.round, party.number, receiver, digest)
-        return msgspec.structs.replace(said, private=private, private_signature=party._sign(text))
+        return msgspec.structs.replace(said, private=private, private_signature=party.sign(text))
 
     def _flipped(self, octets: bytes) -> bytes:
         if not octets:

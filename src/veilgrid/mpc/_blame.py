@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
+from veilgrid.errors import invariant
 from veilgrid.mpc import _binary
+from veilgrid.mpc._courier import proves
 from veilgrid.mpc._points import octal_spike, spike, weights
 from veilgrid.mpc._replay import Opened, PairZeros, Record, Replayed, SetSummand, Told, replay
 from veilgrid.mpc._round import Heard
 from veilgrid.mpc._setup import groups_of, is_committed, key_of
 from veilgrid.mpc.field import BINARY_FIELD, PRIME_FIELD, Field, Words, octets_of, words_of
-from veilgrid.mpc.message import Testimony, private_statement, statement
+from veilgrid.mpc.message import Finding, Testimony, private_statement, statement
 from veilgrid.mpc.prss import Members
 
 if TYPE_CHECKING:
@@ -37,8 +39,9 @@ _OPENED: Final = {
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What a party computed again: by group number, what the group's summand was."""
+    """What a party computed again: by group number, what the group's summand was in a round."""
 
+    round: int
     summands: dict[int, bytes]
 
 
@@ -74,51 +77,172 @@ def testify(party: "Party") -> Testimony:
             # The private words of the first round are keys: those stay private.
             if said is not None and said.private and number > 0:
                 private.append((number, sender, said.private, said.private_signature))
+    alarms = [(raiser, *alarm) for raiser, alarm in sorted(party.state.alarms.items())]
     return Testimony(
-        party.session, len(party.state.rounds), bytes(digests), bytes(signatures), private
+        party.session,
+        len(party.state.rounds),
+        bytes(digests),
+        bytes(signatures),
+        private,
+        alarms,
+        list(party.state.reproaches),
     )
 
 
 def contradictions(party: "Party", testimonies: Mapping[int, Testimony]) -> set[int]:
     """Return who signed two different things, or testified to what nobody signed."""
     named: set[int] = set()
-    own = testify(party)
+    shaped: dict[int, Testimony] = {}
     for witness, testimony in testimonies.items():
+        for reproach in testimony.reproaches[: party.n]:
+            named.add(reproach.sealed.sender if proves(party, reproach) else witness)
         count = testimony.round_count * party.n
         if len(testimony.digests) != 32 * count or len(testimony.signatures) != 64 * count:
             named.add(witness)
-            continue
-        for place in range(min(count, own.round_count * party.n)):
-            theirs = testimony.digests[32 * place : 32 * place + 32]
-            ours = own.digests[32 * place : 32 * place + 32]
-            if theirs in (ours, _NOTHING) or ours == _NOTHING:
+        else:
+            shaped[witness] = testimony
+    longest = max((one.round_count for one in shaped.values()), default=0)
+    for place in range(longest * party.n):
+        told: dict[bytes, list[int]] = {}
+        for witness, testimony in shaped.items():
+            digest = testimony.digests[32 * place : 32 * place + 32]
+            if digest and digest != _NOTHING:
+                told.setdefault(digest, []).append(witness)
+        if len(told) > 1:
+            named |= _contradicting(party, shaped, place, told)
+    return named
+
+
+def _contradicting(
+    party: "Party", shaped: Mapping[int, Testimony], place: int, told: Mapping[bytes, list[int]]
+) -> set[int]:
+    """Return whose signatures show that a sender said two things, or else who made them up."""
+    round_number, sender = place // party.n, place % party.n + 1
+    named: set[int] = set()
+    signed = set()
+    for digest, witnesses in told.items():
+        text = statement(party.session, round_number, sender, digest)
+        for witness in witnesses:
+            signature = shaped[witness].signatures[64 * place : 64 * place + 64]
+            if party.is_by(sender, text, signature):
+                signed.add(digest)
+            else:
+                named.add(witness)
+    return named | ({sender} if len(signed) > 1 else set())
+
+
+# -- what needs no computing ----------------------------------------------------------------------
+
+
+def _alarms(party: "Party") -> tuple[dict[int, set[int]], set[int]]:
+    """Return who raised an alarm of which round, and who testified to one that nobody signed."""
+    raised: dict[int, set[int]] = {}
+    liars: set[int] = set()
+    for witness, testimony in party.state.testimonies.items():
+        for raiser, number, signature in testimony.alarms[: party.n]:
+            text = statement(party.session, number, raiser, b"alarm")
+            if 1 <= raiser <= party.n and party.is_by(raiser, text, signature):
+                raised.setdefault(number, set()).add(raiser)
+            else:
+                liars.add(witness)
+    return raised, liars
+
+
+def failing_round(party: "Party") -> int:
+    """Return the earliest round of which all testimonies together show an alarm."""
+    state = party.state
+    invariant(len(state.testimonies) == party.n, "everybody testifies before anything is computed")
+    if state.failing is None:
+        state.failing = min(_alarms(party)[0])
+    return state.failing
+
+
+def at_sight(party: "Party", cheaters: tuple[int, ...]) -> set[int]:
+    """Return who is seen to have deviated once everybody has testified to the same.
+
+    Whether a check fails depends on what was said to all. So who heard the failing round and
+    found nothing wrong knows that the alarm is false.
+    """
+    state = party.state
+    raised, liars = _alarms(party)
+    failing = min(raised)
+    if failing < 0:
+        return liars | raised[failing]
+    named = liars | _misshapen(party) | _forgetful(party, failing)
+    if named:
+        return named
+    if state.failed_at == failing:
+        return set(cheaters) or _other_digests(party, failing)
+    is_passed = failing < len(state.rounds) and state.rounds[failing].heard is not None
+    return raised[failing] if is_passed else set()
+
+
+def _private(party: "Party") -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield round, sender, king and words of what was said to kings, where it is signed."""
+    for king, testimony in party.state.testimonies.items():
+        for number, sender, private, signature in testimony.private:
+            if not (1 <= sender <= party.n and 0 < number < len(party.state.spoken)):
                 continue
-            round_number, sender = place // party.n, place % party.n + 1
-            text = statement(party.session, round_number, sender, theirs)
-            signature = testimony.signatures[64 * place : 64 * place + 64]
-            named.add(sender if party.is_by(sender, text, signature) else witness)
+            digest = hashlib.sha256(private).digest()
+            text = private_statement(party.session, number, sender, king, digest)
+            if sender != king and party.is_by(sender, text, signature):
+                yield number, sender, king, private
+
+
+def _misshapen(party: "Party") -> set[int]:
+    """Return who said too many or too few words to a king."""
+    return {
+        sender
+        for number, sender, _, private in _private(party)
+        if len(private) != 8 * party.state.spoken[number].private_length
+    }
+
+
+def _forgetful(party: "Party", failing: int) -> set[int]:
+    """Return which kings cannot show what they must have heard to come so far."""
+    rounds = {
+        number
+        for number, spoken in enumerate(party.state.spoken[:failing])
+        if number > 0 and spoken.private_length
+    }
+    shown = {(number, sender, king) for number, sender, king, _ in _private(party)}
+    everyone = range(1, party.n + 1)
+    return {
+        king
+        for king in everyone
+        for number in rounds
+        if any(sender != king and (number, sender, king) not in shown for sender in everyone)
+    }
+
+
+def _other_digests(party: "Party", failing: int) -> set[int]:
+    """Return who claimed in the failing round to have heard something else."""
+    heard = party.state.rounds[failing].heard
+    own = np.frombuffer(party.state.heads[failing], "<u8")
+    starts, named = [0] * party.n, set()
+    for label, sizes in party.state.spoken[failing].parts(party.n):
+        for number in range(1, party.n + 1) if heard is not None and label == "agree" else ():
+            start = starts[number - 1]
+            told = heard[number - 1].shared[start : start + own.size]  # type: ignore[index]
+            if not np.array_equal(told, own):
+                named.add(number)
+        starts = [start + size for start, size in zip(starts, sizes, strict=False)]
     return named
 
 
 # -- what should have been said -----------------------------------------------------------------
 
 
-def _failing_round(party: "Party") -> int:
-    """Return the round whose check failed: the own one, or the earliest complained of."""
-    state = party.state
-    is_own = state.failure is not None and state.failure[0] != ALARMED
-    return state.round if is_own else min([*state.alarms.values(), state.round])
-
+UNREADABLE: Final = -1
+"""Round of a finding that cannot be read."""
 
 PUBLIC: Final = -1
 """Group number of what needs no key: constants and opened products."""
 
-ALARMED: Final = "a party raised an alarm"
-
 
 def _record(party: "Party") -> Record | None:
     """Return the rounds of the function up to the failing one, with what kings heard."""
-    state, last = party.state, _failing_round(party)
+    state, last = party.state, failing_round(party)
     if state.first < 0 or last < state.first or state.rounds[last].heard is None:
         return None
     to_kings = _king_words(party)
@@ -136,13 +260,12 @@ def _record(party: "Party") -> Record | None:
 
 def _king_words(party: "Party") -> dict[int, list[Words]]:
     """Return, for each round with kings, what each party said to each: (word, king)."""
-    state, found = party.state, dict[tuple[int, int, int], Words]()
-    for king, testimony in state.testimonies.items():
-        for number, sender, private, signature in testimony.private:
-            digest = hashlib.sha256(private).digest()
-            text = private_statement(party.session, number, sender, king, digest)
-            if 1 <= sender <= party.n and party.is_by(sender, text, signature):
-                found[number, sender, king] = words_of(private)
+    state = party.state
+    found = {
+        (number, sender, king): words_of(private)
+        for number, sender, king, private in _private(party)
+        if len(private) % 8 == 0
+    }
     out: dict[int, list[Words]] = {}
     for number, heading in enumerate(state.rounds):
         if heading.heard is None:
@@ -166,7 +289,7 @@ def _king_words(party: "Party") -> dict[int, list[Words]]:
 
 def _sections(party: "Party") -> list[_Section]:
     """Return the openings of shares within the failing round."""
-    spoken = party.state.spoken[_failing_round(party)]
+    spoken = party.state.spoken[failing_round(party)]
     starts = [0] * party.n
     out = []
     for label, sizes in spoken.parts(party.n):
@@ -186,10 +309,13 @@ def recompute(party: "Party") -> bytes | None:
     for group, parts in party.keyring.contributions.items():
         words = _summand(party, record, group, parts, _own_seeds(party, group))
         summands[group] = bytes(octets_of(words))
-    return msgspec.msgpack.encode(Claims(summands))
+    return msgspec.msgpack.encode(Claims(failing_round(party), summands))
 
 
 def _own_seeds(party: "Party", group: int) -> dict[str, bytes]:
+    """Return clients' seeds for a set; a pair's key makes zero shares only and has none."""
+    if group >= _set_count(party):
+        return {}
     members = groups_of(party.n, party.degree)[group]
     return {
         client: seeds[members] for client, seeds in party.keyring.seeds.items() if members in seeds
@@ -213,19 +339,35 @@ def _set_count(party: "Party") -> int:
     return len(groups_of(party.n, party.degree)) - party.n * (party.n - 1) // 2
 
 
+def claims_of(finding: Finding) -> Claims:
+    """Return what a finding claims; nothing, of any round, if it cannot be read."""
+    try:
+        return msgspec.msgpack.decode(finding.body, type=Claims)
+    except msgspec.DecodeError:
+        return Claims(UNREADABLE, {})
+
+
+def heard_from(party: "Party", step: int) -> set[int]:
+    """Return whose findings of a step are there; those of another round do not count."""
+    findings = party.state.findings.get(step, {})
+    if step != 1:
+        return set(findings)
+    here = (failing_round(party), UNREADABLE)
+    return {holder for holder, one in findings.items() if claims_of(one).round in here}
+
+
 def _claims(party: "Party") -> dict[int, dict[int, Words]]:
     """Return by group and holder what was claimed, restricted to what matters."""
     out: dict[int, dict[int, Words]] = {}
     groups = groups_of(party.n, party.degree)
+    size = 8 * party.state.spoken[failing_round(party)].shared.size
     for holder, finding in party.state.findings.get(1, {}).items():
-        try:
-            claims = msgspec.msgpack.decode(finding.body, type=Claims)
-        except msgspec.DecodeError:
-            claims = Claims({})
+        claims = claims_of(finding)
         for group, members in enumerate(groups):
             if holder in members:
                 body = claims.summands.get(group, b"")
-                out.setdefault(group, {})[holder] = _relevant(party, group, words_of(body))
+                words = words_of(body) if len(body) == size else np.empty(0, np.uint64)
+                out.setdefault(group, {})[holder] = _relevant(party, group, words)
     return out
 
 
@@ -269,15 +411,12 @@ def _disputed(party: "Party") -> list[int]:
 
 def conclude(party: "Party") -> set[int]:
     """Return who is proved to have deviated."""
-    is_alarmed = party.state.failure is not None and party.state.failure[0] == ALARMED
-    findings = party.state.findings.get(1, {})
-    named: set[int] = set()
     record = _record(party)
-    if findings and record is not None:
-        named = _liars(party, record) or _deviating(party, record)
-    if is_alarmed and not named:
-        return _alarmists(party)
-    return named
+    if not party.state.findings.get(1) or record is None:
+        return set()
+    liars = _liars(party, record)
+    # A dispute that nobody settled has no honest end: nothing follows from its claims.
+    return liars if liars or _disputed(party) else _deviating(party, record)
 
 
 def _deviating(party: "Party", record: Record) -> set[int]:
@@ -286,30 +425,6 @@ def _deviating(party: "Party", record: Record) -> set[int]:
     public = replay(party.program, Opened(party.n, party.degree), record)
     true[PUBLIC] = _relevant(party, 0, public)
     return _wrong_shares(party, true) or _wrong_products(party, record, true)
-
-
-def _alarmists(party: "Party") -> set[int]:
-    """Return who raised an alarm without a cause, or who gave cause in private.
-
-    All heard the same and nothing is wrong with it. In the first round, whose private words are
-    keys, the cause cannot be shown, so nobody is named.
-    """
-    named = set()
-    for number, alarm_round in party.state.alarms.items():
-        testimony = party.state.testimonies.get(number)
-        if alarm_round < 1 or testimony is None:
-            continue
-        senders = set()
-        for round_number, sender, private, signature in testimony.private:
-            digest = hashlib.sha256(private).digest()
-            text = private_statement(party.session, round_number, sender, number, digest)
-            is_known = 0 < round_number < len(party.state.spoken) and 1 <= sender <= party.n
-            if is_known and sender != number and party.is_by(sender, text, signature):
-                expected = 8 * party.state.spoken[round_number].private_length
-                if len(private) != expected:
-                    senders.add(sender)
-        named |= senders or {number}
-    return named
 
 
 def _liars(party: "Party", record: Record) -> set[int]:
@@ -344,7 +459,8 @@ def _shown(party: "Party", group: int) -> tuple[list[bytes], dict[str, bytes]] |
             for part, member in zip(parts, members, strict=True)
         )
         seeds = shown.seeds.get(group, {})
-        if is_right and party.are_committed(members, seeds):
+        is_set = group < _set_count(party)
+        if is_right and (party.are_committed(members, seeds) if is_set else not seeds):
             return parts, seeds
     return None
 
@@ -363,7 +479,7 @@ def _offsets(party: "Party") -> Iterator[tuple[_Section, int]]:
 
 def _wrong_shares(party: "Party", true: Mapping[int, Words]) -> set[int]:
     """Return whose opened shares are not what the summands add up to."""
-    heard = party.state.rounds[_failing_round(party)].heard or []
+    heard = party.state.rounds[failing_round(party)].heard or []
     named = set()
     for section, at in _offsets(party):
         size = section.sizes[party.number - 1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,9 @@ class Round:
         return self.sections or ((self.label, self.lengths or (self.shared.size,) * n),)
 
 
+KEY_SHARES: Final = "key shares"
+
+
 class Spoken(Protocol):
     """What one party said, as octets."""
 
@@ -52,11 +55,15 @@ class Spoken(Protocol):
 
 
 def misshapen(spoken: Round | None, said: Mapping[int, Spoken], me: int) -> tuple[int, ...]:
-    """Return who said more or fewer words than the round asks for."""
+    """Return who said more or fewer words than the round asks for.
+
+    Keys are left out: who got none that fits its commitment complains of it openly [mpc 3.2].
+    """
     wrong = []
     for number, one in said.items() if spoken is not None else ():
         size = spoken.shared.size if spoken.lengths is None else spoken.lengths[number - 1]  # type: ignore[union-attr]
-        is_private_right = number == me or len(one.private) == 8 * spoken.private_length  # type: ignore[union-attr]
+        is_open = number == me or spoken.label == KEY_SHARES  # type: ignore[union-attr]
+        is_private_right = is_open or len(one.private) == 8 * spoken.private_length  # type: ignore[union-attr]
         if len(one.shared) != 8 * size or not is_private_right:
             wrong.append(number)
     return tuple(wrong)

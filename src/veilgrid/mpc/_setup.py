@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from veilgrid.mpc._points import key_sets
-from veilgrid.mpc._round import EMPTY, Heard, Round, Steps
+from veilgrid.mpc._round import EMPTY, KEY_SHARES, Heard, Round, Steps
 from veilgrid.mpc.engine import CheckFailed
 from veilgrid.mpc.field import octets_of, words_of
 from veilgrid.mpc.prss import Keyring, Members
@@ -52,7 +52,7 @@ def _first_round(me: int, n: int, groups: Sequence[Members], own: dict[int, byte
     size = max(one.size for one in private)
     private[me - 1] = np.zeros(size, np.uint64)
     shared = np.concatenate(commitments)
-    return Round(shared, private=tuple(private), private_length=size, label="key shares")
+    return Round(shared, private=tuple(private), private_length=size, label=KEY_SHARES)
 
 
 def _commitment(contribution: bytes) -> bytes:

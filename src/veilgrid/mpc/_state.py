@@ -3,10 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from nacl.public import PrivateKey
+
+from veilgrid.mpc._courier import Errand
 from veilgrid.mpc._round import Heard, Round, Steps
 from veilgrid.mpc.engine import Engine
-from veilgrid.mpc.message import Alarm, Finding, Said, Testimony
+from veilgrid.mpc.message import Finding, Relay, Reproach, Said, Testimony
 from veilgrid.mpc.prss import Keyring
+from veilgrid.secret import Secret
 
 
 @dataclass(slots=True)
@@ -47,12 +51,21 @@ class State:
     head: bytes = b""
     octets_sent: int = 0
     patience_left: int = 0
+    tick: int = 0
+    box: tuple[int, Secret[PrivateKey]] | None = None
+    errands: dict[tuple[int, int], Errand] = field(default_factory=dict)
+    reproaches: list[Reproach] = field(default_factory=list)
     failure: tuple[str, tuple[int, ...]] | None = None
-    alarms: dict[int, int] = field(default_factory=dict)
-    alarm_messages: list[Alarm] = field(default_factory=list)
+    failed_at: int = -1
+    alarms: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    evidence: list[Relay] = field(default_factory=list)
     testimonies: dict[int, Testimony] = field(default_factory=dict)
     findings: dict[int, dict[int, Finding]] = field(default_factory=dict)
     doubles: set[int] = field(default_factory=set)
+    lacking: set[int] = field(default_factory=set)
+    contradicted: tuple[int, set[int]] | None = None
+    sighted: set[int] | None = None
+    failing: int | None = None
     is_judging: bool = False
     is_started: bool = False
     is_over: bool = False

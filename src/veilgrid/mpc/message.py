@@ -44,10 +44,51 @@ class Alarm(msgspec.Struct, frozen=True, tag=True):
     signature: bytes
 
 
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """Ask for what ``sender`` said in a round: it has not arrived at ``asker``.
+
+    Private words come sealed for ``box``, which the asker signs.
+    """
+
+    session: bytes
+    round: int
+    sender: int
+    asker: int
+    box: bytes = b""
+    signature: bytes = b""
+
+
+class Sealed(msgspec.Struct, frozen=True, tag=True):
+    """Private words of ``sender`` and their signature, for the box of ``asker``."""
+
+    session: bytes
+    round: int
+    sender: int
+    asker: int
+    box: bytes
+    inside: bytes
+    signature: bytes
+
+
+class Reproach(msgspec.Struct, frozen=True, tag=True):
+    """The key of a box shows that its sender sealed what it did not sign."""
+
+    sealed: Sealed
+    key: bytes
+
+
+class Relay(msgspec.Struct, frozen=True, tag=True):
+    """Pass on what ``sender`` said to all."""
+
+    sender: int
+    said: Said
+
+
 class Testimony(msgspec.Struct, frozen=True, tag=True):
     """What the sender heard: digest and signature of each round and party, in order.
 
-    ``private`` holds, for rounds with kings, the private words received, with signatures.
+    ``private`` holds, for rounds with kings, the private words received, with signatures, and
+    ``alarms`` who raised an alarm of which round, signed. ``reproaches`` prove who sealed nonsense.
     """
 
     session: bytes
@@ -55,6 +96,9 @@ class Testimony(msgspec.Struct, frozen=True, tag=True):
     digests: bytes
     signatures: bytes
     private: list[tuple[int, int, bytes, bytes]]
+    alarms: list[tuple[int, int, bytes]]
+    reproaches: list[Reproach]
+    signature: bytes = b""
 
 
 class Finding(msgspec.Struct, frozen=True, tag=True):
@@ -66,19 +110,12 @@ class Finding(msgspec.Struct, frozen=True, tag=True):
     signature: bytes
 
 
-class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Ask for what ``sender`` said in a round: it has not arrived."""
+class Passed(msgspec.Struct, frozen=True, tag=True):
+    """Pass on what ``author`` testified or found, so that all have the same in hand."""
 
     session: bytes
-    round: int
-    sender: int
-
-
-class Relay(msgspec.Struct, frozen=True, tag=True):
-    """Pass on what ``sender`` said to all."""
-
-    sender: int
-    said: Said
+    author: int
+    told: Testimony | Finding
 
 
 class Submission(msgspec.Struct, frozen=True, tag=True):
@@ -111,7 +148,7 @@ class Output(msgspec.Struct, frozen=True, tag=True):
     box: bytes
 
 
-Message = Said | Alarm | Testimony | Finding | Ask | Relay | Submission | Output
+Message = Said | Alarm | Testimony | Finding | Passed | Ask | Sealed | Relay | Submission | Output
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):

@@ -25,7 +25,7 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
-from veilgrid.mpc import _blame
+from veilgrid.mpc import _courier, _court
 from veilgrid.mpc._round import EMPTY, Heard, Round, Steps, misshapen
 from veilgrid.mpc._setup import set_up
 from veilgrid.mpc._state import Heading, State
@@ -39,8 +39,11 @@ from veilgrid.mpc.message import (
     Ask,
     Finding,
     Finished,
+    Passed,
     Relay,
+    Reproach,
     Said,
+    Sealed,
     Submission,
     Testimony,
     party_names,
@@ -56,7 +59,6 @@ Program = Callable[[Engine], Steps[Any]]
 
 _ROUND: Final = "round"
 _INTAKE: Final = "intake"
-_BLAME: Final = "blame"
 
 
 class Party:
@@ -101,9 +103,9 @@ class Party:
         self.number = parties.index(me) + 1
         self._numbers = {name: index + 1 for index, name in enumerate(parties)}
         self.program, self._signer, self._keys = program, signer, dict(verify_keys)
-        self._randomness, self.session = randomness, session
+        self.randomness, self.session = randomness, session
         self._mailbox, self._intake_ns = mailbox, intake_ns
-        self._patience_ns, self._patience_count = patience_ns, patience_count
+        self.patience_ns, self._patience_count = patience_ns, patience_count
         self.state = State(head=hashlib.sha256(b"veilgrid mpc transcript" + session).digest())
 
     # -- events ---------------------------------------------------------------------------------
@@ -117,20 +119,22 @@ class Party:
                 return self._on_submission(submission)
             case TimerFired(name) if name == f"{_ROUND} {self.state.round}":
                 return self._on_patience()
-            case TimerFired(name) if name == _BLAME:
-                return self._on_blame_timer()
+            case TimerFired(name) if name == _court.TIMER:
+                return _court.on_timer(self)
             case Received(sender, Said() as said) if sender in self._numbers:
-                return self._on_said(self._numbers[sender], said)
+                return self.on_said(self._numbers[sender], said)
             case Received(sender, Relay(author, said)) if sender in self._numbers:
-                return self._on_said(author, said) if not said.private else []
+                return self.on_said(author, said) if not said.private else []
             case Received(sender, Ask() as ask) if sender in self._numbers:
-                return self._on_ask(sender, ask)
+                return _courier.on_ask(self, sender, ask)
+            case Received(sender, Sealed() as sealed) if sender in self._numbers:
+                return _courier.on_sealed(self, self._numbers[sender], sealed)
             case Received(sender, Alarm() as alarm) if sender in self._numbers:
-                return self._on_alarm(sender, alarm)
-            case Received(sender, Testimony() as testimony) if sender in self._numbers:
-                return self._on_testimony(self._numbers[sender], testimony)
-            case Received(sender, Finding() as finding) if sender in self._numbers:
-                return self._on_finding(self._numbers[sender], finding)
+                return _court.on_alarm(self, alarm)
+            case Received(sender, Testimony() | Finding() as told) if sender in self._numbers:
+                return _court.on_told(self, self._numbers[sender], told)
+            case Received(sender, Passed(_, author, told)) if sender in self._numbers:
+                return _court.on_told(self, author, told)
             case _:
                 return []
 
@@ -153,9 +157,7 @@ class Party:
         return self._on_start(is_closing=True) if is_full and state.is_started else []
 
     def _whole(self) -> Steps[Any]:
-        keyring = yield from set_up(
-            self.number, self.n, self.degree, self.session, self._randomness
-        )
+        keyring = yield from set_up(self.number, self.n, self.degree, self.session, self.randomness)
         self.state.first = self.state.round + 1
         self.state.keyring = keyring
         self.state.engine = Engine(keyring, lambda: self.state.head)
@@ -172,13 +174,13 @@ class Party:
         except StopIteration as stop:
             return [*self._deliver(), *self._finish(stop.value)]
         except CheckFailed as failed:
-            return self._fail(failed.what, failed.cheaters)
+            return _court.fail(self, failed.what, failed.cheaters)
         except (InputError, RunAborted) as error:
-            return self._decide(Aborted(str(error), [], "refused"))
+            return self.decide(Aborted(str(error), [], "refused"))
         return self._speak(spoken)
 
     def _finish(self, result: Any) -> list[Effect]:
-        return self._decide(Finished(result, self.state.round + 1, self.state.octets_sent))
+        return self.decide(Finished(result, self.state.round + 1, self.state.octets_sent))
 
     def _deliver(self) -> list[Effect]:
         """Send own shares of results to the clients to whom they open."""
@@ -201,7 +203,7 @@ class Party:
         state.rounds.append(heading)
         shared = bytes(octets_of(spoken.shared))
         digest = hashlib.sha256(shared).digest()
-        signed = self._sign(statement(self.session, state.round, self.number, digest))
+        signed = self.sign(statement(self.session, state.round, self.number, digest))
         everyone = Said(self.session, state.round, shared, signature=signed)
         heading.said[self.number] = everyone
         heading.digests[self.number] = digest
@@ -215,7 +217,7 @@ class Party:
         state.patience_left = self._patience_count
         return [
             *(Send(self.parties[number - 1], said) for number, said in sent.items()),
-            SetTimer(f"{_ROUND} {state.round}", self._patience_ns),
+            SetTimer(f"{_ROUND} {state.round}", self.patience_ns),
         ]
 
     def _with_private(self, said: Said, spoken: Round, receiver: int) -> Said:
@@ -224,12 +226,14 @@ class Party:
         private = bytes(octets_of(spoken.private[receiver - 1]))
         digest = hashlib.sha256(private).digest()
         text = private_statement(self.session, said.round, self.number, receiver, digest)
-        return msgspec.structs.replace(said, private=private, private_signature=self._sign(text))
+        return msgspec.structs.replace(said, private=private, private_signature=self.sign(text))
 
-    def _sign(self, payload: bytes) -> bytes:
+    def sign(self, payload: bytes) -> bytes:
+        """Sign what this party says."""
         return self._signer.sign(DOMAIN, payload)
 
     def is_by(self, number: int, payload: bytes, signature: bytes) -> bool:
+        """Return whether a party signed this."""
         return verify(self._keys[self.parties[number - 1]], DOMAIN, payload, signature)
 
     def is_genuine(self, author: int, said: Said) -> bool:
@@ -245,20 +249,24 @@ class Party:
         text = private_statement(self.session, said.round, author, self.number, digest)
         return self.is_by(author, text, said.private_signature)
 
-    def _on_said(self, author: int, said: Said) -> list[Effect]:
+    def on_said(self, author: int, said: Said) -> list[Effect]:
+        """Take what somebody said, if it is signed; go on once everything is there."""
         state = self.state
-        if said.session != self.session or state.is_judging or author == self.number:
+        if said.session != self.session or author == self.number:
             return []
-        if not 1 <= author <= self.n or not max(state.round, 0) <= said.round <= state.round + 1:
+        if not 1 <= author <= self.n or not 0 <= said.round <= state.round + 1:
             return []
-        if said.round == state.round:
+        if said.round <= state.round:
             heading = state.rounds[said.round]
         else:
             heading = state.early.setdefault(said.round, Heading())
         known = heading.said.get(author)
+        if known is not None and known.shared != said.shared:
+            is_double = author not in state.doubles and self.is_genuine(author, said)
+            return _court.on_double(self, author, known, said) if is_double else []
+        if state.is_judging or said.round < state.round:
+            return []
         if known is not None and not (said.private and not known.private):
-            if known.shared != said.shared and self.is_genuine(author, said):
-                state.doubles.add(author)
             return []
         if not self.is_genuine(author, said):
             return []
@@ -274,7 +282,7 @@ class Party:
             heading = state.rounds[state.round]
             wrong = misshapen(state.current, heading.said, self.number)
             if wrong:
-                effects += self._fail("a message has the wrong length", wrong)
+                effects += _court.fail(self, "a message has the wrong length", wrong)
                 break
             heard = [self._words(heading, number) for number in range(1, self.n + 1)]
             heading.heard = heard
@@ -283,8 +291,7 @@ class Party:
                 digest.update(heading.digests[number])
             state.head = digest.digest()
             effects += self._advance(heard)
-            if not state.is_over:
-                effects += self._judge_alarms()
+            effects += _court.join(self)
         return effects
 
     def _is_complete(self) -> bool:
@@ -300,7 +307,8 @@ class Party:
 
     def _words(self, heading: Heading, number: int) -> Heard:
         said, spoken = heading.said[number], self.state.current
-        private = words_of(said.private) if said.private else EMPTY
+        # Keys in odd pieces are none: their receiver complains of them in the next round.
+        private = words_of(said.private) if len(said.private) % 8 == 0 else EMPTY
         if number == self.number and spoken is not None and spoken.private is not None:
             private = np.ascontiguousarray(spoken.private[number - 1])
         return Heard(words_of(said.shared), private)
@@ -311,25 +319,38 @@ class Party:
         state = self.state
         if state.is_over or state.is_judging:
             return []
-        missing = self._missing()
+        state.tick += 1
+        missing = self.missing()
+        # What is missing may still be had from others: only who asked in vain goes on without.
+        has_asked = state.patience_left < self._patience_count
+        joined = _court.join(self, is_waiting_over=has_asked)
+        if joined:
+            return joined
         if state.patience_left == 0:
-            names = party_names(self.parties, missing)
-            return self._decide(Aborted("silence in a round", names, "silent"))
+            names = party_names(self.parties, self.silent())
+            return self.decide(Aborted("silence in a round", names, "silent"))
         state.patience_left -= 1
-        asked: list[Effect] = [
-            Send(peer, Ask(self.session, state.round, number))
-            for number in missing
-            for peer in self.parties
-            if peer != self.me
-        ]
         again = [
             Send(self.parties[number - 1], said)
             for number, said in state.outbox[state.round].items()
             if number in missing
         ]
-        return [*asked, *again, SetTimer(f"{_ROUND} {state.round}", self._patience_ns)]
+        return [
+            *_courier.asks(self, missing),
+            *again,
+            SetTimer(f"{_ROUND} {state.round}", self.patience_ns),
+        ]
 
-    def _missing(self) -> tuple[int, ...]:
+    def silent(self) -> tuple[int, ...]:
+        """Return for whose silence this party cannot go on."""
+        said = {
+            number: frozenset(self.state.rounds[number].said)
+            for number in range(max(self.state.round - 1, 0), self.state.round + 1)
+        }
+        return _courier.silent(self.state.errands, self.missing(), said, self.state.tick)
+
+    def missing(self) -> tuple[int, ...]:
+        """Return whose words of the current round are not there."""
         state = self.state
         said = state.rounds[state.round].said
         needs_private = state.current is not None and state.current.private_length > 0
@@ -340,137 +361,17 @@ class Party:
             and (number not in said or (needs_private and not said[number].private))
         )
 
-    def _on_ask(self, asker: NodeId, ask: Ask) -> list[Effect]:
-        state = self.state
-        if ask.session != self.session or not 0 <= ask.round <= state.round:
+    def reproach(self, reproach: Reproach) -> list[Effect]:
+        """End the computation because somebody sealed what it did not sign."""
+        self.state.reproaches.append(reproach)
+        return _court.fail(self, "a party sealed nonsense", (reproach.sealed.sender,))
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def decide(self, outcome: Finished | Aborted) -> list[Effect]:
+        """End, once; what comes later is answered and changes nothing."""
+        if self.state.is_over:
             return []
-        if ask.sender == self.number:
-            own = state.outbox.get(ask.round, {}).get(self._numbers[asker])
-            return [Send(asker, own)] if own is not None else []
-        said = state.rounds[ask.round].said.get(ask.sender)
-        if said is None:
-            return []
-        stripped = msgspec.structs.replace(said, private=b"", private_signature=b"")
-        return [Send(asker, Relay(ask.sender, stripped))]
-
-    # -- blame ----------------------------------------------------------------------------------
-
-    def _fail(self, what: str, cheaters: tuple[int, ...]) -> list[Effect]:
-        """Tell everyone that a check failed, and what was heard."""
-        state = self.state
-        if state.is_judging:
-            return []
-        state.failure = state.failure or (what, cheaters)
-        state.is_judging = True
-        if state.failure[0] != _blame.ALARMED:
-            text = statement(self.session, state.round, self.number, b"alarm")
-            alarm = Alarm(self.session, state.round, self.number, self._sign(text))
-            state.alarm_messages = [alarm, *state.alarm_messages]
-        testimony = _blame.testify(self)
-        state.testimonies[self.number] = testimony
-        others = [peer for peer in self.parties if peer != self.me]
-        return [
-            *(Send(peer, alarm) for alarm in state.alarm_messages for peer in others),
-            *(Send(peer, testimony) for peer in others),
-            SetTimer(_BLAME, self._patience_ns),
-            *self._judge(is_last=False),
-        ]
-
-    def _on_alarm(self, sender: NodeId, alarm: Alarm) -> list[Effect]:
-        state, number = self.state, alarm.raiser
-        if alarm.session != self.session or not 1 <= number <= self.n or number in state.alarms:
-            return []
-        text = statement(self.session, alarm.round, number, b"alarm")
-        if number == self.number or not self.is_by(number, text, alarm.signature):
-            return []
-        state.alarms[number] = alarm.round
-        state.alarm_messages.append(alarm)
-        if state.is_over:
-            return [Send(sender, _blame.testify(self))]
-        return self._judge_alarms()
-
-    def _judge_alarms(self) -> list[Effect]:
-        """Join in once the round that somebody complains of has been heard in full."""
-        state = self.state
-        if state.is_judging or state.is_over:
-            return []
-        if any(state.round > number for number in state.alarms.values()):
-            return self._fail(_blame.ALARMED, ())
-        return []
-
-    def _on_testimony(self, number: int, testimony: Testimony) -> list[Effect]:
-        if testimony.session != self.session or self.state.is_over:
-            return []
-        self.state.testimonies.setdefault(number, testimony)
-        return self._judge(is_last=False) if self.state.is_judging else []
-
-    def _on_finding(self, number: int, finding: Finding) -> list[Effect]:
-        if finding.session != self.session or self.state.is_over:
-            return []
-        if finding.step not in (1, 2):
-            return []
-        text = statement(self.session, -finding.step, number, hashlib.sha256(finding.body).digest())
-        if not self.is_by(number, text, finding.signature):
-            return []
-        self.state.findings.setdefault(finding.step, {}).setdefault(number, finding)
-        return self._judge(is_last=False) if self.state.is_judging else []
-
-    def _on_blame_timer(self) -> list[Effect]:
-        return [] if self.state.is_over else self._judge(is_last=True)
-
-    def _judge(self, *, is_last: bool) -> list[Effect]:
-        """Decide who deviated, as soon as that is certain or nothing more will come.
-
-        Three steps: what everybody heard, what everybody should have said, and, where two
-        disagree on that, the key that only they and their set know.
-        """
-        state = self.state
-        invariant(state.failure is not None, "there is something to judge")
-        what, cheaters = state.failure or ("", ())
-        # Who says two things makes honest parties look wrong to each other: that comes first.
-        named = {*state.doubles, *_blame.contradictions(self, state.testimonies)}
-        is_heard = len(state.testimonies) == self.n
-        if not named and is_heard:
-            # Without everybody's testimony a two-faced party could have made them look wrong.
-            named = set(cheaters)
-        named.discard(self.number)
-        if named:
-            return self._accuse(what, named)
-        if not is_heard:
-            absent = set(range(1, self.n + 1)) - set(state.testimonies)
-            return self._accuse(what, absent, "silent") if is_last else []
-        effects: list[Effect] = []
-        for step, work in ((1, _blame.recompute), (2, _blame.disclose)):
-            findings = state.findings.setdefault(step, {})
-            if self.number not in findings:
-                body = work(self)
-                if body is None:
-                    break
-                effects += self._find(step, body)
-            absent = set(range(1, self.n + 1)) - set(findings)
-            if absent and not is_last:
-                return effects
-            if absent:
-                return [*effects, *self._accuse(what, absent, "silent")]
-        return [*effects, *self._accuse(what, _blame.conclude(self) - {self.number})]
-
-    def _find(self, step: int, body: bytes) -> list[Effect]:
-        """Tell what was computed again; remember it."""
-        text = statement(self.session, -step, self.number, hashlib.sha256(body).digest())
-        finding = Finding(self.session, step, body, self._sign(text))
-        self.state.findings[step][self.number] = finding
-        others = [peer for peer in self.parties if peer != self.me]
-        return [
-            *(Send(peer, finding) for peer in others),
-            SetTimer(_BLAME, self._patience_ns),
-        ]
-
-    def _accuse(self, what: str, numbers: set[int], kind: str = "cheated") -> list[Effect]:
-        names = party_names(self.parties, tuple(sorted(numbers)))
-        return self._decide(Aborted(what, names, kind))
-
-    def _decide(self, outcome: Finished | Aborted) -> list[Effect]:
-        invariant(not self.state.is_over, "a party decides once")
         self.state.is_over = True
         return [Decide(outcome)]
 

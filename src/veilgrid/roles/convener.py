@@ -41,6 +41,10 @@ from veilgrid.signature import Signs
 ATTEMPT_MAX: Final = 8
 """Rounds called for one result before the convener gives up."""
 
+RETURN_NS: Final = 60_000_000_000
+"""At least so long a member that was silent may take to come back: on a busy machine a process
+needs tens of seconds to start and load its kernels again."""
+
 _AGAIN: Final = "again"
 _WAIT: Final = "wait for a member"
 
@@ -157,7 +161,8 @@ class Convener:
     resend_ns
         How long until a call is sent again to who has not answered.
     patience_ns
-        How long to wait for verdicts, and for members to come back: longer than a member waits.
+        How long to wait for verdicts: longer than a member waits. Members may take as long to
+        come back, or ``RETURN_NS`` if that is longer.
     """
 
     def __init__(
@@ -178,6 +183,7 @@ class Convener:
         self._signer, self._keys = signer, dict(verify_keys)
         self._gateways, self._gateway = tuple(gateways), gateway
         self._resend_ns, self._patience_count = resend_ns, -(-patience_ns // resend_ns)
+        self._return_count = max(self._patience_count, -(-RETURN_NS // resend_ns))
         self.call: Call | None = None
         self.rounds: list[RoundReport] = []
         self._number = 0
@@ -231,7 +237,7 @@ class Convener:
         out = {*self._absent, *self._cheaters}
         members = [seat for seat in range(1, len(self.terms.seats) + 1) if seat not in out]
         if not self.terms.is_possible(len(members)):
-            self._left = self._patience_count
+            self._left = self._return_count
             return self._on_wait() if self._absent else self._stop(self._too_few(len(members)))
         return self._called(task, members)
 
