@@ -2,15 +2,21 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
 from roles.test_masked import yingkou
+from veilgrid.admm.masked_site import site_form
+from veilgrid.admm.reference import central
 from veilgrid.grid.day import Day
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.qp.mask import draw_mask
 from veilgrid.report.folders import open_scenario
 from veilgrid.roles.attack import ATTACKED, CASES, attack_plan, default_site
 from veilgrid.roles.audit import AUDITED, audit
 from veilgrid.roles.audit_masked import _link
+from veilgrid.roles.audit_public import Sizes, audit_public, shape_from
 from veilgrid.roles.audit_score import EXACT
 from veilgrid.roles.operator import DayPlan, plan_day
 from veilgrid.secret import SeededRandomness
@@ -112,10 +118,43 @@ def test_an_audit_of_masking_recovers_what_security_says() -> None:
     assert plain["net demand", "coordinator"].share_recovered == 1.0
     assert plain["load", "coordinator with what workers hold"].share_recovered == 1.0
     assert plain["linkability between days", "worker"].share_recovered == 1.0
-    assert plain["schedule", "public"].share_recovered == 0.0
+    devices = plain["number of set-points and of storages", "public"]
+    assert devices.share_recovered == 1.0, "lengths tell what devices a site has"
+    for quantity in ("energy of the day", "net demand", "schedule"):
+        assert plain[quantity, "public"].share_recovered == 0.0
+        assert plain[quantity, "public"].max_error > 0.01
     assert on["schedule as share of its range", "worker"].share_recovered == 1.0
     assert on["battery equations", "worker"].share_recovered >= 0.5
     assert on["which rows are decoys", "worker"].share_recovered >= 0.75
+
+
+def test_the_public_reads_energies_off_payments_where_the_tariff_is_flat() -> None:
+    """The attack has to find what there is: under one price a payment is an energy."""
+    scenario = open_scenario("six-bus")
+    day = scenario.day()
+    flat = replace(day, buy=np.full_like(day.buy, 40.0), sell=np.full_like(day.sell, 40.0))
+    plan = central(flat, Limits.of(replace(scenario.network, voltage_min_pu=None)))
+    price = np.full((len(day.sites), day.interval_count), 40.0)
+    plan = replace(plan, price_p=price, price_q=np.zeros_like(price))
+    site = flat.flexible[0]
+    problem = draw_mask(site_form(flat.sites[site], 1.0).problem, SeededRandomness(1)).masked()
+    rows = {row.quantity: row for row in audit_public(flat, plan, site, problem)}
+    assert rows["energy of the day"].share_recovered == 1.0
+    assert rows["net demand"].share_recovered < 0.5
+
+
+@pytest.mark.parametrize("has_limits", [True, False])
+@pytest.mark.parametrize("name", ["village", "solar-park"])
+def test_lengths_tell_devices(name: str, has_limits: bool) -> None:
+    """With and without reactive power among the variables, for sites with and without storage."""
+    day = open_scenario("six-bus").day()
+    found = next((s for s in day.sites if s.name == name), None)
+    site = found or day.sites[day.flexible[-1]]
+    form = site_form(site, 1.0, 1.0 if has_limits else 0.0)
+    problem = draw_mask(form.problem, SeededRandomness(1)).masked()
+    count = day.interval_count
+    storages = sum(span.group == "energy" for span in site.spans)
+    assert shape_from(Sizes.of(problem), count) == (len(site.linear) / count, storages)
 
 
 @pytest.mark.parametrize("scheme", [s for s in AUDITED if s not in ("masked", "sealed")])

@@ -35,8 +35,9 @@ VERDICTS = {
         "its devices cost."
     ),
     "masked": (
-        "Masking is not encryption. It hides from outsiders what lies beside the ledger. It does "
-        "not hide schedules, forecasts, batteries or quadratic costs from workers and validators: "
+        "Masking is not encryption. It hides from outsiders what lies beside the ledger; they see "
+        "from lengths what devices a site has, and from payments roughly its energy. It does not "
+        "hide schedules, forecasts, batteries or quadratic costs from workers and validators: "
         "each row of a masked problem publishes its slack. With row scaling, permutation and "
         "decoys they still see every device's use as a share of its range, only not the kW. A "
         "site can be recognised from day to day. The coordinator sees net demand; together with a "

@@ -18,6 +18,7 @@ from veilgrid.grid.network import Floats
 from veilgrid.grid.site import Site, Span
 from veilgrid.qp import leak
 from veilgrid.qp.mask import EVERY_OPTION, Mask, MaskedProblem, draw_mask
+from veilgrid.roles.audit_public import audit_public
 from veilgrid.roles.audit_score import EXACT, Recovered, energy_of, nothing, powers_of, scored
 from veilgrid.roles.masked import plan_masked
 from veilgrid.roles.masked_record import Watched
@@ -59,7 +60,7 @@ def audit_masked(
             nothing("load", "worker", load, "MW", "no problem of this site is solved"),
         ]
     held = _Held()
-    plan_masked(day, limits, draw, watch=held.keep)
+    outcome = plan_masked(day, limits, draw, watch=held.keep)
     place = day.flexible.index(site)
     last = held.watched[-1]
     form = _form_of(day, limits, site)
@@ -70,16 +71,7 @@ def audit_masked(
     found += _attack_coordinator(day, evidence)
     found.append(_link(day, limits, day if other is None else other, site, draw))
     found += _attack_options(day, evidence, draw)
-    base = day.network.base_mva
-    found.append(
-        nothing(
-            "schedule",
-            "public",
-            evidence.x[powers_of(form.site.spans, day.interval_count)] * base,
-            "MW",
-            "the ledger holds digests only",
-        )
-    )
+    found += audit_public(day, outcome.coordination, site, evidence.problem)
     return found
 
 
