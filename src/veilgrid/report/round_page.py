@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ from veilgrid.errors import SetupError
 from veilgrid.grid.network import Floats
 from veilgrid.report.page import _page
 from veilgrid.report.plot import Picture, axis, layout, plain
+
+AWARDS_SHOWN: Final = 200
 
 
 def write_page(out: Path, name: str, report: Mapping[str, Any], page: str) -> Path:
@@ -47,18 +49,17 @@ def render_capacity(name: str, report: Mapping[str, Any]) -> str:
         ("a normal approximation would promise", f"{report['normal_kw']:,.2f} kW"),
         ("devices", f"{report['devices']}, and {len(report['rejected'])} rejected"),
     ]
+    scenarios = [
+        (one["scenario"], f"{one['probability']:g}", f"{one['mean_kw']:,.2f} kW")
+        for one in report["scenarios"]
+    ]
     return _page(
         "round.html.j2",
         [_quantiles(report)],
         name=name,
         title=f"{report['capacity_kw']:,.1f} kW can be relied on with {percent}",
         facts=facts,
-        table_title="Scenarios",
-        columns=["scenario", "probability", "mean power"],
-        rows=[
-            (one["scenario"], f"{one['probability']:g}", f"{one['mean_kw']:,.2f} kW")
-            for one in report["scenarios"]
-        ],
+        tables=[("Scenarios", ["scenario", "probability", "mean power"], scenarios)],
     )
 
 
@@ -124,7 +125,7 @@ def render_market(
         ("price", "none: nobody trades" if price is None else f"{price:g}"),
         ("rule", report["rule"]),
         ("volume", f"{report['volume']:g}"),
-        ("welfare", f"{report['welfare']:,.6g}"),
+        ("welfare", f"{report['welfare']:,.6g} of {report['welfare_optimum']:,.6g} possible"),
         ("participants that trade", f"{len(report['trades'])} of {report['bidders']}"),
         (
             "shown here",
@@ -138,6 +139,11 @@ def render_market(
         (*((f"{one['round']}",) if rounds else ()), one["participant"], one["kind"], one["reason"])
         for one in report["flags"]
     ]
+    rejected = [(one["participant"], one["reason"]) for one in report["rejected"]]
+    awards = [
+        (one["participant"], one["side"], f"{one['quantity']:,.6g}", f"{one['payment']:,.2f}")
+        for one in sorted(report["trades"], key=lambda one: -one["quantity"])[:AWARDS_SHOWN]
+    ]
     pictures = [_curves(last, is_buy, prices, quantities)]
     if len(rounds) > 1:
         pictures += [_course(rounds, "price", "Price"), _course(rounds, "volume", "Volume")]
@@ -147,10 +153,22 @@ def render_market(
         name=name,
         title="Nobody trades" if price is None else f"{report['volume']:g} trade at {price:g}",
         facts=facts,
-        table_title="Flags, which lower weights in the next round",
-        columns=[*(["round"] if rounds else []), "participant", "kind", "why"],
-        rows=flags,
+        tables=[
+            (
+                "Flags, which lower weights in the next round",
+                [*(["round"] if rounds else []), "participant", "kind", "why"],
+                flags,
+            ),
+            ("Left out", ["participant", "why"], rejected),
+            (_awards_title(report), ["participant", "side", "quantity", "pays"], awards),
+        ],
     )
+
+
+def _awards_title(report: Mapping[str, Any]) -> str:
+    count = len(report["trades"])
+    most = f", the largest {AWARDS_SHOWN} of {count}" if count > AWARDS_SHOWN else ""
+    return f"What each trades, which opened to itself only{most}"
 
 
 def _course(rounds: Sequence[Mapping[str, Any]], key: str, title: str) -> Picture:
@@ -164,7 +182,8 @@ def _course(rounds: Sequence[Mapping[str, Any]], key: str, title: str) -> Pictur
         "line": {"color": "@plan", "width": 2},
         "hovertemplate": f"round %{{x}}: {key} %{{y:,.6g}}<extra></extra>",
     }
-    figure = layout(xaxis=axis("round"), yaxis=axis(key))
+    ticks = {"dtick": 1} if len(rounds) <= 20 else {}
+    figure = layout(xaxis=axis("round", **ticks), yaxis=axis(key))
     return Picture(
         name=f"course-{key}",
         title=f"{title} round by round",

@@ -195,16 +195,17 @@ def flags_of(
 def _beyond(book: Book, is_buy: bool, draw: int) -> list[Flag]:
     found, groups, common = [], book.groups, usual(book, is_buy, draw)
     chosen = groups.side(is_buy).tolist()
-    whole = sum(book.totals[group] for group in chosen)
+    sent = np.bincount(groups.of_order, book.quantities, len(groups.owner))
+    whole = float(sent[chosen].sum())
     for group in chosen:
         name, total = book.names[groups.owner[group]], book.totals[group]
         able = int(groups.able[group])
         is_over = 0 <= able < total
         if common is not None and (able < 0 or is_over) and common.stands_out(total):
-            reason = f"{100 * total / whole:.0f} % of its side, far above the others"
+            reason = f"{100 * sent[group] / whole:.0f} % of its side, far above the others"
             found.append(Flag(name, "spoof", reason))
         if is_over:
-            reason = f"{total * book.step:g}, able to {able * book.step:g}"
+            reason = f"{sent[group]:g}, able to {able * book.step:g}"
             found.append(Flag(name, "out-of-capability", reason))
     return found
 
