@@ -8,7 +8,7 @@ SEEDS ?= 850
 TRIALS ?= 10000
 COMETBFT ?= v0.38.19
 
-.PHONY: help demo test check fast sim nightly bench docs cometbft scenarios clean
+.PHONY: help demo test check fast sim outage nightly bench docs cometbft scenarios clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -38,6 +38,10 @@ fast: $(READY)  ## tests but those that take more than ten seconds
 sim: $(READY)  ## long simulations with liars; SEEDS=850 of the ledger, TRIALS=10000 of secure computation
 	$(BIN)/python tests/ledger/ledger_sweep.py --seeds $(SEEDS)
 	$(BIN)/python tests/mpc/mpc_malice.py --trials $(TRIALS)
+
+OUTAGE_DAY ?= ../shared/scenarios/yingkou-2023-11-09
+outage: $(READY)  ## kill -9 a validator and a worker of OUTAGE_DAY by processes, in about a minute
+	VEILGRID_DAY=$(OUTAGE_DAY) $(BIN)/python -m pytest -q -s tests/e2e/test_up.py -k paper
 
 nightly: test  ## every test, drawn anew, then simulations from seeds not tried before
 	$(BIN)/python tests/ledger/ledger_sweep.py --seeds $(SEEDS) --first-seed $$(date +%Y%m%d)0000

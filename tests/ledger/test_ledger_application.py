@@ -378,6 +378,21 @@ def test_a_late_worker_is_drawn_again_when_the_other_was_wrong() -> None:
     assert set(result.workers) <= set(late)
 
 
+def test_ballots_on_a_withdrawn_solution_do_not_count_for_the_next_one() -> None:
+    """Else two honest votes for a withheld solution and a liar's would accept any other one."""
+    ledger = Ledger().with_beacon().announced()
+    (worker,) = ledger.day.tasks["s0"].workers
+    ledger.do(worker, Solve(DAY, 1, "s0", digest("s0 1"), digest("x")))
+    for validator in VALIDATORS[:2]:
+        ledger.do(validator, Verdict(DAY, 1, "s0", worker, digest("x"), True))
+    while worker not in ledger.day.tasks["s0"].workers or ledger.day.tasks["s0"].solutions:
+        task = ledger.day.tasks["s0"]
+        ledger.all_vote(Late(DAY, 1, "s0", task.workers[0], task.attempt))
+    ledger.do(worker, Solve(DAY, 1, "s0", digest("s0 1"), digest("y")))
+    ledger.do(VALIDATORS[3], Verdict(DAY, 1, "s0", worker, digest("y"), True))
+    assert ledger.day.tasks["s0"].accepted == ()
+
+
 def test_a_ballot_on_an_earlier_draw_is_refused() -> None:
     """Else a ballot that was under way shortens the patience with whoever is drawn again."""
     ledger = Ledger().with_beacon().announced()
@@ -555,12 +570,10 @@ def test_evidence_that_is_revoked_excludes_a_site_in_the_middle_of_a_day() -> No
 
 def test_workers_without_accepted_evidence_are_not_drawn() -> None:
     """A worker sees masked problems; which program it runs is asked before."""
-    ledger = AttestedLedger(without=("w1", "w2"))
+    ledger = AttestedLedger(without=("w0", "w1", "w2"))
     ledger.all_vote(admit("w2", is_accepted=False, reason="debug mode"))
     ledger.bidding_done().announced()
-    drawn = {worker for task in ledger.day.tasks.values() for worker in task.workers}
-    assert drawn <= {"w0", "w3"}
-    assert drawn
+    assert [task.workers for task in ledger.day.tasks.values()] == [("w3",)] * 3
 
 
 def test_a_validator_whose_evidence_a_quorum_refuses_votes_no_more() -> None:
@@ -574,6 +587,13 @@ def test_a_validator_whose_evidence_a_quorum_refuses_votes_no_more() -> None:
     said = ledger.do(VALIDATORS[3], admit(VALIDATORS[1]))
     assert said == Refused("not a validator of an open day")
     assert ledger.state.convicted == {VALIDATORS[3]: "evidence refused"}
+
+
+def test_a_validator_that_has_refused_does_not_accept_on_the_same_day() -> None:
+    """Else somebody could be let in by waiting until what was wrong looks right."""
+    ledger = AttestedLedger(without=("s0",))
+    ledger.do(VALIDATORS[0], admit("s0", is_accepted=False, reason="debug mode"))
+    assert ledger.do(VALIDATORS[0], admit("s0")) == Refused("said before")
 
 
 @pytest.mark.parametrize(

@@ -336,15 +336,17 @@ class Coordination:
         day, task, why = self._voting(state, context, operation)
         if day is None or task is None:
             return refused(state, why)
-        if operation.worker in task.solutions:
-            return refused(state, "the solution is there")
+        if operation.worker in task.accepted:
+            return refused(state, "its solution was accepted")
         if operation.attempt != task.attempt:
             return refused(state, "about an earlier draw")
         key = f"late {operation.site} {operation.worker}"
         day, votes = cast(day, key, context.client, b"")
         if len(votes) < self.roles.quorum:
             return with_day(state, operation.day, day), Counted(len(votes), self.roles.quorum)
-        return self._replaced(state, operation, forget(day, key), task, "late")
+        verdicts = f"verdict {operation.site} {operation.worker}"
+        day = forget(forget(day, key), verdicts)  # They are about what is taken off the task.
+        return self._replaced(state, operation, day, task, "late")
 
     def _voting(
         self, state: State, context: Context, operation: Verdict | Late

@@ -46,7 +46,7 @@ class Patience(msgspec.Struct, frozen=True):
 
     again_ns: int = 2 * SECOND_NS
     site_ns: int = 30 * SECOND_NS
-    worker_ns: int = 15 * SECOND_NS
+    worker_ns: int = 8 * SECOND_NS
     bids_ns: int = 60 * SECOND_NS
     client_ns: int = 3 * SECOND_NS
     view_ns: int = 3 * SECOND_NS

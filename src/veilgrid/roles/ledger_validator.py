@@ -79,6 +79,8 @@ EXCESS_ACCEPTED: Final = 1e-6
 PRICE_ACCEPTED: Final = 1e-3
 """Of the highest tariff: by so much stated prices may differ from recomputed ones."""
 RESIDUAL_UNIT: Final = 1e-9
+QUEUE_USUAL: Final = 16
+"""So many tasks of one step a worker should do in the usual time."""
 COLD_FACTOR: Final = 4
 """So many times longer a worker may take for a problem that it has not solved before."""
 
@@ -339,10 +341,12 @@ class Validator:
         return effects
 
     def _patience(self, step: int, site: str, worker: str) -> int:
-        """Return how long to wait: longer for what a worker has not solved before."""
+        """Return how long to wait: longer for what is new to a worker, or queues there."""
         tasked = self.shelf.tasks.get((step, site))
         is_known = tasked is not None and (tasked.base, worker) in self._warm
-        return self.agreement.patience.worker_ns * (1 if is_known else COLD_FACTOR)
+        queue = sum(worker in task.workers for task in self.view.tasks.values())
+        times = max(1, queue // QUEUE_USUAL) * (1 if is_known else COLD_FACTOR)
+        return self.agreement.patience.worker_ns * times
 
     def _beacon(self) -> list[Effect]:
         view, day, effects = self.view, self.agreement.day, list[Effect]()
@@ -359,7 +363,11 @@ class Validator:
 
     def _judge(self, step: int, site: str, task: TaskView) -> list[Effect]:
         """Recompute the certificates of solutions that are here and not judged yet."""
-        open_ = {w: d for w, d in task.solutions.items() if (step, site, w, d) not in self._judging}
+        open_ = {
+            worker: digest
+            for worker, digest in task.solutions.items()
+            if (step, site, worker, digest, task.attempt) not in self._judging
+        }
         if not open_:
             return []
         problem = self.shelf.problem(step, site)
@@ -370,14 +378,14 @@ class Validator:
         effects: list[Effect] = []
         for worker, digest in open_.items():
             solved = self._solved.get((step, site, worker))
-            key = (step, site, worker, digest)
+            key = (step, site, worker, digest, task.attempt)
             if solved is None or solved.claim.solution != digest:
                 continue
             self._judging.add(key)
             kind = self.shelf.tasks[step, site].kind
             named = Task(site=site, iteration=step, kind=kind, data=task.problem, worker=worker)
             arguments = (named, problem, solved, self.agreement.keys[worker])
-            effects.append(Compute(("judge", *key), judge_kernel, arguments))
+            effects.append(Compute(("judge", *key[:4]), judge_kernel, arguments))
         return effects
 
     def _is_booked(self, step: int, site: str) -> bool:
@@ -433,14 +441,12 @@ class Validator:
         task, day = self.view.tasks.get(site), self.agreement.day
         if task is None or worker not in task.workers or task.accepted:
             return []
-        if worker not in task.solutions:
-            return self.desk.submit(self.me, Late(day, step, site, worker, task.attempt))
-        digest = task.solutions[worker]
-        if (step, site, worker, digest) in self._judging:
+        digest = task.solutions.get(worker)
+        if (step, site, worker, digest, task.attempt) in self._judging:
             return []
-        if self.shelf.problem(step, site) is None:
+        if digest is not None and self.shelf.problem(step, site) is None:
             return []  # The site withholds what is needed; its own timer runs.
-        return self._judged(step, site, worker, digest, is_accepted=False)
+        return self.desk.submit(self.me, Late(day, step, site, worker, task.attempt))
 
     # -- steps and settlement --------------------------------------------------------------------
 

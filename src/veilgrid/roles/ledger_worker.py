@@ -164,7 +164,7 @@ class Worker:
             case TimerFired(name) if name == AGAIN:
                 return [*self.seat.again(), *self._fetch()]
             case Received(sender, Tasked() as tasked) if sender == self.agreement.operator:
-                return self._fetch() if self.shelf.put(tasked) else []
+                return self._fetch_problems(tasked.site) if self.shelf.put(tasked) else []
             case Received(_, ProblemData() as data):
                 self.shelf.keep(data, frozenset(self.shelf.missing))
             case Received(sender, FetchSolved(step, site)):
@@ -180,16 +180,20 @@ class Worker:
         """Ask sites for problems, and the operator for tasks, that are missing."""
         view, shelf = self.seat.view, self.shelf
         return [
-            *(
-                Send(self.agreement.home(site), FetchProblem(site, digest))
-                for digest, site in shelf.missing.items()
-                if site in view.sites
-            ),
+            *self._fetch_problems(),
             *(
                 Send(NodeId(self.agreement.operator), FetchTask(view.iteration, site))
                 for site, task in view.tasks.items()
                 if self.me in task.workers and (view.iteration, site) not in shelf.tasks
             ),
+        ]
+
+    def _fetch_problems(self, only: str = "") -> list[Effect]:
+        """Ask for the problems that are missing, or for those of one site."""
+        return [
+            Send(self.agreement.home(site), FetchProblem(site, digest))
+            for digest, site in self.shelf.missing.items()
+            if site in self.seat.view.sites and only in ("", site)
         ]
 
     def _act(self) -> list[Effect]:
