@@ -18,7 +18,7 @@ one number a client opens and the bad ones are named, left out or replaced by th
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,137 +27,25 @@ import numpy.typing as npt
 
 from veilgrid.errors import RunAborted, invariant
 from veilgrid.mpc._bulk import column_sums, project
-from veilgrid.mpc._points import key_sets, spike
+from veilgrid.mpc._points import key_sets
 from veilgrid.mpc._round import Round, Steps
+from veilgrid.mpc._rows import Rows, Seeds, with_pad
 from veilgrid.mpc._shares import Shares
-from veilgrid.mpc.client import Enrolled, Mailbox, Received
+from veilgrid.mpc.client import Enrolled, Mailbox
 from veilgrid.mpc.engine import Engine
 from veilgrid.mpc.field import PRIME, PRIME_FIELD, Words, encode_words, octets_of, words_of
 from veilgrid.mpc.intake import agree_on_submissions
 from veilgrid.mpc.layout import Equal, Integers, Layout, Number, OneHot, Scaled, Spike
-from veilgrid.mpc.message import Submission
 from veilgrid.mpc.plain import Plain
-from veilgrid.mpc.prss import Keyring, Members, Stream, client_words
+from veilgrid.mpc.prss import Keyring, Stream
 from veilgrid.secret import Secret
 
 Mask = npt.NDArray[np.bool_]
 
 _SEED: Final = 16
-_DIGEST: Final = 32
-_SIGNATURE: Final = 64
 
 
 # -- what arrives --------------------------------------------------------------------------------
-
-
-class _Rows:
-    """Submissions as rows of arrays, which read like a mapping from name to submission."""
-
-    def __init__(self, mailbox: "BulkMailbox") -> None:
-        self._mailbox = mailbox
-        self.place = {name: row for row, name in enumerate(mailbox.clients)}
-        count, size = len(self.place), mailbox.layout.size
-        self._sets = key_sets(mailbox.n, mailbox.degree)
-        self._own = [members for members in self._sets if mailbox.party in members]
-        self._box = _SEED * len(self._own) + 48
-        self.is_present = np.zeros(count, bool)
-        self.corrections = np.zeros((count, size, 2), np.uint64)
-        self.shares = np.zeros((count, size, 2), np.uint64)
-        self.pads = np.zeros((count, 2), np.uint64)
-        self._digests = np.zeros((count, _DIGEST), np.uint8)
-        self._seeds = np.zeros((count, len(self._own), _SEED), np.uint8)
-        self._has_seed = np.zeros((count, len(self._own)), bool)
-        self._commitments = np.zeros((count, len(self._sets), _DIGEST), np.uint8)
-        self._boxes = np.zeros((count, mailbox.n, self._box), np.uint8)
-        self._signatures = np.zeros((count, _SIGNATURE), np.uint8)
-
-    def __len__(self) -> int:
-        return int(self.is_present.sum())
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name, row in self.place.items() if self.is_present[row])
-
-    def __contains__(self, name: str) -> bool:
-        row = self.place.get(name)
-        return row is not None and bool(self.is_present[row])
-
-    def __setitem__(self, name: str, received: Received) -> None:
-        row, said = self.place[name], received.submission
-        self.corrections[row] = words_of(said.correction).reshape(-1, 2)
-        self._digests[row] = np.frombuffer(received.digest, np.uint8)
-        self._commitments[row] = np.frombuffer(b"".join(said.commitments), np.uint8).reshape(
-            -1, _DIGEST
-        )
-        self._boxes[row] = np.frombuffer(b"".join(said.boxes), np.uint8).reshape(-1, self._box)
-        self._signatures[row] = np.frombuffer(said.signature, np.uint8)
-        for place, members in enumerate(self._own):
-            seed = received.seeds.get(members)
-            self._has_seed[row, place] = seed is not None
-            self._seeds[row, place] = np.frombuffer(seed or bytes(_SEED), np.uint8)
-        self.is_present[row] = True
-        if self._has_seed[row].all():
-            own = self._share(row)
-            self.shares[row], self.pads[row] = own[:-1], own[-1]
-
-    def _share(self, row: int) -> Words:
-        """Return the own share of an input: what the own seeds expand to, and the correction.
-
-        One element more, without a correction, is the client's pad [mpc 7.9].
-        """
-        mailbox = self._mailbox
-        total = PRIME_FIELD.from_words(_with_pad(self.corrections[row]))
-        for place, members in enumerate(self._own):
-            words = client_words(self._seeds[row, place].tobytes(), members, total.size)
-            factor = PRIME_FIELD.vector([spike(PRIME_FIELD, mailbox.n, members, mailbox.party)])
-            part = PRIME_FIELD.scale(factor, PRIME_FIELD.from_words(words))
-            total = PRIME_FIELD.add(total, part)
-        return total
-
-    def __getitem__(self, name: str) -> Received:
-        row, mailbox = self.place[name], self._mailbox
-        said = Submission(
-            mailbox.session,
-            name,
-            mailbox.label(name),
-            self.corrections[row].tobytes(),
-            [one.tobytes() for one in self._commitments[row]],
-            [one.tobytes() for one in self._boxes[row]],
-            self._signatures[row].tobytes(),
-        )
-        return Received(said, self._digests[row].tobytes(), self.seeds(row))
-
-    def seeds(self, row: int) -> dict[Members, bytes]:
-        """Return the own seeds that match their commitments."""
-        return {
-            members: self._seeds[row, place].tobytes()
-            for place, members in enumerate(self._own)
-            if self._has_seed[row, place]
-        }
-
-    def get(self, name: str) -> Received | None:
-        """Return what a client sent, or None."""
-        return self[name] if self.__contains__(name) else None
-
-    def pop(self, name: str, default: None = None) -> None:  # noqa: ARG002 - as of a dict
-        """Forget what a client sent."""
-        row = self.place[name]
-        self.is_present[row] = False
-        self.corrections[row] = self.shares[row] = self.pads[row] = 0
-        self._digests[row] = 0
-
-    def mark(self) -> None:
-        """Note that every client sent something that can be read."""
-        self._digests[:] = 1
-        self._has_seed[:] = True
-
-    def roster(self) -> Words:
-        """Return for each client the digest of its submission and which own seeds are bad."""
-        digests = np.ascontiguousarray(self._digests).view("<u8")
-        bad = np.zeros(len(self.place), np.uint64)
-        for place, members in enumerate(self._own):
-            bit = np.uint64(1 << self._sets.index(members))
-            bad |= np.where(self._has_seed[:, place] | ~self.is_present, np.uint64(0), bit)
-        return np.concatenate([digests, bad[:, np.newaxis]], axis=1).reshape(-1)
 
 
 class BulkMailbox(Mailbox):
@@ -174,7 +62,8 @@ class BulkMailbox(Mailbox):
         Valid inputs that stand in for missing and invalid ones; None leaves those out.
     """
 
-    received: _Rows  # type: ignore[assignment]
+    received: Rows  # type: ignore[assignment]
+    signature_octets = 64
 
     def __init__(
         self,
@@ -192,7 +81,8 @@ class BulkMailbox(Mailbox):
             fallback is None or bool(layout.is_valid(fallback).all()), "fallbacks are valid inputs"
         )
         self.layout, self.fallback = layout, fallback
-        self.received = _Rows(self)
+        self._size, self._label = layout.size, f"bits {layout.size}"
+        self.received = Rows(self)
 
     def fill(self, shares: Words, pads: Words | None = None) -> None:
         """Put in shares of all inputs at once, as if messages had been read: for measuring."""
@@ -206,25 +96,16 @@ class BulkMailbox(Mailbox):
 
     def size(self, client: str) -> int:  # noqa: ARG002 - the same for all
         """Return how many elements a client sends."""
-        return self.layout.size
+        return self._size
 
+    def label(self, client: str) -> str:  # noqa: ARG002 - the same for all
+        """Return how a client's message names its shape."""
+        return self._label
 
-class _Seeds(Mapping[str, Mapping[Members, bytes]]):
-    """The own seeds of the clients whose inputs are used, read where they are needed."""
-
-    def __init__(self, rows: _Rows, names: Sequence[str]) -> None:
-        self._rows, self._names = rows, dict.fromkeys(names)
-
-    def __getitem__(self, name: str) -> Mapping[Members, bytes]:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._rows.seeds(self._rows.place[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    @property
+    def box_octets(self) -> int:
+        """Return how long the part of a message is that one party alone can use."""
+        return _SEED * sum(1 in members for members in key_sets(self.n, self.degree)) + 48
 
 
 # -- what comes out ------------------------------------------------------------------------------
@@ -338,7 +219,7 @@ def bulk_intake(mpc: Engine, mailbox: BulkMailbox, count_min: int = 1) -> Steps[
     names, rows = tuple(mailbox.clients), mailbox.received
     flags: dict[str, str] = {}
     chosen = yield from _agreed(mpc, mailbox, names, flags)
-    mpc.source.learn_all(_Seeds(rows, [names[row] for row in np.flatnonzero(chosen)]))
+    mpc.source.learn_all(Seeds(rows, [names[row] for row in np.flatnonzero(chosen)]))
     data, pads = _shares(mpc, mailbox, names, chosen)
     valid = yield from _valid(mpc, mailbox.layout, data, chosen)
     for row in np.flatnonzero(chosen & ~valid):
@@ -376,11 +257,6 @@ def _agreed(
     return np.array([name in chosen for name in names], bool)
 
 
-def _with_pad(correction: Words) -> Words:
-    """Return a correction as a flat array of words, and zero for the pad."""
-    return np.concatenate([correction.reshape(-1), np.zeros(2, np.uint64)])
-
-
 def _shares(
     mpc: Engine, mailbox: BulkMailbox, names: tuple[str, ...], chosen: Mask
 ) -> tuple[Words, Words]:
@@ -397,7 +273,7 @@ def _shares(
     count, size, _ = rows.corrections.shape
     total = np.zeros((count, size + 1, 2), np.uint64)
     for row in np.flatnonzero(chosen):
-        words = _with_pad(rows.corrections[row])
+        words = with_pad(rows.corrections[row])
         total[row] = mpc.source.constant(PRIME_FIELD.from_words(words))
         for members in mpc.source.sets:
             drawn = mpc.source.client_words(names[row], members, 2 * size + 2)
