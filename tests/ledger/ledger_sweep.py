@@ -13,6 +13,7 @@ from ledger_runs import SIMULATIONS, with_twins
 from veilgrid.sim import Violation, sweep
 
 _CHUNK = 50
+TWINS_STEPS = 1_000_000
 
 
 def main() -> int:
@@ -20,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=850, help="for each member of the cast")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--twins-steps", type=int, default=1_000_000)
+    parser.add_argument("--twins-steps", type=int, default=TWINS_STEPS)
     arguments = parser.parse_args()
     began, seeds, steps, crashes, twins_steps = time.perf_counter(), 0, 0, 0, 0
     try:

@@ -1,5 +1,9 @@
 """The ledger in any weather beside any liar: nobody honest forks, loses or waits for ever."""
 
+import json
+import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +24,7 @@ from ledger_world import REPLICAS
 
 from veilgrid.sim import CALM, Violation, World, replay_command, sweep
 
+ROOT = Path(__file__).parents[2]
 SEEDS = 120
 
 
@@ -122,3 +127,37 @@ def test_a_failing_seed_says_how_to_replay_it() -> None:
     assert replay_command(with_twins, 7).startswith(
         "python -m veilgrid.sim ledger_runs:with_twins --seed 7 --import-path"
     )
+
+
+def test_the_command_that_a_failing_seed_names_takes_the_same_steps() -> None:
+    """A command that replays something else would send whoever debugs astray."""
+    command = shlex.split(replay_command(with_twins, 5))
+    done = subprocess.run(
+        [sys.executable, *command[1:]], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["digest"] == with_twins(5).digest
+
+
+def test_a_sweep_that_finds_something_names_seed_commit_and_command() -> None:
+    """The nightly run ends with that text; nobody is there to look at it."""
+    with MUTATIONS["vote before log"](), pytest.raises(Violation) as caught:
+        sweep(with_all_honest, range(150))
+    text = str(caught.value)
+    found = re.search(r"seed=(\d+) commit=\S+", text)
+    assert found is not None
+    assert replay_command(with_all_honest, int(found[1])) in text
+
+
+def test_nights_are_long_enough() -> None:
+    """10,000 seeds and a million steps beside twins, by what `make nightly` passes on."""
+    import ledger_sweep
+
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8")
+    seeds = re.search(r"^SEEDS \?= (\d+)$", recipe, flags=re.MULTILINE)
+    assert seeds is not None
+    assert int(seeds[1]) * len(SIMULATIONS) >= 10_000
+    nightly = recipe[recipe.index("nightly:") :].split("\n\n")[0]
+    assert "ledger_sweep.py --seeds $(SEEDS) --first-seed" in nightly
+    assert "--twins-steps" not in nightly
+    assert ledger_sweep.TWINS_STEPS >= 1_000_000
