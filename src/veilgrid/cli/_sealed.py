@@ -70,7 +70,7 @@ def run_sealed(
         The parties ended without a result; names the culprit where one is known.
     """
     public = PublicDay.of(day, limits, SETTINGS)
-    specs = _specs(day, public, SystemRandomness(), party_count, degree)
+    specs = sealed_specs(day, public, SystemRandomness(), party_count, degree)
     results = run_processes(
         specs, timeout_s=timeout_s, start_timeout_s=120, outcomes=DayEnded | Stopped | SiteOutcome
     )
@@ -102,9 +102,15 @@ def _rounds(parties: list[ProcessResult]) -> int:
     raise RunAborted("no party ended the day")
 
 
-def _specs(
-    day: Day, public: PublicDay, randomness: Randomness, party_count: int, degree: int
+def sealed_specs(
+    day: Day,
+    public: PublicDay,
+    randomness: Randomness,
+    party_count: int,
+    degree: int,
+    patience_ns: int = 20_000_000_000,
 ) -> list[ProcessSpec]:
+    """Return the processes of a day: one a party, and one with all sites."""
     keys = Keys.drawn(party_count, len(day.sites), randomness)
     agreement = keys.agreement(b"day " + randomness.octets(16).hex().encode(), degree)
     agreed, packed = Agreed.of(agreement), pack_public(public)
@@ -114,7 +120,8 @@ def _specs(
             node=name,
             factory="veilgrid.roles.sealed.deployment:build_party",
             messages=messages,
-            arguments=PartyArguments(agreed, packed, bytes(box)),
+            arguments=PartyArguments(agreed, packed, bytes(box), patience_ns),
+            records="veilgrid.roles.sealed.message:Record",
         )
         for name, box in zip(agreement.parties, keys.boxes, strict=True)
     ]

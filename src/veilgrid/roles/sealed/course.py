@@ -117,6 +117,7 @@ class Course:
 
     def __post_init__(self) -> None:
         self.rule = MixingRule(self.settings.memory, self.settings.mixing_interval)
+        self._opening = self.register
         self._strength = 0.0
         self._exchange_cost = 0.0
         self._passes = 0
@@ -251,6 +252,23 @@ class Course:
                     budget * abs(self._exchange_cost) / self._strength
                 )
 
+    def begin_again(self) -> None:
+        """Begin the coordination anew with the bids as they were committed to, after a loss.
+
+        Who was left out later may come back: it is found out again if it has to be.
+        """
+        for bus in [bus for bus in self.excluded if bus not in self.absent]:
+            del self.excluded[bus]
+        self.register = self._opening
+        for bus in self.absent:
+            if bus in self.flexible:
+                self.register = self.register.without(bus)
+        self.history.clear()
+        self.answer_task = self.regret_task = -1
+        self._suspected = 0
+        self.task = Task(0, BIDS, 0)
+        self._restart()
+
     def _leave_out(self, missing: list[list[Any]]) -> None:
         """Give up on sites: they take their fallback, and the coordination starts anew."""
         for bus, reason in missing:
@@ -259,6 +277,9 @@ class Course:
                 self.absent.add(int(bus))
             if int(bus) in self.flexible:
                 self.register = self.register.without(int(bus))
+        self._restart()
+
+    def _restart(self) -> None:
         self.rule = MixingRule(self.settings.memory, self.settings.mixing_interval)
         self.is_watched = False
         self.bindings.clear()

@@ -21,7 +21,7 @@ from veilgrid.grid.site import Site, Span
 from veilgrid.machine import NodeId
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.day import PublicDay
-from veilgrid.roles.sealed.message import Agreement
+from veilgrid.roles.sealed.message import Agreement, Record
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.register import Register
 from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
@@ -85,6 +85,7 @@ class PartyArguments(msgspec.Struct, frozen=True):
     agreed: Agreed
     public: bytes
     box_key: bytes
+    patience_ns: int = 20_000_000_000
 
 
 class SiteArguments(msgspec.Struct, frozen=True):
@@ -227,7 +228,7 @@ def unpack_site(octets: bytes) -> Site:
 def build_party(
     me: NodeId,
     arguments: PartyArguments,
-    records: Sequence[Any],  # noqa: ARG001 - a party keeps nothing between tasks yet
+    records: Sequence[Record],
     randomness: Randomness,
     signer: Signs,
     verify_keys: Mapping[NodeId, bytes],
@@ -247,6 +248,8 @@ def build_party(
         signer=signer,
         verify_keys=verify_keys,
         randomness=randomness,
+        patience_ns=arguments.patience_ns,
+        records=records,
     )
 
 

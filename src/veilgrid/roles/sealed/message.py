@@ -9,7 +9,7 @@ import msgspec
 
 from veilgrid.machine import NodeId
 from veilgrid.mpc.message import Message as Inner
-from veilgrid.mpc.message import Output
+from veilgrid.mpc.message import Output, Submission
 
 
 class Notice(msgspec.Struct, frozen=True, tag=True):
@@ -26,6 +26,7 @@ class Notice(msgspec.Struct, frozen=True, tag=True):
     day: bytes
     task: int
     result: bytes
+    attempt: int = 0
 
 
 class Parcel(msgspec.Struct, frozen=True, tag=True):
@@ -35,18 +36,70 @@ class Parcel(msgspec.Struct, frozen=True, tag=True):
     task: int
     bus: int
     output: Output
+    attempt: int = 0
 
 
 class Stopped(msgspec.Struct, frozen=True, tag=True):
-    """The parties ended a task without a result; the day stops."""
+    """A party ended a task without a result: the day stops, or is attempted again.
+
+    Attributes
+    ----------
+    attempt
+        In which attempt.
+    is_lost
+        Whether somebody was only silent: with all parties back, the day can be attempted again.
+    """
 
     day: bytes
     task: int
     reason: str
     culprits: list[str]
+    attempt: int = 0
+    is_lost: bool = False
 
 
-Message = Inner | Notice | Parcel | Stopped
+class Again(msgspec.Struct, frozen=True, tag=True):
+    """A party's word to sites that the day begins again; they believe ``degree + 1`` equal ones.
+
+    Attributes
+    ----------
+    attempt
+        The one that begins.
+    is_from_bids
+        Whether gate closure was not over yet.
+    """
+
+    day: bytes
+    attempt: int
+    is_from_bids: bool
+
+
+class Began(msgspec.Struct, frozen=True, tag=True):
+    """Record of a party: it takes part in an attempt from now on."""
+
+    attempt: int
+
+
+class Committed(msgspec.Struct, frozen=True, tag=True):
+    """Record of a party: gate closure is over, and this is what sites committed to.
+
+    Attributes
+    ----------
+    session
+        Of the task in which they did.
+    result
+        What opened.
+    """
+
+    session: bytes
+    submissions: list[Submission]
+    result: bytes
+
+
+Record = Began | Committed
+
+
+Message = Inner | Notice | Parcel | Stopped | Again
 
 
 class DayEnded(msgspec.Struct, frozen=True, tag=True):
@@ -74,6 +127,8 @@ class Agreement:
         Public signature and encryption key of each bus's site.
     groups
         Where the site of a bus listens.
+    attempt
+        From 0; with one more for each time that the coordination begins again after a loss.
     """
 
     day: bytes
@@ -83,8 +138,11 @@ class Agreement:
     site_keys: Mapping[int, bytes]
     site_boxes: Mapping[int, bytes]
     groups: Mapping[int, NodeId]
+    attempt: int = 0
 
     def session(self, task: int) -> bytes:
         """Return the session of a task: what is said in it counts in no other."""
         head = b"veilgrid sealed day %d:%s|%d" % (len(self.day), self.day, task)
+        if self.attempt:
+            head += b"|%d" % self.attempt
         return hashlib.sha256(head).digest()

@@ -1,6 +1,8 @@
 """A party of the committee that coordinates a sealed day: one computation a task [sealed 4.1]."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +13,7 @@ from veilgrid.machine import (
     Effect,
     Event,
     NodeId,
+    Persist,
     Received,
     Send,
     SetTimer,
@@ -24,7 +27,17 @@ from veilgrid.mpc.message import Relay, Submission
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.challenge import Challenged, challenge_program
 from veilgrid.roles.sealed.course import BIDS, DONE, Course
-from veilgrid.roles.sealed.message import Agreement, DayEnded, Notice, Parcel, Stopped
+from veilgrid.roles.sealed.message import (
+    Again,
+    Agreement,
+    Began,
+    Committed,
+    DayEnded,
+    Notice,
+    Parcel,
+    Record,
+    Stopped,
+)
 from veilgrid.roles.sealed.program import (
     BID,
     Priced,
@@ -46,7 +59,11 @@ from veilgrid.signature import Signs
 
 _DEADLINE: Final = "deadline"
 _INNER: Final = "inner "
+_RETURN: Final = "return"
 _EARLY_MAX: Final = 256
+
+ATTEMPTS_MAX: Final = 3
+"""How often the coordination of a day is begun; a party that is lost more often ends it."""
 
 
 class SealedParty:
@@ -68,6 +85,8 @@ class SealedParty:
         Own decryption key for the sites' messages.
     patience_ns
         How long to wait for the sites' messages of a task, and for other parties.
+    records
+        What an earlier life of this party persisted.
     """
 
     def __init__(
@@ -83,6 +102,7 @@ class SealedParty:
         verify_keys: Mapping[NodeId, bytes],
         randomness: Randomness,
         patience_ns: int = 20_000_000_000,
+        records: Sequence[Record] = (),
     ) -> None:
         self.me, self.agreement, self.course = me, agreement, course
         self._shapes, self._limits = shapes, limits
@@ -94,8 +114,28 @@ class SealedParty:
         self._former: Party | None = None
         self._is_running = False
         self._early: dict[int, list[Received]] = {}
-        self._is_over = False
+        self._is_over = self._is_waiting = False
+        self._opening = copy.deepcopy(course)
+        self._stops: dict[NodeId, Stopped] = {}
+        self._ahead: list[Received] = []
+        self._is_back = False
+        self._restore(records)
         self.round_count = 0
+
+    def _restore(self, records: Sequence[Record]) -> None:
+        """Take up what an earlier life of this party left; it says nothing more in that attempt."""
+        for record in records:
+            match record:
+                case Began(attempt):
+                    self._is_back = True
+                    self.agreement = replace(self.agreement, attempt=attempt)
+                case Committed(session, submissions, result):
+                    self.course = copy.deepcopy(self._opening)
+                    mailbox = self._mailbox(session)
+                    for submission in submissions:
+                        mailbox.accept(submission)
+                    self._mailboxes[0] = mailbox
+                    self.course.advance(msgspec.msgpack.decode(result))
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -105,19 +145,28 @@ class SealedParty:
             return []
         match event:
             case TimerFired(name) if name == START:
-                return self._begin()
-            case TimerFired(name) if name == f"{_DEADLINE} {self.course.task.number}":
+                return self._back() if self._is_back else [Persist(Began(0)), *self._begin()]
+            case TimerFired(name) if name == f"{_RETURN} {self.agreement.attempt}":
+                return self._given_up()
+            case Received(sender, Stopped() as stopped) if sender in self.agreement.parties:
+                return self._on_stopped(sender, stopped)
+            case TimerFired(name) if name == f"{_DEADLINE} {self._tag}":
                 return self._run()
             case TimerFired(name) if name.startswith(_INNER):
                 return self._on_timer(name.removeprefix(_INNER))
             case Received(_, Submission() as submission):
                 return self._on_submission(event, submission)
-            case Received(sender, Notice() | Parcel() | Stopped()):
+            case Received(_, Notice() | Parcel() | Again()):
                 return []
             case Received(sender, message) if sender in self.agreement.parties:
                 return self._on_inner(event, message)
             case _:
                 return []
+
+    @property
+    def _tag(self) -> str:
+        """Name of the present task in timers."""
+        return f"{self.agreement.attempt}/{self.course.task.number}"
 
     def _begin(self) -> list[Effect]:
         """Make ready for the present task: a mailbox, and the machine of the computation."""
@@ -136,7 +185,7 @@ class SealedParty:
             session=self.agreement.session(task.number),
             patience_ns=self._patience_ns,
         )
-        effects: list[Effect] = [SetTimer(f"{_DEADLINE} {task.number}", self._patience_ns)]
+        effects: list[Effect] = [SetTimer(f"{_DEADLINE} {self._tag}", self._patience_ns)]
         early = self._early.pop(task.number, [])
         if not self._mailboxes[task.number].clients:
             effects += self._run()
@@ -144,8 +193,8 @@ class SealedParty:
             effects += self.handle(event)
         return effects
 
-    def _mailbox(self) -> Mailbox:
-        """Return an empty mailbox for the present task."""
+    def _mailbox(self, session: bytes = b"") -> Mailbox:
+        """Return an empty mailbox for the present task, or one of an earlier session."""
         task, agreement = self.course.task, self.agreement
         clients = {
             client_of(bus, BID if task.kind == BIDS else f"{task.kind} {task.number}"): Enrolled(
@@ -157,7 +206,7 @@ class SealedParty:
             self._number,
             len(agreement.parties),
             agreement.degree,
-            agreement.session(task.number),
+            session or agreement.session(task.number),
             clients,
             self._box_key,
         )
@@ -183,7 +232,12 @@ class SealedParty:
         return self._passed(self._inner.handle(event))
 
     def _keep(self, event: Event, session: bytes) -> list[Effect]:
-        """Keep what belongs to the next task: others may be ahead by one."""
+        """Keep what belongs to the next task or attempt: others may be ahead by one."""
+        following = replace(self.agreement, attempt=self.agreement.attempt + 1)
+        room = _EARLY_MAX + 2 * len(self.agreement.site_keys)
+        if session in (following.session(0), following.session(1)) and len(self._ahead) < room:
+            self._ahead.append(event)  # type: ignore[arg-type]
+            return []
         after = self.course.task.number + 1
         if session == self.agreement.session(after) and isinstance(event, Received):
             waiting = self._early.setdefault(after, [])
@@ -199,8 +253,8 @@ class SealedParty:
         return self._passed(self._inner.handle(TimerFired(START)))
 
     def _on_timer(self, name: str) -> list[Effect]:
-        number, _, inner = name.partition(" ")
-        if self._inner is None or int(number) != self.course.task.number:
+        tag, _, inner = name.partition(" ")
+        if self._inner is None or tag != self._tag:
             return []
         return self._passed(self._inner.handle(TimerFired(inner)))
 
@@ -210,7 +264,7 @@ class SealedParty:
         for effect in effects:
             match effect:
                 case SetTimer(name, delay_ns):
-                    out.append(SetTimer(f"{_INNER}{self.course.task.number} {name}", delay_ns))
+                    out.append(SetTimer(f"{_INNER}{self._tag} {name}", delay_ns))
                 case Decide(Finished() as finished):
                     out += self._on_finished(finished)
                 case Decide(Aborted() as aborted):
@@ -301,10 +355,9 @@ class SealedParty:
         agreement, task = self.agreement, self.course.task
         self.round_count += finished.round_count
         result = msgspec.msgpack.encode(finished.result)
-        notice = Notice(agreement.day, task.number, result)
-        effects: list[Effect] = [
-            Send(group, notice) for group in sorted(set(agreement.groups.values()))
-        ]
+        notice = Notice(agreement.day, task.number, result, agreement.attempt)
+        effects: list[Effect] = self._kept(result) if task.kind == BIDS else []
+        effects += [Send(group, notice) for group in sorted(set(agreement.groups.values()))]
         effects += self._parcels()
         self.course.advance(msgspec.msgpack.decode(result))
         self._forget()
@@ -323,7 +376,7 @@ class SealedParty:
             octets = bytes(octets_of(PRIME_FIELD.flat(data)))
             session = agreement.session(task.number)
             output = seal_output(session, label, octets, agreement.site_boxes[bus])
-            parcel = Parcel(agreement.day, task.number, bus, output)
+            parcel = Parcel(agreement.day, task.number, bus, output, agreement.attempt)
             out.append(Send(agreement.groups[bus], parcel))
         return out
 
@@ -335,9 +388,81 @@ class SealedParty:
         for number in [number for number in self._mailboxes if number not in kept]:
             del self._mailboxes[number]
 
+    def _kept(self, result: bytes) -> list[Effect]:
+        """Keep what sites committed to, for a later life."""
+        mailbox = self._mailboxes[self.course.task.number]
+        sent = [mailbox.received[name].submission for name in sorted(mailbox.received)]
+        return [Persist(Committed(mailbox.session, sent, result))]
+
+    # -- losses [sealed 4.6] ---------------------------------------------------------------------
+
     def _on_aborted(self, aborted: Aborted) -> list[Effect]:
-        self._is_over = True
+        """End the day, or wait for who was lost to come back."""
+        is_lost = aborted.kind == "silent" and self.agreement.attempt + 1 < ATTEMPTS_MAX
+        return self._stop(aborted.reason, aborted.culprits, is_lost=is_lost)
+
+    def _stop(self, reason: str, culprits: list[str], *, is_lost: bool) -> list[Effect]:
         agreement, task = self.agreement, self.course.task
-        stopped = Stopped(agreement.day, task.number, aborted.reason, aborted.culprits)
-        groups = sorted(set(agreement.groups.values()))
-        return [*(Send(group, stopped) for group in groups), Decide(stopped)]
+        stopped = Stopped(agreement.day, task.number, reason, culprits, agreement.attempt, is_lost)
+        others = [party for party in agreement.parties if party != self.me]
+        names = [*sorted(set(agreement.groups.values())), *others]
+        effects: list[Effect] = [Send(name, stopped) for name in names]
+        if not is_lost:
+            self._is_over = True
+            return [*effects, Decide(stopped)]
+        self._is_waiting, self._inner, self._former = True, None, None
+        self._stops[self.me] = stopped
+        effects.append(SetTimer(f"{_RETURN} {agreement.attempt}", 3 * self._patience_ns))
+        return [*effects, *self._once_all_know()]
+
+    def _back(self) -> list[Effect]:
+        """Tell the others that an earlier life is lost: what it said cannot be gone on with."""
+        if self.agreement.attempt + 1 >= ATTEMPTS_MAX:
+            return self._stop("a party was lost too often", [str(self.me)], is_lost=False)
+        return self._stop("a party restarted", [str(self.me)], is_lost=True)
+
+    def _on_stopped(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
+        agreement = self.agreement
+        if (stopped.day, stopped.attempt) != (agreement.day, agreement.attempt):
+            return []
+        if not stopped.is_lost:
+            return []
+        self._stops[sender] = stopped
+        if not self._is_waiting and stopped.culprits == [str(sender)]:
+            # It says so of itself: there is nobody to wait for.
+            return self._stop(stopped.reason, stopped.culprits, is_lost=True)
+        return self._once_all_know()
+
+    def _once_all_know(self) -> list[Effect]:
+        """Begin again when every party is there and knows; where, follows from who got furthest."""
+        if not self._is_waiting or len(self._stops) < len(self.agreement.parties):
+            return []
+        is_from_bids = max(one.task for one in self._stops.values()) < 2 or not self._has_bids()
+        self.agreement = replace(self.agreement, attempt=self.agreement.attempt + 1)
+        self._stops.clear()
+        self._early.clear()
+        self._is_waiting = False
+        if is_from_bids:
+            self.course, self._mailboxes = copy.deepcopy(self._opening), {}
+        else:
+            self.course.begin_again()
+            self._mailboxes = {0: self._mailboxes[0]}
+        attempt = self.agreement.attempt
+        word = Again(self.agreement.day, attempt, is_from_bids)
+        effects: list[Effect] = [Persist(Began(attempt))]
+        effects += [Send(group, word) for group in sorted(set(self.agreement.groups.values()))]
+        effects += self._begin()
+        ahead, self._ahead = self._ahead, []
+        for event in ahead:
+            effects += self.handle(event)
+        return effects
+
+    def _has_bids(self) -> bool:
+        return 0 in self._mailboxes and self.course.task.number > 0
+
+    def _given_up(self) -> list[Effect]:
+        """End the day: who was lost did not come back."""
+        if not self._is_waiting:
+            return []
+        mine = self._stops[self.me]
+        return self._stop(mine.reason, mine.culprits, is_lost=False)

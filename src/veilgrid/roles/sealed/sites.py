@@ -4,6 +4,7 @@ A group holds the edge devices of several sites that run in one process. Each si
 shares its own messages; the group only saves solving small problems one by one.
 """
 
+import copy
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -48,7 +49,7 @@ from veilgrid.roles.sealed.course import (
     WISH,
     Course,
 )
-from veilgrid.roles.sealed.message import Agreement, Notice, Parcel, Stopped
+from veilgrid.roles.sealed.message import Again, Agreement, Notice, Parcel, Stopped
 from veilgrid.roles.sealed.mixing import MixingMemory
 from veilgrid.roles.sealed.program import AMOUNT_BITS, BID, PRODUCT_BITS, client_of
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Integers, power_steps
@@ -189,6 +190,8 @@ class SiteGroup:
         self._is_over = self._is_late = False
         self._timer = ""
         self._stopped: dict[NodeId, Stopped] = {}
+        self._opening, self._agains = copy.deepcopy(course), dict[NodeId, Again]()
+        self._is_warm = False
         self._arrange()
 
     def _arrange(self) -> None:
@@ -225,7 +228,7 @@ class SiteGroup:
         match event:
             case TimerFired(name) if name == START:
                 return self._bid()
-            case Computed((_, number), value) if number == self.course.task.number:
+            case Computed((_, number), value) if number == self._job:
                 return self._on_computed(value)
             case Received(sender, Notice() as notice) if sender in self.agreement.parties:
                 return self._on_notice(sender, notice)
@@ -235,7 +238,9 @@ class SiteGroup:
                 self._is_late = True
                 return self._go_on()
             case Received(sender, Stopped() as stopped) if sender in self.agreement.parties:
-                return self._on_word(sender, stopped)
+                return [] if stopped.is_lost else self._on_word(sender, stopped)
+            case Received(sender, Again() as again) if sender in self.agreement.parties:
+                return self._on_again(sender, again)
             case _:
                 return []
 
@@ -265,19 +270,50 @@ class SiteGroup:
 
     def _on_notice(self, sender: NodeId, notice: Notice) -> list[Effect]:
         number = self.course.task.number
-        if notice.day != self.agreement.day or not number <= notice.task <= number + 1:
+        if not self._is_of_now(notice) or not number <= notice.task <= number + 1:
             return []
         self._notices.setdefault(notice.task, {})[sender] = notice.result
         return self._go_on()
 
     def _on_parcel(self, sender: NodeId, parcel: Parcel) -> list[Effect]:
         number = self.course.task.number
-        if parcel.day != self.agreement.day or not number <= parcel.task <= number + 1:
+        if not self._is_of_now(parcel) or not number <= parcel.task <= number + 1:
             return []
         by_bus = self._parcels.setdefault(parcel.task, {})
         place = self.agreement.parties.index(sender)
         by_bus.setdefault(parcel.bus, {})[place] = parcel.output
         return self._go_on()
+
+    def _is_of_now(self, said: Notice | Parcel) -> bool:
+        return (said.day, said.attempt) == (self.agreement.day, self.agreement.attempt)
+
+    @property
+    def _job(self) -> tuple[int, int]:
+        return self.agreement.attempt, self.course.task.number
+
+    def _on_again(self, sender: NodeId, again: Again) -> list[Effect]:
+        """Begin again once more parties say so than may be corrupt, from the last wishes."""
+        agreement = self.agreement
+        if (again.day, again.attempt) != (agreement.day, agreement.attempt + 1):
+            return []
+        self._agains[sender] = again
+        if list(self._agains.values()).count(again) <= agreement.degree:
+            return []
+        self._agains.clear()
+        self._notices.clear()
+        self._parcels.clear()
+        self.agreement = replace(agreement, attempt=again.attempt)
+        is_warm = self.course.task.iteration > 1
+        kept = (self._own, self._wish, self._price_p, self._price_q)
+        if again.is_from_bids:
+            self.course = copy.deepcopy(self._opening)
+            self._arrange()
+            return self._bid()
+        self.course.begin_again()
+        self._arrange()
+        if is_warm and kept[0] == self._own:
+            self._is_warm, (_, self._wish, self._price_p, self._price_q) = True, kept
+        return self._act()
 
     def _on_word(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
         """Stop once more parties say so than may be corrupt, and blame whom that many blame."""
@@ -373,9 +409,11 @@ class SiteGroup:
         if task.kind == WISH:
             if task.iteration > 1:
                 return self._send_wish() if self._is_stepped else [self._answer()]
+            if self._is_warm:
+                return [self._answer()]
             nothing = np.zeros_like(self._price_p)
             own = (self._alone_steps, self._price_p, self._price_q, nothing, nothing)
-            return [Compute((_ANSWERED, task.number), near, own)]
+            return [Compute((_ANSWERED, self._job), near, own)]
         if task.kind == ANSWER:
             if task.iteration == 1:
                 return self._send_answer()
@@ -385,11 +423,11 @@ class SiteGroup:
         if task.kind == SURPLUS:
             sites = [free_of_cost(self._sites[bus]) for bus in self._own]
             relief = (sites, self._pull_p, self._pull_q)
-            return [Compute((_CHEAPEST, task.number), cheapest, relief)]
+            return [Compute((_CHEAPEST, self._job), cheapest, relief)]
         if task.kind == CHALLENGE:
             moved = self._moved_prices()
             sites = [self._sites[bus] for bus in self._own]
-            return [Compute((_CHEAPEST, task.number), cheapest, (sites, *moved))]
+            return [Compute((_CHEAPEST, self._job), cheapest, (sites, *moved))]
         if task.kind in (REGRET, CERTIFICATE) and self._cheapest is None:
             return [self._compute(_CHEAPEST)]
         return self._send_proof()
@@ -397,12 +435,12 @@ class SiteGroup:
     def _answer(self) -> Compute:
         target = self._targets()
         arguments = (self._steps, self._price_p, self._price_q, target[0], target[1])
-        return Compute((_ANSWERED, self.course.task.number), near, arguments)
+        return Compute((_ANSWERED, self._job), near, arguments)
 
     def _compute(self, kind: str) -> Compute:
         sites = [self._sites[bus] for bus in self._own]
         arguments = (sites, self._price_p.copy(), self._price_q.copy())
-        return Compute((kind, self.course.task.number), cheapest, arguments)
+        return Compute((kind, self._job), cheapest, arguments)
 
     def _on_computed(self, value: SiteAnswer | Cheapest) -> list[Effect]:
         task = self.course.task
@@ -413,6 +451,11 @@ class SiteGroup:
             if task.kind == ANSWER:
                 return self._send_answer()
             if task.iteration > 1:
+                return self._send_wish()
+            if self._is_warm:
+                self._is_warm = False
+                self._measure()
+                self._wish, self._is_stepped = self._wish + self._step, False
                 return self._send_wish()
             price = np.stack([self._price_p, self._price_q])
             self._wish = self._demand + price * self._give()
