@@ -1,12 +1,33 @@
 """The benchmark ``aggregate``: weighted robust figures on a committee of processes."""
 
 import time
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import msgspec
+from nacl.public import PrivateKey
 
 from veilgrid.cli._bench_plain import beside_plain
 from veilgrid.cli._regions import Way
 from veilgrid.errors import RunAborted
-from veilgrid.risk.aggregate_workload import Workload, expected
+from veilgrid.mpc.bulk import BulkMailbox
+from veilgrid.mpc.client import Enrolled, submit
+from veilgrid.mpc.keyed import (
+    ClientKeys,
+    KeyedMailbox,
+    Registration,
+    admit,
+    register,
+    submit_keyed,
+)
+from veilgrid.mpc.layout import Layout
+from veilgrid.mpc.message import Submission
+from veilgrid.risk.aggregate_workload import Workload, expected, inputs_of, round_of
+from veilgrid.secret import Secret, SystemRandomness
+from veilgrid.signature import Signer
+
+T = TypeVar("T")
 
 SIZES: Final = (1_000, 10_000, 100_000)
 PARTIES: Final = 3
@@ -82,7 +103,6 @@ def _hierarchy(count: int, regions: int) -> list[dict[str, Any]]:
     from veilgrid.cli._aggregate import Setting, aggregate_by_region, aggregate_readings
     from veilgrid.cli._readings import Readings
     from veilgrid.risk.aggregate import Question
-    from veilgrid.risk.aggregate_workload import round_of
 
     sources = round_of(Workload("sum", count, DEGREE)).sources
     values = tuple(1.0 + 0.01 * (row % 700) for row in range(count))
@@ -117,45 +137,90 @@ def _summed(what: str, seconds: float, octets: int, flat: float) -> dict[str, An
     }
 
 
+@dataclass(frozen=True)
+class _Arrivals:
+    """Sources with their keys and inputs, and the committee that they send to."""
+
+    inputs: dict[str, list[int]]
+    signers: dict[str, Signer]
+    public: list[bytes]
+    enrolled: dict[str, Enrolled]
+    key: Secret[bytes]
+    """Of the first party, to read what is sealed for it."""
+    layout: Layout
+
+    @classmethod
+    def of(cls, count: int) -> "_Arrivals":
+        """Return some sources of the timed rounds."""
+        work = Workload("trimmed-mean", count, DEGREE)
+        round_, draw = round_of(work), SystemRandomness().octets
+        rows = inputs_of(work, round_).tolist()
+        names = [one.name for one in round_.sources]
+        signers = {name: Signer(Secret(draw(32))) for name in names}
+        boxes = [PrivateKey(draw(32)) for _ in range(PARTIES)]
+        enrolled = {name: Enrolled(signer.verify_key) for name, signer in signers.items()}
+        key, layout = Secret(bytes(boxes[0])), round_.plan().layout
+        public = [bytes(box.public_key) for box in boxes]
+        return cls(dict(zip(names, rows, strict=True)), signers, public, enrolled, key, layout)
+
+    def signed(self) -> Iterator[Submission]:
+        """Make every source's message, signed and sealed."""
+        for name, bits in self.inputs.items():
+            yield submit(
+                b"intake",
+                name,
+                bits,
+                degree=DEGREE,
+                box_keys=self.public,
+                signer=self.signers[name],
+                randomness=SystemRandomness(),
+            )
+
+    def registrations(self) -> Iterator[tuple[Registration, ClientKeys]]:
+        """Register every source."""
+        for name, signer in self.signers.items():
+            yield register(
+                b"day",
+                name,
+                degree=DEGREE,
+                box_keys=self.public,
+                signer=signer,
+                randomness=SystemRandomness(),
+            )
+
+
 def _intake(count: int) -> list[dict[str, Any]]:
-    """Time what happens per source while messages arrive: making one, and reading it."""
-    from nacl.public import PrivateKey
+    """Time what happens per source while messages arrive: making one, and reading it.
 
-    from veilgrid.mpc.client import Enrolled, submit
-    from veilgrid.risk.aggregate_workload import inputs_of, round_of
-    from veilgrid.risk.rounds import mailbox_of
-    from veilgrid.secret import Secret, SystemRandomness
-    from veilgrid.signature import Signer
-
-    work, randomness = Workload("trimmed-mean", count, DEGREE), SystemRandomness()
-    round_ = round_of(work)
-    inputs, session = inputs_of(work, round_), b"intake"
-    signers = {one.name: Signer(Secret(randomness.octets(32))) for one in round_.sources}
-    boxes = [PrivateKey(randomness.octets(32)) for _ in range(PARTIES)]
-    enrolled = {name: Enrolled(signer.verify_key) for name, signer in signers.items()}
-    mailbox = mailbox_of(round_)(1, PARTIES, DEGREE, session, enrolled, Secret(bytes(boxes[0])))
-    public = [bytes(box.public_key) for box in boxes]
-    began = time.perf_counter()
-    said = [
-        submit(
-            session,
-            name,
-            row.tolist(),
-            degree=DEGREE,
-            box_keys=public,
-            signer=signers[name],
-            randomness=randomness,
-        )
-        for name, row in zip(signers, inputs, strict=True)
-    ]
-    made = time.perf_counter() - began
-    began = time.perf_counter()
-    refused = [why for one in said if (why := mailbox.accept(one))]
-    read = time.perf_counter() - began
-    if refused:
-        raise RunAborted(f"intake: {refused[0]}")
-    octets = len(said[0].correction) + sum(map(len, said[0].boxes)) + 64
-    parts = (("a source makes its message", made), ("a party reads one message", read))
+    Once with signed and sealed messages, once with those of sources that registered keys before.
+    """
+    all_ = _Arrivals.of(count)
+    enrolled, key, layout = all_.enrolled, all_.key, all_.layout
+    made, signed = _timed(all_.signed())
+    mailbox = BulkMailbox(1, PARTIES, DEGREE, b"intake", enrolled, key, layout)
+    read, refused = _timed(mailbox.accept(one) for one in signed)
+    _, registered = _timed(all_.registrations())
+    admitted, keys = _timed(
+        admit(said, b"day", enrolled[said.client], 1, PARTIES, DEGREE, key)
+        for said, _ in registered
+    )
+    quick, keyed = _timed(
+        submit_keyed(b"intake", name, bits, own)
+        for (name, bits), (_, own) in zip(all_.inputs.items(), registered, strict=True)
+    )
+    known = {name: one for name, one in zip(all_.inputs, keys, strict=True) if one is not None}
+    quick_mailbox = KeyedMailbox(1, PARTIES, DEGREE, b"intake", enrolled, key, layout, known)
+    quick_read, others = _timed(quick_mailbox.accept(one) for one in keyed)
+    wrong = [why for why in (*refused, *others) if why]
+    if wrong:
+        raise RunAborted(f"intake: {wrong[0]}")
+    parts = (
+        ("a source makes its message", made, signed[0]),
+        ("a party reads one message", read, signed[0]),
+        ("a party admits a source that registers keys", admitted, registered[0][0]),
+        ("a registered source makes its message", quick, keyed[0]),
+        ("a party reads one message of a registered source", quick_read, keyed[0]),
+    )
     return [
         {
             "what": what,
@@ -164,7 +229,13 @@ def _intake(count: int) -> list[dict[str, Any]]:
             "ratio": None,
             "unit": "ms",
             "count": count,
-            "ours_megabytes": octets / 1e6,
+            "ours_megabytes": len(msgspec.msgpack.encode(said)) / 1e6,
         }
-        for what, seconds in parts
+        for what, seconds, said in parts
     ]
+
+
+def _timed(work: Iterable[T]) -> tuple[float, list[T]]:
+    began = time.perf_counter()
+    done = list(work)
+    return time.perf_counter() - began, done

@@ -50,7 +50,8 @@ class Enrolled:
     box_key: bytes = b""
 
 
-def _commitment(session: bytes, client: str, members: Members, seed: bytes) -> bytes:
+def commitment(session: bytes, client: str, members: Members, seed: bytes) -> bytes:
+    """Return what a client commits to a seed of one set by."""
     head = b"veilgrid mpc seed %d:%s%d:%s" % (
         len(session),
         session,
@@ -142,7 +143,7 @@ def submit_with_pad(
         client,
         f"bits {len(bits)}",
         bytes(octets_of(PRIME_FIELD.flat(PRIME_FIELD.from_words(PRIME_FIELD.flat(rest))))),
-        [_commitment(session, client, members, seed) for members, seed in seeds.items()],
+        [commitment(session, client, members, seed) for members, seed in seeds.items()],
         boxes,
         b"",
     )
@@ -215,6 +216,10 @@ class Mailbox:
         self.received[submission.client] = Received(submission, digest_of(submission), seeds)
         return ""
 
+    def accept_vouched(self, submission: Submission) -> str:
+        """Take a submission that ``n - degree`` parties hold; return why it was refused."""
+        return self.accept(submission)
+
     def size(self, client: str) -> int:
         """Return how many elements a client sends."""
         return self.clients[client].form.bit_count
@@ -254,8 +259,8 @@ class Mailbox:
     def is_committed(self, submission: Submission, members: Members, seed: bytes) -> bool:
         """Return whether the client committed to this seed of this set."""
         place = key_sets(self.n, self.degree).index(members)
-        commitment = _commitment(submission.session, submission.client, members, seed)
-        return submission.commitments[place] == commitment
+        right = commitment(submission.session, submission.client, members, seed)
+        return submission.commitments[place] == right
 
 
 def seal_output(session: bytes, label: str, octets: bytes, box_key: bytes) -> Output:
