@@ -97,6 +97,29 @@ def test_flags_and_caps_of_any_orders_equal_those_in_the_clear(
         assert abs(steps_of(one) - wanted) <= 1 + size // UNIT
 
 
+@given(
+    steps=st.lists(st.integers(0, 24), min_size=4, max_size=24),
+    last=st.integers(16, 64),
+    proof=st.sampled_from([-1, 10**9]),
+)
+@settings(max_examples=100, deadline=None)
+def test_who_barely_stands_out_is_the_same_on_shares(
+    steps: list[int], last: int, proof: int
+) -> None:
+    """Sizes a quarter of an octave apart, one near the limit; who has a proof is not named."""
+    sizes = [round(64 * 2 ** (step / 4)) for step in [*steps, last]]
+    book = book_of(
+        [(k, True, 5, size, proof if k == len(steps) else -1) for k, size in enumerate(sizes)]
+    )
+    layout, mpc = layout_of(2**24 - 1, 1), Plain()
+    batch = plain_batch(mpc, layout, encode(layout, np.full(len(sizes), 5), book.sizes))
+    before: Any = mpc.run(screened(mpc, batch, book.groups))
+    common = usual_of(sizes, 0, 1)
+    right = {k for k, size in enumerate(sizes) if common.stands_out(size)}
+    found = {k for k, kinds in before.kinds.items() if "spoof" in kinds}
+    assert found == right - ({len(steps)} if proof > 0 else set())
+
+
 def neighbours(count: int, seed: int) -> list[tuple[int, bool, int, int, int]]:
     rng = np.random.default_rng(seed)
     centre = {True: 140, False: 110}
