@@ -2,9 +2,9 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from small_day import small_day
 
+from veilgrid.cli._rehearsed import rehearsed
+from veilgrid.errors import ConfigError
 from veilgrid.ledger.operation import Admit, decode_operation
 from veilgrid.ledger.service import Record
 from veilgrid.machine import NodeId
@@ -22,9 +24,18 @@ from veilgrid.node.attest.software import SoftwareProvider
 from veilgrid.roles.ledger_admission import Assessor, Quote
 from veilgrid.secret import Secret, SeededRandomness
 from veilgrid.sim import day as simulated
-from veilgrid.sim.day_faults import Crash, Faults, Liar, WeatherFaults
+from veilgrid.sim.day_faults import (
+    EVIDENCE,
+    Crash,
+    Faults,
+    Liar,
+    WeatherFaults,
+    WrongEvidence,
+    check_faults,
+)
 
 DAY = small_day()
+VALIDATORS = [f"validator-{index}" for index in range(1, 5)]
 BUSES = [str(site.name) for site in DAY.sites]
 NOW_S = 1_800_000_000.0
 GENUINE = SoftwareProvider(Secret(bytes(range(32))), bytes(48))
@@ -43,49 +54,29 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.NOTSET)
 
 
-def replaying() -> Quote:
-    """Show what was shown to whoever asked first."""
-    first: list[bytes] = []
-    quote = quote_by(GENUINE, lambda: NOW_S)
-
-    def again(public_key: bytes, nonce: bytes) -> bytes:
-        first.append(first[0] if first else quote(public_key, bytes(32)))
-        return first[0]
-
-    return again
-
-
-LIES: dict[str, tuple[Callable[[], Quote], str]] = {
-    "forged": (
-        lambda: quote_by(SoftwareProvider(Secret(bytes(32)), bytes(48)), lambda: NOW_S),
-        "is not in the policy",
-    ),
-    "expired": (lambda: quote_by(GENUINE, lambda: NOW_S - 1000.0), "1000 s old"),
-    "replayed": (replaying, "another nonce"),
-    "another program": (
-        lambda: quote_by(
-            SoftwareProvider(Secret(bytes(range(32))), bytes([1]) * 48), lambda: NOW_S
-        ),
-        "is not in the policy",
-    ),
-    "another's": (
-        lambda: lambda _, nonce: quote_by(GENUINE, lambda: NOW_S)(bytes(32), nonce),
-        "another key",
-    ),
-    "no evidence": (lambda: lambda _key, _nonce: b"\xff", "is no evidence"),
+LIES = {
+    "forged": "is not in the policy",
+    "expired": "1000 s old",
+    "replayed": "another nonce",
+    "another-program": "is not in the policy",
+    "foreign": "another key",
+    "none": "is no evidence",
 }
 
 
 class Shows:
     """What each process shows and by what each validator judges."""
 
+    others: ClassVar[dict[str, Quote]] = {}
+
     def __init__(self, lies: dict[str, str], policies: dict[str, Policy] | None = None) -> None:
         self.assessors: dict[str, PolicyAssessor] = {}
-        self._quotes = {node: LIES[kind][0]() for node, kind in lies.items()}
+        self._shown = rehearsed(lies, tuple(VALIDATORS), 1)
         self._policies = policies or {}
 
     def __call__(self, name: str) -> tuple[Quote, Assessor | None]:
-        quote = self._quotes.get(name, quote_by(GENUINE, lambda: NOW_S))
+        quote, _ = self._shown(name)
+        quote = self.others.get(name, quote)
         if not name.startswith("validator"):
             return quote, None
         rules = self._policies.get(name, POLICY)
@@ -129,15 +120,12 @@ class Run:
         return said
 
 
-VALIDATORS = [f"validator-{index}" for index in range(1, 5)]
-
-
 @pytest.mark.parametrize(
     "lies",
     [
         {"site-2": "forged", "site-4": "replayed"},
-        {"site-3": "expired", "site-4": "another program"},
-        {"site-3": "another's", "worker-1": "no evidence"},
+        {"site-3": "expired", "site-4": "another-program"},
+        {"site-3": "foreign", "worker-1": "none"},
     ],
     ids=lambda lies: " and ".join(lies.values()),
 )
@@ -156,7 +144,7 @@ def test_who_shows_wrong_evidence_is_refused_by_every_honest_validator(
         who = node if node.startswith("worker") else f"site:{BUSES[int(node[-1]) - 1]}"
         said = [ballots[validator, who] for validator in VALIDATORS]
         assert [one.is_accepted for one in said] == [False] * 4
-        assert all(LIES[kind][1] in one.reason and len(one.evidence) == 32 for one in said)
+        assert all(LIES[kind] in one.reason and len(one.evidence) == 32 for one in said)
     honest = [one for (_, who), one in ballots.items() if who.endswith((":s", "worker-2"))]
     assert len(honest) == 8
     assert all(one.is_accepted and "not hardware" in one.reason for one in honest)
@@ -211,13 +199,13 @@ def test_what_is_revoked_during_a_day_ends_a_sites_part_in_it() -> None:
     revoked = Revoked(roots=(other.root_key.hex(),))
     RevokingLater.revoking = msgspec.structs.replace(policy, revoked=revoked)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(LIES, "later revoked", (lambda: quote_by(other, lambda: NOW_S), "revoked"))
+        patch.setattr(Shows, "others", {"site-2": quote_by(other, lambda: NOW_S)})
         patch.setattr(sys.modules[__name__], "PolicyAssessor", RevokingLater)
         slow = Faults(
             site_processes=len(BUSES), liar=(Liar(node="worker-1", kind="silent", since=3),)
         )
         policies = dict.fromkeys(VALIDATORS, policy)
-        run = Run({"site-2": "later revoked"}, slow, policies=policies)
+        run = Run({}, slow, policies=policies)
     assert (run.found.outcome, run.found.violations) == ("converged", ())
     assert run.found.result is not None
     assert run.found.result.excluded == ("a",)
@@ -230,3 +218,17 @@ def test_what_is_revoked_during_a_day_ends_a_sites_part_in_it() -> None:
     ]
     told = [one for one in operations if isinstance(one, Admit) and one.who == "site:a"]
     assert {True, False} == {one.is_accepted for one in told}
+
+
+def test_every_kind_of_wrong_evidence_can_be_played_and_others_are_named_at_once() -> None:
+    """Whoever writes a faults file corrects it in one go."""
+    assert set(LIES) == set(EVIDENCE)
+    wrong = (
+        WrongEvidence(node="site-1", kind="forged"),
+        WrongEvidence(node="operator", kind="stolen"),
+    )
+    nodes = ("operator", "site-1", *VALIDATORS)
+    with pytest.raises(ConfigError) as caught:
+        check_faults(Faults(evidence=wrong), nodes, BUSES, "faults.toml")
+    assert len(caught.value.findings) == 4
+    check_faults(Faults(attested=True, evidence=wrong[:1]), nodes, BUSES, "faults.toml")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from veilgrid.cli._rehearsed import rehearsed
 from veilgrid.config import load
 from veilgrid.errors import Finding, InputError
 from veilgrid.report.folders import open_scenario
@@ -43,7 +44,11 @@ def simulate(scenario: str, seed: int | None, faults_path: Path | None, as_json:
     chosen = secrets.randbits(31) if seed is None else seed
     if not as_json:
         click.echo(f"seed {chosen}: simulating {len(nodes)} processes", err=True)
-    found = simulate_day(day, chosen, faults)
+    attest = None
+    if faults.attested:
+        wrong = {one.node: one.kind for one in faults.evidence}
+        attest = rehearsed(wrong, agreement.validators, chosen)
+    found = simulate_day(day, chosen, faults, attest=attest)
     is_wanted = found.outcome == "converged" and not found.violations
     if as_json:
         click.echo(json.dumps(_summary(found, faults)))
@@ -77,6 +82,7 @@ def _summary(found: SimulatedDay, faults: Faults) -> dict[str, Any]:
         "steps": result.steps if result is not None else None,
         "iterations": result.iterations if result is not None else None,
         "excluded": list(result.excluded) if result is not None else [],
+        "refused_evidence": found.refused,
         "replaced_workers": list(result.dropped_workers) if result is not None else [],
     }
 
@@ -90,6 +96,8 @@ def _show(found: SimulatedDay) -> None:
         click.echo(f"iterations  {result.iterations}, {result.steps} steps on the ledger")
         click.echo(f"excluded    {', '.join(result.excluded) or 'nobody'}")
         click.echo(f"replaced    {', '.join(dict.fromkeys(result.dropped_workers)) or 'nobody'}")
+    for who, why in found.refused.items():
+        click.echo(f"refused     {who}: {why}")
     click.echo(f"events      {found.step_count}, {found.crash_count} crashes")
     click.echo(f"digest      {found.digest}")
     for violation in found.violations:

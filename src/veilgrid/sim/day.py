@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -62,6 +62,8 @@ class SimulatedDay:
         The operator's status, or ``stalled``.
     violations
         Properties that did not hold, in words.
+    refused
+        Whose evidence a quorum of validators refused, and why.
     """
 
     seed: int
@@ -72,6 +74,7 @@ class SimulatedDay:
     step_count: int
     crash_count: int
     seconds: float
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 class MoneyAndPower(Checker):
@@ -227,6 +230,7 @@ def simulate_day(
         except Violation as violation:
             found.append(str(violation))
     result = result_of(world, agreement)
+    operator: Any = world.machine(NodeId(agreement.operator))
     return SimulatedDay(
         seed=seed,
         digest=world.digest,
@@ -236,6 +240,7 @@ def simulate_day(
         step_count=world.step_count,
         crash_count=world.crash_count,
         seconds=world.now_ns / 1e9,
+        refused=dict(operator.seat.view.refused) if operator is not None else {},
     )
 
 

@@ -16,6 +16,7 @@ _LIES: Final[dict[str, tuple[str, ...]]] = {
     "worker": ("silent", "infeasible", "suboptimal", "stale", "unsigned", "replaying"),
     "site": ("silent", "falsifying", "no-bid"),
 }
+EVIDENCE: Final = ("forged", "expired", "replayed", "foreign", "another-program", "none")
 _SHARES: Final = ("loss", "repeat", "reorder", "clock_skew", "partition", "crash", "step_crash")
 
 
@@ -66,6 +67,19 @@ class Liar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     since: int = 2
 
 
+class WrongEvidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[evidence]]``: whose evidence of attestation is wrong, and how.
+
+    Attributes
+    ----------
+    node
+        A process that is asked: ``validator-1`` …, ``worker-1`` …, ``site-1`` … with all its sites.
+    """
+
+    node: str
+    kind: str
+
+
 class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file.
 
@@ -73,6 +87,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ----------
     storm_steps
         After so many events the weather is calm, so that a day can end.
+    attested
+        Whether evidence of attestation is asked for [attestation 8].
     """
 
     validators: int = 4
@@ -82,6 +98,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weather: WeatherFaults = WeatherFaults()
     crash: tuple[Crash, ...] = ()
     liar: tuple[Liar, ...] = ()
+    attested: bool = False
+    evidence: tuple[WrongEvidence, ...] = ()
 
     @property
     def world_weather(self) -> Weather:
@@ -125,6 +143,8 @@ def check_faults(faults: Faults, nodes: Collection[str], buses: Collection[str],
             findings.append(Finding(f"{where}, key down_ms", f"is {crash.down_ms}", "above 0"))
     for number, liar in enumerate(faults.liar, 1):
         findings += _liar(liar, nodes, buses, f"{path}, liar {number}")
+    for number, wrong in enumerate(faults.evidence, 1):
+        findings += _evidence(wrong, faults, nodes, f"{path}, evidence {number}")
     if findings:
         raise ConfigError(findings)
 
@@ -149,6 +169,20 @@ def _weather(weather: WeatherFaults, path: str) -> Iterator[Finding]:
             yield Finding(f"{where}, key {key}", f"is {getattr(weather, key)}", "0.2 to 60000")
     if weather.crashed_max < 0:
         yield Finding(f"{where}, key crashed_max", f"is {weather.crashed_max}", "0 or more")
+
+
+def _evidence(
+    wrong: WrongEvidence, faults: Faults, nodes: Collection[str], where: str
+) -> Iterator[Finding]:
+    if not faults.attested:
+        yield Finding(where, "nobody asks for evidence", "put attested = true above it")
+    if wrong.node not in nodes or wrong.node == "operator":
+        problem = f"{wrong.node!r} is no process that is asked for evidence"
+        advice = f"one of {', '.join(sorted({*nodes} - {'operator'}))}"
+        yield Finding(f"{where}, key node", problem, advice)
+    if wrong.kind not in EVIDENCE:
+        advice = f"one of {', '.join(EVIDENCE)}"
+        yield Finding(f"{where}, key kind", f"{wrong.kind!r} is no wrong evidence", advice)
 
 
 def _liar(

@@ -66,6 +66,7 @@ class Gate:
         self._valid_s = valid_s
         self._asked: dict[NodeId, _Asked] = {}
         self._admitted: dict[NodeId, Admission] = {}
+        self._has_told_software = False
 
     def challenge(self, node: NodeId, public_key: bytes, now_s: float) -> bytes:
         """Return the nonce with which ``node`` is asked; an earlier one does not count any more.
@@ -113,7 +114,8 @@ class Gate:
             problem = f"{node} answered after {waited_s:.0f} s; {self._answer_max_s:g} s are given"
             raise EvidenceRefused((problem,))
         bound = binding(asked.public_key, asked.nonce)
-        claims = verify(evidence, self._policy, now_s, bound)
+        claims = verify(evidence, self._policy, now_s, bound, is_told=not self._has_told_software)
+        self._has_told_software |= not claims.hardware
         self._admitted[node] = Admission(claims, now_s + self._valid_s)
         return claims
 

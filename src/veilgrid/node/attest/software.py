@@ -76,11 +76,12 @@ class SoftwareProvider:
 
     hardware: bool = False
 
-    __slots__ = ("_root", "_signer", "measurement")
+    __slots__ = ("_has_quoted", "_root", "_signer", "measurement")
 
     def __init__(self, root: Secret[bytes], measurement: bytes | None = None) -> None:
         self._root = root
         self._signer = Signer(Secret(_derived(root, b"quote")))
+        self._has_quoted = False
         self.measurement = measure_package() if measurement is None else measurement
         _log.warning("attestation by %s: hardware=False, for development only", NAME)
 
@@ -128,7 +129,9 @@ class SoftwareProvider:
         )
         signature = self._signer.sign(DOMAIN, said.signed)
         signed = msgspec.structs.replace(said, signature=signature)
-        _log.warning("quoted by %s: hardware=False", NAME)
+        level = logging.DEBUG if self._has_quoted else logging.WARNING
+        _log.log(level, "quoted by %s: hardware=False", NAME)
+        self._has_quoted = True
         return Evidence(kind="software", statement=msgspec.msgpack.encode(signed))
 
     def seal(self, secret: Secret[bytes], label: str, to: SealTo = "program") -> bytes:

@@ -48,7 +48,9 @@ class Verdict:
         return self.claims is not None and not self.problems
 
 
-def examine(evidence: Evidence, policy: Policy, now_s: float, bound: bytes) -> Verdict:
+def examine(
+    evidence: Evidence, policy: Policy, now_s: float, bound: bytes, *, is_told: bool = True
+) -> Verdict:
     """Judge evidence and give every reason against it.
 
     Parameters
@@ -62,6 +64,8 @@ def examine(evidence: Evidence, policy: Policy, now_s: float, bound: bytes) -> V
     bound
         What the evidence has to contain: :func:`~veilgrid.node.attest.evidence.binding` of the
         process's public key and the nonce that was sent to it.
+    is_told
+        Warn that software evidence was accepted; who has said so before need not repeat it.
     """
     invariant(math.isfinite(now_s), "the verifier's clock shows a time")
     if len(bound) < _BOUND_MIN:
@@ -80,12 +84,14 @@ def examine(evidence: Evidence, policy: Policy, now_s: float, bound: bytes) -> V
         advisories=found.advisories,
     )
     problems = (*found.problems, *_problems(found, policy, now_s, bound))
-    if not problems and not claims.hardware:
+    if is_told and not problems and not claims.hardware:
         _log.warning("accepted evidence of kind software: hardware=False, for development only")
     return Verdict(claims=claims, problems=problems, registers=found.registers)
 
 
-def verify(evidence: Evidence, policy: Policy, now_s: float, bound: bytes) -> Claims:
+def verify(
+    evidence: Evidence, policy: Policy, now_s: float, bound: bytes, *, is_told: bool = True
+) -> Claims:
     """Return what is believed of a process; see :func:`examine`.
 
     Raises
@@ -93,7 +99,7 @@ def verify(evidence: Evidence, policy: Policy, now_s: float, bound: bytes) -> Cl
     EvidenceRefused
         With every reason.
     """
-    verdict = examine(evidence, policy, now_s, bound)
+    verdict = examine(evidence, policy, now_s, bound, is_told=is_told)
     if verdict.claims is None or verdict.problems:
         raise EvidenceRefused(verdict.problems)
     return verdict.claims
