@@ -120,6 +120,25 @@ def test_who_barely_stands_out_is_the_same_on_shares(
     assert found == right - ({len(steps)} if proof > 0 else set())
 
 
+@pytest.mark.parametrize("rule", [UNIFORM, REDUCTION])
+@pytest.mark.parametrize(("offered", "limit", "kinds"), [(20, 3, {"withholding"}), (21, 3, set())])
+def test_withholding_is_less_than_half_of_what_a_seller_is_able_to(
+    offered: int, limit: int, kinds: set[str], rule: str
+) -> None:
+    """At exactly half it is not named; nor is one whose price is too high to gain."""
+    for asked, named in ((limit, kinds), (200, set())):
+        orders = [(k, True, 100 + k, 50, -1) for k in range(6)]
+        orders += [(10 + k, False, 10 + k, 50, -1) for k in range(6)]
+        book = book_of([*orders, (99, False, asked, offered, 42)])
+        ticks, weights = book.prices.astype(np.int64), np.ones(13, np.int64)
+        layout, mpc = layout_of(255, 2), Plain()
+        batch = plain_batch(mpc, layout, encode(layout, ticks, book.sizes))
+        done: Any = mpc.run(on_shares(mpc, book, rule, weights, batch))
+        assert {kind for who, kind in told_kinds(book, done) if who == "p99"} == named
+        price = float(done.price.price)
+        assert told_kinds(book, done) == clear_kinds(book, price, done.price.volume * STEP, rule)
+
+
 def neighbours(count: int, seed: int) -> list[tuple[int, bool, int, int, int]]:
     rng = np.random.default_rng(seed)
     centre = {True: 140, False: 110}
