@@ -57,11 +57,14 @@ def round_of(question: PrivateQuestion, values: dict[str, int], **changed: Any) 
     return secure_round(committee, forms, inputs, partial(program_of, round_)).result
 
 
-def bulk_round_of(question: PrivateQuestion, values: dict[str, int]) -> dict[str, Any]:
+def bulk_round_of(
+    question: PrivateQuestion, values: dict[str, int], **changed: Any
+) -> dict[str, Any]:
     """The same through the intake for many clients."""
     who = question.who
-    forms = dict.fromkeys((one.name for one in question.sources), NOTHING)
-    inputs = privacy_bulk.inputs_of(question, values, SeededRandomness(9))
+    forms = dict.fromkeys(privacy_bulk.clients_of(question), NOTHING)
+    inputs: dict[str, Any] = dict(privacy_bulk.inputs_of(question, values, SeededRandomness(9)))
+    inputs.update(changed)
     committee = Committee.fresh(who.parties, who.degree, b"private", 11)
     task = Task(privacy_bulk.program_of, PrivateRound(question, 2), privacy_bulk.mailbox_of)
     return secure_round(committee, forms, inputs, task).result
@@ -104,7 +107,7 @@ def test_the_error_has_the_standard_deviation_that_was_printed(mode: str, functi
     assert 0.7 < np.std(errors) / spread < 1.35
 
 
-@pytest.mark.parametrize("mode", ["committee", "devices", "local"])
+@pytest.mark.parametrize("mode", MODES)
 def test_the_intake_for_many_clients_gives_the_same_kind_of_answer(mode: str) -> None:
     """At the bounds, missing, and out of bounds: each is taken for what it is."""
     sources, values = fleet(12)
@@ -150,24 +153,26 @@ def test_a_committee_answers_within_the_noise(mode: str) -> None:
     assert found != truth
 
 
-def test_a_party_without_noise_is_named_and_the_others_cover_for_it() -> None:
+@pytest.mark.parametrize("run", [round_of, bulk_round_of])
+def test_a_party_without_noise_is_named_and_the_others_cover_for_it(run: Any) -> None:
     """Two honest parties add the whole variance that the promise needs."""
     sources, values = fleet(10)
     question = ask("sum", sources, PROMISE, Who(10), mode="parties")
     assert 2 * question.plan.share_variance >= question.plan.charge.sigma**2
-    result = round_of(question, values, **{"noise of party 2": None})
+    result = run(question, values, **{"noise of party 2": None})
     assert result["silent"] == ["2"]
     truth = sum(values.values())
     found = answer_of(question, numbers_of(result), result["clients"])
     assert abs(found - truth) < 6 * question.plan.noise_sd
 
 
-def test_without_two_parties_noise_nothing_opens() -> None:
+@pytest.mark.parametrize("run", [round_of, bulk_round_of])
+def test_without_two_parties_noise_nothing_opens(run: Any) -> None:
     sources, values = fleet(10)
     question = ask("sum", sources, PROMISE, Who(10), mode="parties")
     absent = {"noise of party 1": None, "noise of party 3": None}
     with pytest.raises(RunAborted, match="no valid noise"):
-        round_of(question, values, **absent)
+        run(question, values, **absent)
 
 
 def test_noise_beyond_its_bound_is_refused_on_shares() -> None:
@@ -179,6 +184,30 @@ def test_noise_beyond_its_bound_is_refused_on_shares() -> None:
     beyond[0] = 1_000_000
     result = round_of(question, values, **{"noise of party 1": beyond})
     assert result["silent"] == ["1"]
+
+
+@pytest.mark.parametrize("who", ["noise of party 1", "s4"])
+@pytest.mark.parametrize("what", ["value", "noise"])
+def test_among_many_clients_parties_add_noise_only_and_devices_readings_only(
+    who: str, what: str
+) -> None:
+    """A party could else push the figure as a device, and a device as a party."""
+    sources, values = fleet(10)
+    question = ask("sum", sources, PROMISE, Who(10), mode="parties")
+    layout, names = privacy_bulk.layout_of(question), privacy_bulk.clients_of(question)
+    row = np.array([names.index(who)])
+    too_much = {"value": np.array([3]), "noise": np.array([3])}
+    if who.startswith("noise"):
+        too_much = {"value": np.array([3]), "noise": np.array([0])}
+        if what == "noise":
+            bound = question.plan.share_bound
+            too_much = {"value": np.array([0]), "noise": np.array([bound + 1])}
+    elif what == "value":
+        too_much = {"value": np.array([10_001]), "noise": np.array([0])}
+    bits = layout.encode(too_much, row)[0].tolist()
+    result = bulk_round_of(question, values, **{who: bits})
+    assert result["silent"] == (["1"] if who.startswith("noise") else [])
+    assert list(result["flags"]) == ([] if who.startswith("noise") else ["s4"])
 
 
 def test_a_device_cannot_smuggle_noise_beyond_its_bound() -> None:

@@ -289,7 +289,7 @@ def _round(
     told = PrivateRound(asked, question.count_min)
     if privacy_bulk.is_bulk(asked):
         task = Task(privacy_bulk.program_of, told, privacy_bulk.mailbox_of)
-        forms = dict.fromkeys((one.name for one in asked.sources), NOTHING)
+        forms = dict.fromkeys(privacy_bulk.clients_of(asked), NOTHING)
         inputs = privacy_bulk.inputs_of(asked, values, committee.randomness)
     else:
         task = Task(program_of, told)

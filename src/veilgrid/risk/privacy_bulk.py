@@ -1,7 +1,9 @@
 """A private figure of very many devices of one kind [privacy 2.2].
 
 The same questions and noise as in ``risk/privacy_round.py``, with the intake for many clients.
-Noise of parties is the exception: parties are clients of another kind, so it stays there.
+Parties that add noise to a sum are clients with a reading of zero, as devices then have a noise of
+zero. Noise of parties on histograms is the exception: 64 numbers of zero from each device would
+cost more than they save, so that stays there.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +17,7 @@ from veilgrid.mpc.layout import Integers, Layout, Number
 from veilgrid.mpc.noise import coarsened, discrete_gaussian
 from veilgrid.risk.privacy_round import (
     BINS,
+    NOISE,
     PrivateQuestion,
     PrivateRound,
     check_presence,
@@ -28,7 +31,18 @@ from veilgrid.secret import Randomness, Secret
 
 def is_bulk(question: PrivateQuestion) -> bool:
     """Return whether the intake for many clients serves this question."""
-    return question.plan.mode != "parties"
+    return question.plan.mode != "parties" or not question.edges
+
+
+def clients_of(question: PrivateQuestion) -> list[str]:
+    """Return who sends something: devices, and parties that add noise."""
+    return [*(one.name for one in question.sources), *_parties(question)]
+
+
+def _parties(question: PrivateQuestion) -> list[str]:
+    if question.plan.mode != "parties":
+        return []
+    return [f"{NOISE}{party}" for party in range(1, question.who.parties + 1)]
 
 
 def _bounds(question: PrivateQuestion) -> tuple[Integers, Integers]:
@@ -46,6 +60,12 @@ def layout_of(question: PrivateQuestion) -> Layout:
     if plan.mode == "local":
         both = np.array([local_bounds(plan, one) for one in question.sources], np.int64)
         return number_layout(both[:, 0], both[:, 1])
+    count = len(_parties(question))
+    none, bound = np.zeros(count, np.int64), np.zeros(len(lower) + count, np.int64)
+    if count:
+        bound[len(lower) :] = plan.share_bound
+        values = Number("value", np.concatenate([lower, none]), np.concatenate([upper, none]))
+        return Layout((values, Number("noise", -bound, bound)))
     parts = [Number("value", lower, upper)]
     if plan.mode == "devices":
         parts.append(Number("noise", -plan.share_bound, plan.share_bound))
@@ -69,6 +89,8 @@ def inputs_of(
     layout, plan = layout_of(question), question.plan
     lower, upper = _bounds(question)
     listed = np.array([values.get(one.name, one.lower) for one in question.sources], np.int64)
+    if plan.mode == "parties":
+        return _with_parties(question, values, listed, randomness)
     noise = np.array(shares_of_noise(plan, len(listed), randomness), np.int64)
     if question.edges:
         rows = encode_values(layout, listed, np.array(question.edges, np.int64))
@@ -86,6 +108,19 @@ def inputs_of(
         for one, row in zip(question.sources, rows, strict=True)
         if one.name in values
     }
+
+
+def _with_parties(
+    question: PrivateQuestion, values: Mapping[str, int], listed: Integers, randomness: Randomness
+) -> dict[str, list[int]]:
+    """Return what devices send, and what each party sends as its noise."""
+    parties = _parties(question)
+    drawn = np.array(shares_of_noise(question.plan, len(parties), randomness), np.int64)
+    readings = np.concatenate([listed, np.zeros(len(parties), np.int64)])
+    noise = np.concatenate([np.zeros(len(listed), np.int64), drawn])
+    rows = layout_of(question).encode({"value": readings, "noise": noise})
+    named = zip(clients_of(question), rows, strict=True)
+    return {name: row.tolist() for name, row in named if name in values or name in parties}
 
 
 def mailbox_of(round_: PrivateRound) -> Callable[..., Mailbox]:
@@ -112,14 +147,17 @@ def program_of(round_: PrivateRound, mailbox: Mailbox) -> Program:
     def program(mpc: Engine) -> Steps[dict[str, object]]:
         invariant(isinstance(mailbox, BulkMailbox), "the mailbox is one for many clients")
         batch = yield from bulk_intake(mpc, mailbox, count_min)  # type: ignore[arg-type]
-        check_presence(question, len(batch.clients), 0, count_min)
+        noisy = set(_parties(question))
+        silent = [name for name in batch.flags if name in noisy]
+        devices = [name for name in batch.clients if name not in noisy]
+        check_presence(question, len(devices), len(silent), count_min)
         opened = yield from released(mpc, question, batch)
         return {
             "numbers": [str(value) for value in opened],
-            "clients": batch.clients,
-            "flags": batch.flags,
+            "clients": devices,
+            "flags": {name: why for name, why in batch.flags.items() if name not in noisy},
             "replaced": [],
-            "silent": [],
+            "silent": [name.removeprefix(NOISE) for name in silent],
         }
 
     return program
@@ -128,7 +166,7 @@ def program_of(round_: PrivateRound, mailbox: Mailbox) -> Program:
 def released(mpc: Mpc, question: PrivateQuestion, batch: BulkBatch) -> Steps[list[int]]:
     """Open the figure with its noise, in coarse steps."""
     plan, weights = question.plan, question.weights
-    factors = np.array([weights[name] for name in batch.names], np.int64)
+    factors = np.array([weights.get(name, 0) for name in batch.names], np.int64)
     kept = np.where(batch.is_counted, factors, 0)
     if plan.mode == "local":
         return (yield from mpc.open(batch.number("value").weighted_sum(kept)))
@@ -138,7 +176,7 @@ def released(mpc: Mpc, question: PrivateQuestion, batch: BulkBatch) -> Steps[lis
     else:
         figure = batch.number("value").weighted_sum(kept)
     figure = yield from coarsened(mpc, figure, plan.factor, plan.shift)
-    if plan.mode == "devices":
+    if plan.mode in ("devices", "parties"):
         noise = batch.number("noise").weighted_sum(batch.is_counted.astype(np.int64))
     else:
         width = BINS if question.edges else 1

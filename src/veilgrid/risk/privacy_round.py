@@ -29,7 +29,7 @@ from veilgrid.secret import Randomness
 Floats = npt.NDArray[np.float64]
 
 BINS: Final = 64
-_NOISE: Final = "noise of party "
+NOISE: Final = "noise of party "
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def forms_of(question: PrivateQuestion) -> dict[str, Form]:
     """Return what each device may send, and what each party may send as noise."""
     plan, out = question.plan, {}
     for one in question.sources:
-        invariant(not one.name.startswith(_NOISE), "no device is called like a party's noise")
+        invariant(not one.name.startswith(NOISE), "no device is called like a party's noise")
         out[one.name] = _form(question, one)
     if plan.mode == "parties":
         one_number = number(-plan.share_bound, plan.share_bound)
@@ -169,7 +169,7 @@ def forms_of(question: PrivateQuestion) -> dict[str, Form]:
         for _ in range(BINS - 1 if question.edges else 0):
             form = _joined(form, one_number)
         for party in range(1, question.who.parties + 1):
-            out[f"{_NOISE}{party}"] = form
+            out[f"{NOISE}{party}"] = form
     return out
 
 
@@ -255,7 +255,7 @@ def inputs_of(
         for party in range(question.who.parties):
             own = drawn[party * count : (party + 1) * count]
             coded = [range_bits(noise + plan.share_bound, single.weights[0]) for noise in own]
-            out[f"{_NOISE}{party + 1}"] = [bit for bits in coded for bit in bits]
+            out[f"{NOISE}{party + 1}"] = [bit for bits in coded for bit in bits]
     return out
 
 
@@ -304,9 +304,9 @@ def program_of(round_: PrivateRound, mailbox: Mailbox) -> Program:
 
     def program(mpc: Engine) -> Steps[dict[str, object]]:
         batch = yield from intake(mpc, mailbox, count_min)
-        devices = {k: v for k, v in batch.values.items() if not k.startswith(_NOISE)}
-        noises = [v for k, v in batch.values.items() if k.startswith(_NOISE)]
-        silent = [name for name in batch.flags if name.startswith(_NOISE)]
+        devices = {k: v for k, v in batch.values.items() if not k.startswith(NOISE)}
+        noises = [v for k, v in batch.values.items() if k.startswith(NOISE)]
+        silent = [name for name in batch.flags if name.startswith(NOISE)]
         check_presence(question, len(devices), len(silent), count_min)
         opened = yield from released(mpc, question, devices, noises)
         return {
@@ -314,7 +314,7 @@ def program_of(round_: PrivateRound, mailbox: Mailbox) -> Program:
             "clients": list(devices),
             "flags": {k: v for k, v in batch.flags.items() if k not in silent},
             "replaced": list(batch.replaced),
-            "silent": [name.removeprefix(_NOISE) for name in silent],
+            "silent": [name.removeprefix(NOISE) for name in silent],
         }
 
     return program
