@@ -103,7 +103,7 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
     part = Part(
         day=day_of(settings, day),
         messages=message.Message,
-        records=None,
+        records=message.Record if settings.me.role == "party" else None,
         build=build,
         peers=frozenset({"party", "site"}),
         quorum=("party", len(agreement.parties)),

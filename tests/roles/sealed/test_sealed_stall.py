@@ -1,5 +1,7 @@
 """A site that keeps a day from ending by its wishes is found out by proofs drawn at random."""
 
+from typing import ClassVar
+
 import msgspec
 import pytest
 
@@ -10,7 +12,7 @@ from veilgrid.roles.sealed.attack import play_lie
 from veilgrid.roles.sealed.message import Notice
 from veilgrid.secret import SeededRandomness
 
-from .sealed_days import run_day, small
+from .sealed_days import Change, LiarGroup, run_day, small
 from .test_sealed_liars import LIAR, Pretender
 
 STRANGE = "its wish is not what its bid makes of its prices"
@@ -43,6 +45,24 @@ def test_a_site_that_lies_in_its_wishes_is_named() -> None:
     ended = play_lie(PLAIN.day(), limits, SeededRandomness(3), LIAR, "wish")
     assert ended.coordination is not None
     assert ended.coordination.status == "converged"
+    assert ended.excluded == {LIAR: STRANGE}
+
+
+class Pusher(LiarGroup):
+    """Its wishes move by less than they should; all else that it says follows from them."""
+
+    lies: ClassVar[dict[int, Change]] = {}
+
+    def _measure(self) -> None:
+        super()._measure()
+        if LIAR in self._own:
+            self._step[0, self._own.index(LIAR)] -= 2.0**-4
+
+
+def test_a_site_whose_wishes_move_as_it_likes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers are the cheapest near its wishes: that these do not follow is all that tells."""
+    monkeypatch.setattr(sealed_day, "SiteGroup", Pusher)
+    ended = run_day(PLAIN.day(), Limits.of(PLAIN.network))
     assert ended.excluded == {LIAR: STRANGE}
 
 

@@ -37,7 +37,7 @@ VOLTAGES_INTERVAL: Final = 4
 RATINGS_INTERVAL: Final = 12
 """Network steps from one that looks for exceeded rows to the next."""
 
-STALLED_FROM: Final = 60
+STALLED_FROM: Final = 120
 """Iteration from which on a day that has not ended is watched [sealed 6.4]."""
 
 ANSWER_INTERVAL: Final = 3
