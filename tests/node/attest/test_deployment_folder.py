@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from veilgrid.cli import cli
+from veilgrid.cli._part import _provider
 from veilgrid.errors import ConfigError, InputError, SetupError
 from veilgrid.node import scaffold
 from veilgrid.node.keys import KeyFolder
@@ -60,6 +61,20 @@ def test_every_process_can_start_from_what_was_written(made: Path) -> None:
         dials_only = one.role == "site"
         expected = {p.node for p in everyone if not (dials_only and p.role == "site")}
         assert others == expected - {one.node}
+
+
+def test_evidence_is_asked_for_where_there_is_something_to_make_it_with(
+    made: Path, tmp_path: Path
+) -> None:
+    """A production policy without a provider would let nobody in; a process says so at once."""
+    assert read_deployment(made / "deployment.toml").attested
+    folders = {"production": {"is_software_accepted": False}, "sealed": {"scheme": "sealed"}}
+    for name, changes in folders.items():
+        scaffold.create(tmp_path / name, plan(**changes))
+        assert not read_deployment(tmp_path / name / "deployment.toml").attested
+    assert _provider(read_settings(made / "nodes" / "worker-1.toml")).hardware is False
+    with pytest.raises(SetupError, match="software_root"):
+        _provider(read_settings(tmp_path / "production" / "nodes" / "worker-1.toml"))
 
 
 def test_only_the_owner_can_read_secret_files(made: Path) -> None:
