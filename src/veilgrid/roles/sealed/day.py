@@ -285,6 +285,7 @@ def plan_sealed(
     party_count: int = 3,
     degree: int = 1,
     progress: ProgressSink | None = None,
+    is_recorded: bool = False,
 ) -> Coordination:
     """Plan a day under `sealed`, all parties and sites as machines in this process.
 
@@ -301,6 +302,8 @@ def plan_sealed(
         Of the committee.
     progress
         Called once an iteration; an exception from it ends the run.
+    is_recorded
+        Whether the day goes on a ledger, in this process as well.
 
     Raises
     ------
@@ -322,7 +325,19 @@ def plan_sealed(
             driven = step_in_memory(cast.machines, shown)
         except Interrupted:
             return _blank(day, RunStatus.ABORTED, shown)
-    return coordination_of(day, driven, SITES, public.register.unit)
+    found = coordination_of(day, driven, SITES, public.register.unit)
+    if not is_recorded or found.status is not RunStatus.CONVERGED:
+        return found
+    from veilgrid.roles.sealed.record import recorded
+
+    names = [str(site.name) for site in day.sites]
+    salts = {names[bus]: salt for bus, salt in cast.group.salts().items()}
+    party = next(one for one in cast.machines.values() if isinstance(one, SealedParty))
+    bids = {names[bus]: digest for bus, digest in party.bid_digests().items()}
+    left_out = [names[int(bus)] for bus in found.opened["excluded"] if names[int(bus)] in bids]
+    return replace(
+        found, record=recorded(day.name, bids, salts, left_out, found.opened, randomness)
+    )
 
 
 class Watch:

@@ -45,6 +45,7 @@ from veilgrid.roles.sealed.program import (
     Tolerances,
     answer_program,
     bids_program,
+    bus_of,
     certificate_program,
     client_of,
     fallbacks,
@@ -456,6 +457,11 @@ class SealedParty:
         for event in ahead:
             effects += self.handle(event)
         return effects
+
+    def bid_digests(self) -> dict[int, bytes]:
+        """Return the digest of each site's committed message, by bus."""
+        received = self._mailboxes[self.course.bid_task].received
+        return {bus_of(name): one.digest for name, one in received.items()}
 
     def _has_bids(self) -> bool:
         return 0 in self._mailboxes and self.course.task.number > 0

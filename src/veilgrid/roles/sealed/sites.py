@@ -5,6 +5,7 @@ shares its own messages; the group only saves solving small problems one by one.
 """
 
 import copy
+import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -607,6 +608,16 @@ class SiteGroup:
             for place, bus in enumerate(self._own)
         }
         return self._submit(vectors, self._name())
+
+    def salts(self) -> dict[int, bytes]:
+        """Return each site's salt of commitments on this day, from its own key [sealed 6.5]."""
+        day = self.agreement.day
+        return {
+            bus: hashlib.sha256(
+                b"sealed salt 1 " + keys.box_key.reveal_to("own salt") + day
+            ).digest()
+            for bus, keys in self._keys.items()
+        }
 
     def _outcome(self) -> SiteOutcome:
         return SiteOutcome(
