@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from veilgrid.errors import Finding, InputError, SetupError
+from veilgrid.node.attest.policy import POLICY_HEAD, development_policy
 from veilgrid.node.attest.software import SoftwareProvider
 from veilgrid.node.certificate import VALID_DAYS, Authority, write_private
 from veilgrid.node.keys import KeyFolder
@@ -278,22 +279,10 @@ def _provider(folder: Path, plan: Plan) -> SoftwareProvider:
 
 
 def _policy_text(plan: Plan, provider: SoftwareProvider | None) -> str:
-    head = (
-        "# By what the evidence of other processes is judged. docs/protocol/attestation.md 4\n"
-        "format = 1\n\n"
-        "# Software evidence is no hardware and proves nothing about a machine.\n"
-    )
     if not plan.is_software_accepted or provider is None:
-        return head + "accept_software = false\n"
-    return head + (
-        "# It is accepted here for development; a production policy says false.\n"
-        "accept_software = true\n"
-        f"software_roots = [{_text(provider.root_key.hex())}]\n\n"
-        "[[program]]\n"
-        f"name = {_text('veilgrid ' + version('veilgrid') + ', as installed here')}\n"
-        'kind = "software"\n'
-        f"measurement = {_text(provider.measurement.hex())}\n"
-    )
+        return POLICY_HEAD + "accept_software = false\n"
+    name = f"veilgrid {version('veilgrid')}, as installed here"
+    return development_policy(provider.root_key, provider.measurement, name)
 
 
 def _readme(plan: Plan, processes: Sequence[ProcessEntry]) -> str:

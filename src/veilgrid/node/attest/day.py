@@ -9,6 +9,7 @@ import msgspec
 
 from veilgrid.machine import Machine, NodeId
 from veilgrid.node.attest.admission import PolicyAssessor, quote_by
+from veilgrid.node.attest.policy import development_policy
 from veilgrid.node.attest.software import Provider, SoftwareProvider
 from veilgrid.roles import ledger_day
 from veilgrid.roles.ledger_admission import Asking, Attested
@@ -79,27 +80,14 @@ def attested(
 
 
 def software_files(folder: Path) -> Files:
-    """Make a development root and a policy that accepts it and this program: not hardware."""
-    provider = SoftwareProvider.create(folder / ROOT)
-    (folder / POLICY).write_text(software_policy(provider), encoding="utf-8")
-    return Files(folder / ROOT, folder / POLICY, provider.measurement)
-
-
-def software_policy(provider: SoftwareProvider) -> str:
-    """Return a policy for development: it accepts one root and the program that runs here.
+    """Make a development root and a policy that accepts it and this program: not hardware.
 
     What that is worth is in [attestation 8.3].
     """
-    return (
-        "# Software evidence is no hardware and proves nothing about a machine.\n"
-        "format = 1\n"
-        "accept_software = true\n"
-        f'software_roots = ["{provider.root_key.hex()}"]\n\n'
-        "[[program]]\n"
-        'name = "veilgrid, as installed here"\n'
-        'kind = "software"\n'
-        f'measurement = "{provider.measurement.hex()}"\n'
-    )
+    provider = SoftwareProvider.create(folder / ROOT)
+    text = development_policy(provider.root_key, provider.measurement, "veilgrid, as it runs here")
+    (folder / POLICY).write_text(text, encoding="utf-8")
+    return Files(folder / ROOT, folder / POLICY, provider.measurement)
 
 
 def build_validator(

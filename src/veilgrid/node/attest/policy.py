@@ -15,6 +15,11 @@ from veilgrid.node.attest.evidence import OK, Kind
 FORMAT: Final = 1
 AGE_MAX_S: Final = 300.0
 CLOCK_ERROR_S: Final = 60.0
+POLICY_HEAD: Final = (
+    "# By what the evidence of other processes is judged. docs/protocol/attestation.md 4\n"
+    "format = 1\n\n"
+    "# Software evidence is no hardware and proves nothing about a machine.\n"
+)
 _MEASUREMENT_LENGTH: Final = {"sgx": 32, "tdx": 48, "sev-snp": 48, "nitro": 48, "software": 48}
 _STATUSES: Final = {
     "sgx": intel.STATUSES,
@@ -116,6 +121,19 @@ def parse_policy(text: str, name: str) -> Policy:
     if findings:
         raise ConfigError(findings)
     return policy
+
+
+def development_policy(root_key: bytes, measurement: bytes, name: str) -> str:
+    """Return the text of a policy that accepts one development root and one program."""
+    return POLICY_HEAD + (
+        "# It is accepted here for development; a production policy says false.\n"
+        "accept_software = true\n"
+        f'software_roots = ["{root_key.hex()}"]\n\n'
+        "[[program]]\n"
+        f'name = "{name}"\n'
+        'kind = "software"\n'
+        f'measurement = "{measurement.hex()}"\n'
+    )
 
 
 def _broken(policy: Policy, name: str) -> Iterator[Finding]:
