@@ -221,12 +221,17 @@ def _narrowed(
         matches = batch.project(f"digit {len(prefix) - 1}", chosen)
         if len(prefix) == 1:
             bound = matches.bound * max(int(weights.max(initial=0)), 1)
-            found[prefix] = (matches * weights.tolist()).claim(bound)
+            found[prefix] = weighted(matches, weights).claim(bound)
         else:
             former = active[prefix[:-1]]
             product = yield from mpc.multiply(former, matches)
             found[prefix] = product.claim(former.bound)
     return found
+
+
+def weighted(x: Shares, weights: Integers) -> Shares:
+    """Multiply by public weights."""
+    return x if (weights == 1).all() else x * weights.tolist()
 
 
 def _counted(

@@ -16,7 +16,7 @@ from veilgrid.mpc._shares import Shares, concatenate
 from veilgrid.mpc.bulk import BulkBatch
 from veilgrid.mpc.layout import Integers
 from veilgrid.mpc.order import Mpc
-from veilgrid.risk.auction import RADIX, REDUCTION, Found, Mask, Price, search, tick_of
+from veilgrid.risk.auction import RADIX, REDUCTION, Found, Mask, Price, search, tick_of, weighted
 
 BASE: Final = 1024
 DIGITS: Final = 3
@@ -120,7 +120,7 @@ def _better(
         table = np.where(is_buy[:, np.newaxis], beyond[0], beyond[1]).astype(np.int64)
         columns.append(batch.project(f"digit {level}", table))
     largest = int(columns[0].bound) * max(int(weights.max(initial=0)), 1)
-    total: Shares = (columns[0] * weights.tolist()).claim(largest)
+    total: Shares = weighted(columns[0], weights).claim(largest)
     if len(columns) == 1:
         return total
     actives = []
@@ -147,8 +147,7 @@ def _at(mpc: Mpc, batch: BulkBatch, weights: Integers, found: Found) -> Steps[Sh
     chosen[found.low[last]] = 1
     matches: Shares = batch.project(f"digit {last}", chosen)
     if last == 0:
-        scaled: Shares = matches * weights.tolist()
-        return scaled
+        return weighted(matches, weights)
     active = found.active[found.low[:last]]
     product = yield from mpc.multiply(active, matches)
     found_at: Shares = product.claim(active.bound)

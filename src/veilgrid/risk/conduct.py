@@ -65,7 +65,7 @@ class Groups:
         """Group of each order: one a participant and side."""
         return self._keys[1]
 
-    @property
+    @cached_property
     def owner(self) -> Integers:
         """Participant of each group."""
         return self._keys[0] // 2
