@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 # How long `make sim` looks: seeds for each member of the ledger's cast, trials of secure computation.
 SEEDS ?= 850
 TRIALS ?= 10000
+DAYS ?= 300
 COMETBFT ?= v0.38.19
 
 .PHONY: help demo test check fast sim outage nightly bench docs cometbft scenarios clean
@@ -38,6 +39,7 @@ fast: $(READY)  ## tests but those that take more than ten seconds
 sim: $(READY)  ## long simulations with liars; SEEDS=850 of the ledger, TRIALS=10000 of secure computation
 	$(BIN)/python tests/ledger/ledger_sweep.py --seeds $(SEEDS)
 	$(BIN)/python tests/mpc/mpc_malice.py --trials $(TRIALS)
+	$(BIN)/python tests/simulation/day_sweep.py --seeds $(DAYS)
 
 OUTAGE_DAY ?= ../shared/scenarios/yingkou-2023-11-09
 outage: $(READY)  ## kill -9 a validator and a worker of OUTAGE_DAY by processes, in about a minute

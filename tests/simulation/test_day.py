@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,10 +15,19 @@ from veilgrid.admm.reference import central
 from veilgrid.errors import ConfigError
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.machine import NodeId
-from veilgrid.roles.ledger_message import Keyed
+from veilgrid.roles.ledger_message import MESSAGES, Keyed
+from veilgrid.roles.ledger_seat import client_of
 from veilgrid.sim import Violation
-from veilgrid.sim.day import MaskSeeds, simulate_day
+from veilgrid.sim.day import (
+    MaskSeeds,
+    MoneyAndPower,
+    agreement_for,
+    day_builds,
+    result_of,
+    simulate_day,
+)
 from veilgrid.sim.day_faults import Crash, Faults, Liar, WeatherFaults, check_faults
+from veilgrid.sim.world import MILLISECOND_NS, World
 
 DAY = small_day()
 STORM = WeatherFaults(
@@ -50,6 +60,32 @@ def test_a_day_ends_the_same_in_a_storm(seed: int) -> None:
     assert found.crash_count >= len(NODES)
     assert found.result is not None
     assert found.result.cost == pytest.approx(optimum(), rel=2e-4)
+
+
+@pytest.mark.parametrize("roles", [("validator",), ("site",), ("validator", "operator")])
+def test_who_forgets_the_last_steps_before_it_is_judged_fetches_them(
+    roles: tuple[str, ...],
+) -> None:
+    """Two of four validators that vote no for lack of data would end no day at all."""
+    names = [NodeId(f"{roles[0]}-{k}") for k in (1, 2)] + [NodeId(role) for role in roles[1:]]
+    seed, faults = 1, Faults()
+    agreement = agreement_for(DAY, faults)
+    world = World(day_builds(DAY, agreement, seed, faults), seed, messages=MESSAGES)
+
+    def is_over(world: World) -> bool:
+        operator: Any = world.machine(NodeId("operator"))
+        if not world.crash_count and operator.course and operator.course.status == "converged":
+            for name in names:
+                world.crash(name, 500 * MILLISECOND_NS)
+        return result_of(world, agreement) is not None
+
+    assert world.run(20_000, is_over)
+    result = result_of(world, agreement)
+    assert world.crash_count == len(names)
+    assert result is not None
+    assert result.status == "converged"
+    assert result.cost == pytest.approx(optimum(), rel=2e-4)
+    MoneyAndPower(DAY, agreement, [client_of(bus) for bus in agreement.buses]).finished(world)
 
 
 SLOW = pytest.mark.slow

@@ -149,6 +149,11 @@ class DayDeployment:
         )
         return found
 
+    @property
+    def seconds(self) -> float:
+        """From the start of the operator's machine to its last outcome; starting is not in it."""
+        return self.deployment.seconds(NodeId(self.agreement.operator))
+
     def wait(self, timeout_s: float, watch: Callable[[StepEnded], None] | None = None) -> bool:
         """Wait for the end of the day; False if time ran out or the operator has gone."""
 

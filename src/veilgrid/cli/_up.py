@@ -67,7 +67,8 @@ def up(
         try:
             with _dashboard(folder) as url, deployed(day, size) as running:
                 _tell(running, url, folder, as_json)
-                result = _show(_watch(running, events), folder / RESULT)
+                ended = _watch(running, events)
+                result = _show(ended, folder / RESULT, running.seconds)
                 if not (once or as_json):
                     click.echo("the day has ended; Ctrl-C ends all processes")
                     while True:
@@ -201,14 +202,15 @@ def _watch(running: DayDeployment, events: _Events) -> DayResult | None:
     return result
 
 
-def _show(result: DayResult | None, path: Path) -> dict[str, Any] | None:
+def _show(result: DayResult | None, path: Path, seconds: float) -> dict[str, Any] | None:
     """Write and print how the day ended; standard output is not touched."""
     if result is None:
         click.echo("the day did not end: the operator's process has gone or time ran out", err=True)
         return None
-    told = result_told(result)
+    told = {**result_told(result), "seconds": seconds}
     path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     cost = "unknown" if result.cost is None else f"{result.cost:,.2f}"
-    click.echo(f"{result.status}: cost {cost}, {result.iterations} iterations", err=True)
+    what = f"cost {cost}, {result.iterations} iterations, {seconds:.1f} s by processes"
+    click.echo(f"{result.status}: {what}", err=True)
     click.echo(f"result: {path}", err=True)
     return told

@@ -258,6 +258,10 @@ class Deployment:
         decoder = msgspec.msgpack.Decoder(kind)
         return [decoder.decode(body) for body in self._children[node].outcomes]
 
+    def seconds(self, node: NodeId) -> float:
+        """Return how long after its machine's start ``node`` came to its last outcome."""
+        return self._children[node].seconds
+
     def pid(self, node: NodeId) -> int:
         """Return the process id of ``node``."""
         return self._children[node].process.pid

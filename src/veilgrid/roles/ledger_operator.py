@@ -376,9 +376,7 @@ class Operator:
             case Received(_, ProblemData() as data) if self.course is not None:
                 self.shelf.keep(data, frozenset(self._missing()))
             case Received(sender, FetchTask(step, site)):
-                held = self._sent.get(site)
-                is_here = held is not None and held[1].step == step
-                return [Send(sender, held[1])] if held is not None and is_here else []
+                return self._tell_task(sender, step, site)
             case Received(sender, FetchReport(step)):
                 report = self.course.report if self.course else None
                 return [Send(sender, report)] if report and report.step == step else []
@@ -570,6 +568,19 @@ class Operator:
                 tasked = Tasked(step, NEAR, site, b"", b"")
                 effects += send_all(self.agreement.validators, tasked)
         return effects
+
+    def _tell_task(self, to: NodeId, step: int, site: str) -> list[Effect]:
+        """Tell the c' of a task again, also of a last step that was taken in an earlier life."""
+        if site in self._sent:
+            tasked = self._sent[site][1]
+            return [Send(to, tasked)] if tasked.step == step else []
+        course = self.course
+        if course is None or step != course.taken or course.status != "converged":
+            return []
+        if site not in course.members:
+            return []
+        base = course.rows[site].declared.book.cheapest
+        return [Send(to, Tasked(step, CHEAPEST, site, base, octets_of(course.linear(site))))]
 
     def _answer(self, step: int, site: str) -> Floats | None:
         """Return the accepted masked solution of a site, None before it is here."""

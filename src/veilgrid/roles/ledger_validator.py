@@ -303,6 +303,11 @@ class Validator:
             effects += send_all([*others, *self.agreement.workers], FetchSolved(*missing))
         return effects
 
+    def _has_all(self, step: int, report: Report) -> bool:
+        """Whether all is here by which a last step is judged."""
+        has_problems = all(self.shelf.problem(step, site) is not None for site in report.members)
+        return has_problems and not self._missed(step)
+
     def _missed(self, step: int) -> list[tuple[int, str]]:
         """Return whose accepted solutions of a step and of the one before are not here."""
         return [
@@ -457,8 +462,8 @@ class Validator:
             report = self._reports.get(step)
             if report is None or report.digest != proposal.digest:
                 return []
-            if report.is_last and self._missed(step):
-                return []  # A restart lost them; others have them.
+            if report.is_last and not self._has_all(step, report):
+                return []  # A restart lost it; others have it.
             subject = subject_of(proposal)
             if not self._once("report", step, subject, len(self.view.excluded)):
                 return []
