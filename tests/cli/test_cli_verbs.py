@@ -145,6 +145,14 @@ def test_the_coordination_names_the_scheme(capsys) -> None:
     assert parsed(out)["scheme"] == "neighbour"
 
 
+def test_a_recorded_day_leaves_a_ledger_that_verify_accepts(capsys, tmp_path) -> None:
+    arguments = ("run", "six-bus", "--scheme", "ledger", "--out", tmp_path / "day", "--json")
+    assert call(capsys, *arguments)[0] == 0
+    code, out, _ = call(capsys, "verify", tmp_path / "day" / "ledger.json", "--json")
+    assert code == 0
+    assert parsed(out)["records"] > 20
+
+
 def test_masked_runs_without_a_coordinator(capsys) -> None:
     """The contract's two ways of masked; each says how it was coordinated."""
     found = []

@@ -55,6 +55,8 @@ class Coordination:
         infeasible.
     opened
         What a scheme that hides the rest opened about the finished day; empty for others.
+    record
+        The ledger on which the day was recorded, still open; ``None`` for schemes without one.
     """
 
     status: RunStatus
@@ -68,6 +70,7 @@ class Coordination:
     violations: tuple[tuple[int, int, float], ...] = ()
     warm: object = field(default=None, repr=False)
     opened: dict[str, Any] = field(default_factory=dict, repr=False)
+    record: object = field(default=None, repr=False, compare=False)
 
     @property
     def iteration_count(self) -> int:

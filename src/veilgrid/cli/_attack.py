@@ -96,7 +96,9 @@ def show_attacks(comparison: dict[str, Any], console: Console) -> None:
 
 def _cell(found: dict[str, Any]) -> str:
     gain, change = found["attacker_gain"], found["cost_change_percent"]
-    return f"{found['outcome']}: gain {gain:,.2f}, cost {change:+.2f} %"
+    if abs(gain) < 0.005 and abs(change) < 0.005:
+        return str(found["outcome"])
+    return f"{found['outcome']}: gain {gain + 0.0:,.2f}, cost {round(change, 2) + 0.0:+.2f} %"
 
 
 @click.command("attack")

@@ -24,6 +24,9 @@ _COORDINATIONS = ("neighbour", "exchange", "published")
 _SEED_HELP = "Of keys, masks and shares, where the scheme has any; plans do not depend on it."
 _REPORT_SEED_HELP = "Accepted by every verb; a report draws nothing at random."
 
+LEDGER_FILE = "ledger.json"
+"""In a run's folder: the export of its ledger."""
+
 _SLOW = {
     "neighbour-ledger": "plans as neighbour does and records it: the same table a minute later",
     "sealed": "some minutes, and more for its attacks",
@@ -76,6 +79,7 @@ def run(
         if out is not None:
             target = out if len(opened) == 1 else out / scenario.name
             where = write_run(target, record_of(plan, scenario, summary))
+            _write_ledger(plan, target)
         if not as_json:
             _show(plan, scenario, summary, where)
         if summary["status"] == "aborted":
@@ -85,6 +89,12 @@ def run(
     elif len(opened) > 1:
         _show_totals(_totals(chosen, summaries), opened[0].currency)
     return 0 if all(is_wanted(plan) for plan in plans) else 1
+
+
+def _write_ledger(plan: DayPlan, folder: Path) -> None:
+    """Write what the day's ledger recorded, for `veilgrid verify`."""
+    if plan.ledger:
+        (folder / LEDGER_FILE).write_bytes(plan.ledger)
 
 
 def _scheme(scheme: str | None, coordination: str | None) -> tuple[str, str | None]:
@@ -289,6 +299,7 @@ def compare(
             wanted = wanted and is_wanted(plan)
             if out is not None:
                 write_run(out / name, record_of(plan, opened, summary))
+                _write_ledger(plan, out / name)
     for row in rows:
         is_known = row["cost"] is not None and optimum not in (None, 0.0)
         row["gap_percent"] = (

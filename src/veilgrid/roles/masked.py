@@ -46,12 +46,15 @@ class MaskedSettings:
     worker_count : >= 1
     fault_max : >= 0
         f of ``3f + 1`` validators.
+    is_recorded
+        Whether tasks, claims and verdicts go on a ledger; else votes are only counted.
     """
 
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
     options: MaskOptions = field(default_factory=MaskOptions)
     worker_count: int = 2
     fault_max: int = 1
+    is_recorded: bool = False
 
 
 class MaskedRun:
@@ -83,7 +86,12 @@ class MaskedRun:
         self.day, self.limits, self.settings = day, limits, settings
         self.misconduct = misconduct
         self.workshop = Workshop(
-            settings.worker_count, settings.fault_max, randomness, pool, misconduct
+            settings.worker_count,
+            settings.fault_max,
+            randomness,
+            pool,
+            misconduct,
+            day if settings.is_recorded else None,
         )
         exchange = settings.exchange
         self.metric = Metric.of(day, limits, exchange.penalty, exchange.evenness)
@@ -157,6 +165,7 @@ class MaskedRun:
         cost = self.day.cost(self.setpoints)
         entry = Progress(len(self.history) + 1, coordinator.primal, coordinator.dual, cost)
         self.history.append(entry)
+        self.workshop.residuals = (entry.primal, entry.dual)
         return entry
 
     def is_done(self, watched: Watched) -> bool:
@@ -250,6 +259,7 @@ class MaskedRun:
         except Interrupted:
             status = RunStatus.ABORTED
         target = self.result
+        self.workshop.finish()
         return MaskedOutcome(
             Coordination(
                 status=status,
@@ -262,6 +272,7 @@ class MaskedRun:
                 byte_count=self.workshop.traffic.octets,
                 violations=violations,
                 warm=self.offered,
+                record=self.workshop.chain,
             ),
             tuple(self.workshop.refused),
             tuple(self.excluded),

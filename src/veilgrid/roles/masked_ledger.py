@@ -5,27 +5,33 @@
 that they refuse goes to the next worker. ``neighbour-ledger``: neighbours plan as without a ledger,
 and every iterate is recorded [masking 6].
 
-Validators recompute one after the other in this process, each by itself. Ordering messages are
-counted as the normal case of agreement needs them; no ledger runs here.
+Validators recompute one after the other in this process, each by itself. Where asked, bids by
+digest, plans or iterates, and votes go on a ledger [masking 4.1]; ``messages`` and ``bytes`` count
+what a deployment would send.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
 import numpy as np
 
+from veilgrid.admm._neighbour_sweep import Agreement, NeighbourSettings, Steps, plan_sweep
 from veilgrid.admm.certify import certify
 from veilgrid.admm.neighbour import NeighbourState, plan_neighbour
-from veilgrid.admm.outcome import Coordination, ProgressSink, RunStatus
+from veilgrid.admm.outcome import Coordination, Progress, ProgressSink, RunStatus
 from veilgrid.admm.reference import central, least_violation
+from veilgrid.admm.site_step import SiteAnswer, SiteSteps
 from veilgrid.errors import RunAborted
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.network import Floats
 from veilgrid.grid.site import Site
 from veilgrid.qp.mask import QUANTUM
+from veilgrid.roles.masked_chain import Chain, digest_of_records
 from veilgrid.roles.masked_task import Council, Verdict
 from veilgrid.roles.masked_traffic import Traffic
 from veilgrid.secret import Randomness, Secret
@@ -154,6 +160,12 @@ def plan_refusal(
     return f"primal {judged.primal:.1e} or gap {judged.gap:.1e} beyond what is accepted"
 
 
+def plain_chain(day: Day, council: Council, randomness: Randomness) -> Chain:
+    """Open a day without tasks on a ledger, all bids by digest."""
+    bids = {str(site.name): hashlib.sha256(bid_octets(site)).digest() for site in day.sites}
+    return Chain(day.name, bids, (), {}, council.names, randomness)
+
+
 Solver = Callable[[Day, Limits], Coordination]
 
 
@@ -165,6 +177,8 @@ class LedgerRun:
     ----------
     solvers
         What dishonest workers, by name, solve instead.
+    is_recorded
+        Whether bids, plans and votes go on a ledger; else votes are only counted.
     refused
         Plans that validators refused: worker, reason.
     """
@@ -172,6 +186,7 @@ class LedgerRun:
     randomness: Randomness
     worker_count: int = 2
     council: Council = field(default_factory=Council)
+    is_recorded: bool = False
     solvers: Mapping[str, Solver] = field(default_factory=dict)
     refused: list[tuple[str, str]] = field(default_factory=list)
 
@@ -181,6 +196,7 @@ class LedgerRun:
         for site in day.sites:
             traffic.order(len(bid_octets(site)))
         traffic.batch()
+        chain = plain_chain(day, self.council, self.randomness) if self.is_recorded else None
         for number in range(self.worker_count):
             worker = f"worker-{number}"
             signer = Signer(Secret(self.randomness.octets(32)))
@@ -191,9 +207,18 @@ class LedgerRun:
             traffic.order(len(msgspec.msgpack.encode(plan)))
             verdicts = self._verdicts(day, limits, plan, worker, signer.verify_key, traffic)
             traffic.batch()
-            if self.council.outcome(verdicts):
-                opened = opened_plan(day, plan, outcome)
-                return replace(opened, message_count=traffic.messages, byte_count=traffic.octets)
+            is_accepted = bool(self.council.outcome(verdicts))
+            if chain is not None:
+                digest = hashlib.sha256(plan.signed).digest()
+                primal = outcome.history[-1].primal if outcome.history else 0.0
+                chain.close_step(digest, primal, 0.0, is_last=True, is_accepted=is_accepted)
+            if is_accepted:
+                return replace(
+                    opened_plan(day, plan, outcome),
+                    message_count=traffic.messages,
+                    byte_count=traffic.octets,
+                    record=chain,
+                )
             self.refused.append((worker, verdicts[0].reason))
         raise RunAborted(
             "no worker delivered an acceptable plan", ", ".join(name for name, _ in self.refused)
@@ -224,8 +249,120 @@ class LedgerRun:
         return given
 
 
+class Iterates:
+    """What neighbours answer, recorded iteration by iteration, and checked against the bids.
+
+    Parameters
+    ----------
+    day
+        The registered bids.
+    chain
+        Where iterates are recorded.
+    pool
+        Sites solve in it.
+    """
+
+    def __init__(self, day: Day, limits: Limits, chain: Chain, pool: ThreadPoolExecutor) -> None:
+        agreement = Agreement.of(day, limits, NeighbourSettings())
+        self._sites = [day.sites[i] for i in day.flexible]
+        members = list(day.flexible)
+        self._penalty_p = agreement.penalty_p[members]
+        self._penalty_q = agreement.penalty_q[members]
+        self._chain, self._pool = chain, pool
+        self._said: SiteAnswer | None = None
+        self._entry: Progress | None = None
+
+    def at(self, scale: float) -> Steps:
+        """Return the sites under penalties multiplied by a number; 0 = without penalty.
+
+        Answers near targets are the iterates; cheapest ones only serve the certificate.
+        """
+        penalties = scale * self._penalty_p, scale * self._penalty_q
+        steps = SiteSteps(self._sites, *penalties, self._pool)
+        return _Recorded(self, steps) if scale > 0.0 else steps
+
+    def take(self, said: SiteAnswer) -> None:
+        """Take note of what sites said last."""
+        if self._entry is not None:
+            self.close(is_last=False)
+        self._said = said
+
+    def note(self, entry: Progress) -> None:
+        """Take note of the iteration that this was."""
+        self._entry = entry
+
+    def close(self, *, is_last: bool) -> None:
+        """Record the iteration under way.
+
+        Raises
+        ------
+        RunAborted
+            Validators refused it: what a site said is not what its bid makes of its set-points.
+        """
+        said, entry = self._said, self._entry
+        if said is None or entry is None:
+            return
+        wrong = [
+            str(site.name)
+            for site, x, demand in zip(self._sites, said.setpoints, said.demand_p, strict=True)
+            if float(np.max(np.abs(site.demand_p(x) - demand))) > BALANCE_MAX
+        ]
+        octets = [np.ascontiguousarray(x, dtype="<f8").tobytes() for x in said.setpoints]
+        digest = digest_of_records([*octets, said.demand_p.tobytes(), said.demand_q.tobytes()])
+        is_taken = self._chain.close_step(
+            digest, entry.primal, entry.dual, is_last=is_last, is_accepted=not wrong
+        )
+        if not is_taken:
+            raise RunAborted("validators refused an iterate", ", ".join(wrong))
+        self._said = self._entry = None
+
+
+class _Recorded:
+    """The sites' answers at one scale of the penalties, recorded as they come."""
+
+    def __init__(self, iterates: Iterates, steps: SiteSteps) -> None:
+        self._iterates, self._steps = iterates, steps
+
+    def answer(
+        self, price_p: Floats, price_q: Floats, target_p: Floats, target_q: Floats
+    ) -> SiteAnswer:
+        """Let all sites answer."""
+        found = self._steps.answer(price_p, price_q, target_p, target_q)
+        self._iterates.take(found)
+        return found
+
+
+def _planned(
+    day: Day,
+    limits: Limits,
+    state: NeighbourState | None,
+    progress: ProgressSink | None,
+    randomness: Randomness | None,
+) -> Coordination:
+    """Let neighbours agree, on a ledger if there is randomness for its keys."""
+    if randomness is None or len(day.sites) == 1:
+        return plan_neighbour(day, limits, start=state, progress=progress)
+    chain = plain_chain(day, Council(), randomness)
+    with ThreadPoolExecutor() as pool:
+        iterates = Iterates(day, limits, chain, pool)
+
+        def noted(entry: Progress) -> None:
+            """Note an iteration, then show it."""
+            iterates.note(entry)
+            if progress is not None:
+                progress(entry)
+
+        outcome = plan_sweep(day, limits, NeighbourSettings(), state, noted, iterates.at)
+        iterates.close(is_last=True)
+    return replace(outcome, record=chain)
+
+
 def plan_neighbour_ledger(
-    day: Day, limits: Limits, start: object = None, progress: ProgressSink | None = None
+    day: Day,
+    limits: Limits,
+    start: object = None,
+    progress: ProgressSink | None = None,
+    randomness: Randomness | None = None,
 ) -> Coordination:
     """Let neighbours agree, and record every iterate in plain text.
 
@@ -237,9 +374,11 @@ def plan_neighbour_ledger(
         ``warm`` of the last day's outcome; anything else starts from the tariff.
     progress
         Called after each iteration.
+    randomness
+        Of the ledger's keys; ``None`` = nothing is recorded, messages are only counted.
     """
     state = start if isinstance(start, NeighbourState) else None
-    outcome = plan_neighbour(day, limits, start=state, progress=progress)
+    outcome = _planned(day, limits, state, progress, randomness)
     traffic = Traffic(len(Council().names))
     for site in day.sites:
         traffic.order(len(bid_octets(site)))
@@ -260,6 +399,9 @@ def plan_neighbour_ledger(
             return replace(none, violations=violations)
     return outcome
 
+
+BALANCE_MAX: Final = 1e-6
+"""By so much, per-unit, a recorded net demand may miss what the bid makes of the set-points."""
 
 RECORD_OCTETS = 160
 """Name, iteration, digest and signature of one recorded iterate."""

@@ -52,12 +52,15 @@ class MaskedNeighbourSettings:
     worker_count : >= 1
     fault_max : >= 0
         f of ``3f + 1`` validators.
+    is_recorded
+        Whether tasks, claims and verdicts go on a ledger; else votes are only counted.
     """
 
     coordination: NeighbourSettings | EdgeSettings = field(default_factory=NeighbourSettings)
     options: MaskOptions = field(default_factory=MaskOptions)
     worker_count: int = 2
     fault_max: int = 1
+    is_recorded: bool = False
 
 
 class SiteSilent(Exception):
@@ -167,7 +170,10 @@ class _SweepSteps:
 
 
 class _EdgeSites:
-    """Masked local problems in the published form; the substation solves its own."""
+    """Masked local problems in the published form.
+
+    The substation solves its own. For an excluded site, whose forecast is known, its parent does.
+    """
 
     def __init__(
         self,
@@ -181,9 +187,12 @@ class _EdgeSites:
     ) -> None:
         root = agreement.edges.tree.root
         self.workshop, self._course, self._watch = workshop, course, watch
-        self._buses = [bus for bus in range(len(day.sites)) if bus != root]
-        self._root, self._count = root, day.interval_count
-        self._substation = LocalProblems([day.sites[root]], agreement.terms_of(root))
+        self._plain = {
+            bus: LocalProblems([day.sites[bus]], agreement.terms_of(bus))
+            for bus in (root, *course.excluded)
+        }
+        self._buses = [bus for bus in range(len(day.sites)) if bus not in self._plain]
+        self._count = day.interval_count
         junctions, charging = agreement.terms.junctions, agreement.edges.charging
         self._forms = {
             bus: junction_form(day.sites[bus], junctions.one(bus), float(charging[bus]))
@@ -210,7 +219,7 @@ class _EdgeSites:
             for bus, form in self._forms.items()
         }
         records = self.workshop.settle("near", self._course.iteration, problems)
-        sites, count = len(self._buses) + 1, self._count
+        sites, count = len(self._buses) + len(self._plain), self._count
         answer = Answer(
             np.zeros((sites, 3, count)),
             np.zeros((sites, count)),
@@ -224,10 +233,10 @@ class _EdgeSites:
             solutions.append(x)
             setpoints[bus], found = form.answer(x, own[bus])
             _fill(answer, bus, found)
-        root = slice(self._root, self._root + 1)
-        at_root = Targets(*(part[root] for part in targets))
-        (setpoints[self._root],), found = self._substation.solve(at_root, np.zeros((1, 2, 1)))
-        _fill(answer, self._root, found)
+        for bus, local in self._plain.items():
+            at_bus = Targets(*(part[bus : bus + 1] for part in targets))
+            (setpoints[bus],), found = local.solve(at_bus, np.zeros((1, 2, 1)))
+            _fill(answer, bus, found)
         if self._watch is not None:
             self._watch(
                 EdgeWatched(
@@ -294,11 +303,19 @@ def plan_masked_neighbour(
         """Note an iteration under its number over all starts."""
         entry = entry._replace(iteration=course.iteration)
         course.history.append(entry)
+        workshop.residuals = (entry.primal, entry.dual)
         if progress is not None:
             progress(entry)
 
     with ThreadPoolExecutor(settings.worker_count) as pool, threadpool_limits(1, user_api="blas"):
-        workshop = Workshop(settings.worker_count, settings.fault_max, randomness, pool, misconduct)
+        workshop = Workshop(
+            settings.worker_count,
+            settings.fault_max,
+            randomness,
+            pool,
+            misconduct,
+            day if settings.is_recorded else None,
+        )
         while True:
             try:
                 found = _planned(
@@ -308,9 +325,12 @@ def plan_masked_neighbour(
                 break
             except SiteSilent as silent:
                 course.excluded.append(silent.index)
+                workshop.exclude(str(day.sites[silent.index].name))
                 day, start = _without(day, silent.index), None
+    workshop.finish()
     outcome = replace(
         _explained(day, limits, found),
+        record=workshop.chain,
         history=tuple(course.history),
         message_count=found.message_count + workshop.traffic.messages,
         byte_count=found.byte_count + workshop.traffic.octets,

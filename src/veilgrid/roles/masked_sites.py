@@ -93,6 +93,7 @@ class MaskedSites:
 
     def exclude(self, index: int) -> None:
         """Go on without a site."""
+        self.workshop.exclude(self.edges[index].name)
         self.members.remove(index)
         del self.edges[index], self.public[index]
 

@@ -15,7 +15,8 @@ from veilgrid.grid.acflow import ElectricalCheck, electrical_check
 from veilgrid.grid.correction import STEP_PU, corrected, margin_pu, rating_share
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
-from veilgrid.roles.masked import plan_masked
+from veilgrid.roles.masked import MaskedSettings, plan_masked
+from veilgrid.roles.masked_chain import Chain
 from veilgrid.roles.masked_ledger import LedgerRun, plan_neighbour_ledger
 from veilgrid.roles.masked_neighbour import (
     PUBLISHED,
@@ -45,7 +46,7 @@ EXPOSED = {
     "masked": "workers and validators see masked problems, from which schedules, forecasts and "
     "battery sizes can be read (veilgrid audit); the coordinator sees net demands",
     "sealed": "each site sees its own prices; all parties see which limits bind, which way the "
-    "exchange goes, total cost and gap; no site's data below the corruption bound",
+    "exchange goes, total cost and gap; a site's data only if two of the three parties collude",
 }
 """Who sees what under each scheme [model 4]."""
 
@@ -105,6 +106,9 @@ class DayPlan:
         What the plan was made within.
     replans
         Plans that the AC power flow refused before this one.
+    ledger
+        Export of the ledger that recorded the day, settlement and all, for ``veilgrid verify``;
+        empty for schemes without a ledger, and without a plan.
     """
 
     scheme: str
@@ -116,6 +120,7 @@ class DayPlan:
     ac_check: ElectricalCheck | None = None
     settlement: Settlement | None = None
     replans: tuple[Replan, ...] = field(default=())
+    ledger: bytes = field(default=b"", repr=False)
 
     @property
     def margin_pu(self) -> float:
@@ -201,7 +206,8 @@ def _ledger(
     progress: ProgressSink | None,
     randomness: Randomness | None = None,
 ) -> Coordination:
-    outcome = LedgerRun(randomness=randomness or SystemRandomness()).run(day, limits)
+    run = LedgerRun(randomness=randomness or SystemRandomness(), is_recorded=True)
+    outcome = run.run(day, limits)
     if progress is not None and outcome.history:
         with suppress(Interrupted):
             progress(outcome.history[-1])
@@ -209,9 +215,13 @@ def _ledger(
 
 
 def _neighbour_ledger(
-    day: Day, limits: Limits, start: object, progress: ProgressSink | None
+    day: Day,
+    limits: Limits,
+    start: object,
+    progress: ProgressSink | None,
+    randomness: Randomness | None = None,
 ) -> Coordination:
-    return plan_neighbour_ledger(day, limits, start, progress)
+    return plan_neighbour_ledger(day, limits, start, progress, randomness or SystemRandomness())
 
 
 def _masked(
@@ -222,8 +232,8 @@ def _masked(
     randomness: Randomness | None = None,
 ) -> Coordination:
     draw = randomness or SystemRandomness()
-    found = plan_masked(day, limits, draw, start=start, progress=progress)
-    return found.coordination
+    settings = MaskedSettings(is_recorded=True)
+    return plan_masked(day, limits, draw, settings, start, progress).coordination
 
 
 def _masked_neighbour(
@@ -234,7 +244,8 @@ def _masked_neighbour(
     randomness: Randomness | None = None,
 ) -> Coordination:
     draw = randomness or SystemRandomness()
-    return plan_masked_neighbour(day, limits, draw, start=start, progress=progress).coordination
+    settings = MaskedNeighbourSettings(is_recorded=True)
+    return plan_masked_neighbour(day, limits, draw, settings, start, progress).coordination
 
 
 def _masked_published(
@@ -245,7 +256,7 @@ def _masked_published(
     randomness: Randomness | None = None,
 ) -> Coordination:
     draw = randomness or SystemRandomness()
-    settings = MaskedNeighbourSettings(coordination=PUBLISHED)
+    settings = MaskedNeighbourSettings(coordination=PUBLISHED, is_recorded=True)
     return plan_masked_neighbour(day, limits, draw, settings, progress=progress).coordination
 
 
@@ -263,7 +274,7 @@ def _sealed(
     randomness: Randomness | None = None,
 ) -> Coordination:
     draw = randomness or SystemRandomness()
-    return plan_sealed(day, limits, randomness=draw, progress=progress)
+    return plan_sealed(day, limits, randomness=draw, progress=progress, is_recorded=True)
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -284,7 +295,7 @@ COORDINATIONS: dict[tuple[str, str], Scheme] = {
 }
 """Schemes coordinated otherwise than by themselves; ``published`` = edge by edge [neighbour 2]."""
 
-DRAWING = frozenset({"ledger", "masked", "sealed"})
+DRAWING = frozenset({"ledger", "masked", "neighbour-ledger", "sealed"})
 """Schemes that draw keys, masks or shares."""
 
 
@@ -416,6 +427,15 @@ def _checked(plan: DayPlan, limits: Limits, check: ElectricalCheck) -> DayPlan:
             float(found.target.rent.sum()),
         )
         outcome = replace(outcome, price_p=found.target.price_p, price_q=found.target.price_q)
+    ledger, chain = b"", outcome.record
+    if isinstance(chain, Chain):
+        chain.settle({str(account.site): account.payment for account in settlement.accounts})
+        ledger, outcome = chain.export(), replace(outcome, record=None)
     return replace(
-        plan, outcome=outcome, certificate=certificate, ac_check=check, settlement=settlement
+        plan,
+        outcome=outcome,
+        certificate=certificate,
+        ac_check=check,
+        settlement=settlement,
+        ledger=ledger,
     )
