@@ -43,6 +43,7 @@ from veilgrid.secret import Secret
 Mask = npt.NDArray[np.bool_]
 
 _SEED: Final = 16
+_TOGETHER: Final = 4096
 
 
 # -- what arrives --------------------------------------------------------------------------------
@@ -291,18 +292,20 @@ def _valid(mpc: Engine, layout: Layout, data: Words, chosen: Mask) -> Steps[Mask
     count = data.shape[0]
     if not chosen.any():
         return chosen
-    seed = yield from mpc.coin()
-    stream = Stream(seed.to_bytes(16, "little"), b"bulk validity")
+    seed = (yield from mpc.coin()).to_bytes(16, "little")
+    stream = Stream(seed, b"bulk validity")
     left, right, rest = _claims(mpc, layout, data, stream)
     weights = PRIME_FIELD.from_words(stream.words(2 * count))
     weights[~chosen] = 0
     width = left.shape[1]
-    weighed = PRIME_FIELD.multiply(np.repeat(weights, width, axis=0), left.reshape(-1, 2))
+    _weigh(left, weights)
+    weighed = left.reshape(-1, 2)
     total = yield from mpc.product(PRIME_FIELD, weighed, right.reshape(-1, 2), weighed.shape[0])
     total = PRIME_FIELD.add(total, PRIME_FIELD.inner(weights, rest))
     if not any((yield from _blinded(mpc, total))):
         return chosen
     rows = np.flatnonzero(chosen)
+    left, _, _ = _claims(mpc, layout, data, Stream(seed, b"bulk validity"))
     each = yield from mpc.product(
         PRIME_FIELD, left[rows].reshape(-1, 2), right[rows].reshape(-1, 2), width
     )
@@ -312,11 +315,50 @@ def _valid(mpc: Engine, layout: Layout, data: Words, chosen: Mask) -> Steps[Mask
     return valid
 
 
+def _weigh(left: Words, weights: Words) -> None:
+    """Multiply each client's factors by its weight in place: a copy would be the largest array."""
+    width = left.shape[1]
+    for first in range(0, len(left), _TOGETHER):
+        block = left[first : first + _TOGETHER]
+        spread = np.repeat(weights[first : first + _TOGETHER], width, axis=0)
+        block[:] = PRIME_FIELD.multiply(spread, block.reshape(-1, 2)).reshape(block.shape)
+
+
 def _blinded(mpc: Engine, errors: Words) -> Steps[list[int]]:
     """Open numbers times secret uniform ones: zero stays zero, nothing else can be read off."""
     factors = mpc.uniform(errors.shape[0])
     blinded = yield from mpc.product(PRIME_FIELD, errors, factors, 1)
     return (yield from mpc.open_elements(blinded))
+
+
+class _Factors:
+    """Factors of every client's products, written where they stay: (client, product, 2)."""
+
+    def __init__(self, count: int, layout: Layout) -> None:
+        widths = {Number: 0, Scaled: 1, OneHot: 1, Spike: 2}
+        width = sum(
+            layout.size_of(part) if isinstance(part, Number) else widths[type(part)]
+            for part in layout.parts
+        )
+        self.left = np.empty((count, width, 2), np.uint64)
+        self.right = np.empty((count, width, 2), np.uint64)
+        self._at = 0
+
+    def put(self, left: Words, right: Words) -> None:
+        """Add one product a client."""
+        self.left[:, self._at], self.right[:, self._at] = left, right
+        self._at += 1
+
+    def put_bits(self, draw: Words, bits: Words) -> None:
+        """Add the product of each bit and the same bit times its public factor."""
+        end = self._at + bits.shape[1]
+        self.right[:, self._at : end] = bits
+        for first in range(0, len(bits), _TOGETHER):
+            block = np.ascontiguousarray(bits[first : first + _TOGETHER])
+            spread = np.tile(draw, (len(block), 1))
+            weighed = PRIME_FIELD.multiply(block.reshape(-1, 2), spread)
+            self.left[first : first + _TOGETHER, self._at : end] = weighed.reshape(block.shape)
+        self._at = end
 
 
 def _claims(mpc: Engine, layout: Layout, data: Words, stream: Stream) -> tuple[Words, Words, Words]:
@@ -330,39 +372,32 @@ def _claims(mpc: Engine, layout: Layout, data: Words, stream: Stream) -> tuple[W
     left, right : (client, product, 2); rest : (client, 2)
     """
     count = data.shape[0]
-    left: list[Words] = []
-    right: list[Words] = []
+    factors = _Factors(count, layout)
     rest = PRIME_FIELD.zeros(count)
     for part in layout.parts:
         start, size = layout.start(part.name), layout.size_of(part)
         draw = PRIME_FIELD.from_words(stream.words(2 * size))
         if isinstance(part, Number):
-            bits = np.ascontiguousarray(data[:, start : start + size])
-            spread = np.tile(draw, (count, 1))
-            weighed = PRIME_FIELD.multiply(bits.reshape(-1, 2), spread)
-            left.append(weighed.reshape(bits.shape))
-            right.append(bits)
+            factors.put_bits(draw, data[:, start : start + size])
             rest = PRIME_FIELD.subtract(rest, project(data, start, draw[np.newaxis]))
             continue
         scale = PRIME_FIELD.from_words(stream.words(2))
         once = project(data, start, draw[np.newaxis])
         if isinstance(part, Scaled):
             unit = project(data, layout.start(part.one_hot), draw[np.newaxis])
-            left.append(PRIME_FIELD.scale(scale, unit)[:, np.newaxis])
-            right.append(_value(mpc, layout, data, part.quantity)[:, np.newaxis])
+            value = _value(mpc, layout, data, part.quantity)
+            factors.put(PRIME_FIELD.scale(scale, unit), value)
             rest = PRIME_FIELD.subtract(rest, PRIME_FIELD.scale(scale, once))
             continue
         squares = PRIME_FIELD.multiply(draw, draw)
         twice = project(data, start, squares[np.newaxis])
-        left.append(PRIME_FIELD.scale(scale, once)[:, np.newaxis])
-        right.append(once[:, np.newaxis])
+        factors.put(PRIME_FIELD.scale(scale, once), once)
         ones = encode_words(np.ones(size, np.int64))
         total = project(data, start, ones[np.newaxis])
         if isinstance(part, Spike):
             quantity = _value(mpc, layout, data, part.quantity)
             minus = PRIME_FIELD.vector([-PRIME_FIELD.numbers(scale)[0] % PRIME])
-            left.append(PRIME_FIELD.scale(minus, quantity)[:, np.newaxis])
-            right.append(twice[:, np.newaxis])
+            factors.put(PRIME_FIELD.scale(minus, quantity), twice)
         else:
             quantity = mpc.source.constant(encode_words(np.ones(count, np.int64)))
             rest = PRIME_FIELD.subtract(rest, PRIME_FIELD.scale(scale, twice))
@@ -373,7 +408,7 @@ def _claims(mpc: Engine, layout: Layout, data: Words, stream: Stream) -> tuple[W
         factor = PRIME_FIELD.from_words(stream.words(2))
         off = _difference(mpc, layout, data, equation)
         rest = PRIME_FIELD.add(rest, PRIME_FIELD.scale(factor, off))
-    return np.concatenate(left, axis=1), np.concatenate(right, axis=1), rest
+    return factors.left, factors.right, rest
 
 
 def _value(mpc: Engine, layout: Layout, data: Words, name: str) -> Words:
