@@ -138,7 +138,8 @@ def test_short_masks_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_party_that_hears_the_others_shares_is_seen_to_know() -> None:
     """A mutant that sends its own shares on: the known part is then the number itself."""
-    views = record(DAY, LIMITS, SeededRandomness(6))
+    day = small(1).day()
+    views = record(day, Limits.of(day.network), SeededRandomness(6))
     name = f"{GAS:06d} bid"
     both = views.known_part([0, 1], 0, name)
     alone = views.known_part([0], 0, name)

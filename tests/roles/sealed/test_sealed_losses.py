@@ -4,7 +4,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 
 from veilgrid.grid.lindistflow import Limits
@@ -118,7 +117,7 @@ def honest() -> Ended:
     return run_day(DAY, LIMITS)
 
 
-@pytest.mark.parametrize(("at", "is_idle"), [(12, True), (300, False), (1500, True), (3000, False)])
+@pytest.mark.parametrize(("at", "is_idle"), [(12, True), (1500, True), (4000, False)])
 def test_a_party_that_comes_back_goes_on_with_the_committed_bids(
     at: int, is_idle: bool, honest: Ended
 ) -> None:
@@ -138,6 +137,8 @@ def test_a_party_that_comes_back_goes_on_with_the_committed_bids(
     expected = honest.public["certificate"]["cost"]
     assert found.public["certificate"]["cost"] == pytest.approx(expected, rel=2e-4)
     assert all(len(said) == 1 for said in world.said.values())
+    if at == 4000:  # Its first attempt was all but over: the second goes on from its wishes.
+        assert found.public["iterations"] < honest.public["iterations"]
     kinds = [type(record) for record in world.journals[VICTIM]]
     assert kinds.count(Began) == 2
     assert kinds.count(Committed) >= 1
@@ -162,18 +163,3 @@ def test_a_party_that_is_lost_again_and_again_ends_the_day_by_name() -> None:
     found = world.outcomes[SITES][0]
     assert isinstance(found, Stopped)
     assert found.culprits == ["party-2"]
-
-
-def test_wishes_go_on_from_where_they_were() -> None:
-    """The second attempt must not cost all the iterations of the first again."""
-    rounds = []
-    for at in (200, 4000):
-        world = World(10)
-        world.run(until=at)
-        world.restart(world.kill(VICTIM))
-        world.run()
-        found = world.outcomes[SITES][0]
-        assert isinstance(found, SiteOutcome), found
-        rounds.append(found.public["iterations"])
-    assert rounds[1] <= rounds[0]
-    assert np.isfinite(rounds).all()
