@@ -290,6 +290,9 @@ def test_schemes_stand_side_by_side(record) -> None:
 
 def test_comparing_nothing_makes_a_page() -> None:
     assert "0 schemes" in "".join(parse(render_compare({"scenario": "x", "schemes": []})).text)
+    few = {"scenario": "x", "schemes": runs, "left_out": ["sealed"]}
+    assert "Left out on a day of this size: sealed" in "".join(parse(render_compare(few)).text)
+    assert "Left out" not in page
 
 
 def test_rows_of_a_map_are_labelled_with_their_own_names(build) -> None:

@@ -39,7 +39,7 @@ def honest(name: str, scheme: str) -> DayPlan:
     return _PLANS[name, scheme]
 
 
-@pytest.mark.parametrize("scheme", ATTACKED)
+@pytest.mark.parametrize("scheme", [s for s in ATTACKED if s != "sealed"])  # in roles/sealed
 @pytest.mark.parametrize("case", CASES)
 def test_each_case_ends_as_it_must_under_each_scheme(case: str, scheme: str) -> None:
     """A prevented attack that paid, or a success without gain, would be a story."""

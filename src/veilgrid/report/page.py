@@ -100,6 +100,7 @@ def render_compare(comparison: Mapping[str, Any]) -> str:
         rows=rows,
         currency=currency,
         size=words.size,
+        left_out=[str(name) for name in comparison.get("left_out") or []],
     )
 
 
