@@ -281,6 +281,9 @@ def test_schemes_stand_side_by_side(record) -> None:
     assert "central saves most: 7.70 %" in text
     assert "<b>each site's net demand</b>" in text
     assert "The operator sees everything" in text
+    assert "Left out" not in text
+    few = {"scenario": "six-bus", "schemes": runs, "left_out": ["sealed"]}
+    assert "Left out on a day of this size: sealed" in "".join(parse(render_compare(few)).text)
     figures = figures_of(page)
     assert set(figures) == {"saving", "iterations", "seconds", "bytes"}
     for figure in figures.values():
@@ -290,9 +293,6 @@ def test_schemes_stand_side_by_side(record) -> None:
 
 def test_comparing_nothing_makes_a_page() -> None:
     assert "0 schemes" in "".join(parse(render_compare({"scenario": "x", "schemes": []})).text)
-    few = {"scenario": "x", "schemes": runs, "left_out": ["sealed"]}
-    assert "Left out on a day of this size: sealed" in "".join(parse(render_compare(few)).text)
-    assert "Left out" not in page
 
 
 def test_rows_of_a_map_are_labelled_with_their_own_names(build) -> None:
