@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veilgrid.errors import InputError
 from veilgrid.mpc import dealer, noise, order, policy, statistics
+from veilgrid.mpc._points import key_sets
 from veilgrid.mpc._shares import Shares, concatenate, public_matrix
 from veilgrid.mpc.engine import CheckFailed, Engine
 from veilgrid.mpc.field import encode
@@ -296,3 +298,61 @@ def test_policy_speaks_before_any_input_is_taken(n: int) -> None:
         policy.check(n, n - 2, "variance", policy=allowed)
     with pytest.raises(InputError, match=r"dealt triples are checked"):
         policy.check(n, n - 1, "variance", policy=allowed)
+
+
+def signs(dropped: int) -> Callable[..., Any]:
+    def function(mpc: Any, x: Shares) -> Any:
+        return (yield from mpc.open_negative(x, dropped))
+
+    return function
+
+
+@pytest.mark.parametrize(("n", "degree"), SIZES)
+def test_signs_open_as_they_are_and_without_low_bits_where_these_do_not_matter(
+    n: int, degree: int
+) -> None:
+    """The network step of a sealed day moves by these bits; one wrong bit moves all prices."""
+    rng = random.Random(n)
+    close = [0, 1, -1, BOUND, -BOUND]
+    values = [*close, *(rng.randrange(-BOUND, BOUND) for _ in range(70))]
+    assert on_shares(n, degree, signs(0), values) == [int(value < 0) for value in values]
+    dropped, sets = 20, len(key_sets(n, degree))
+    edge = (sets << dropped) // 2 + 1
+    far = [value for value in values if abs(value) >= edge] + 40 * [edge, -edge]
+    assert on_shares(n, degree, signs(dropped), far) == [int(value < 0) for value in far]
+
+
+@pytest.mark.parametrize(("n", "degree"), SIZES)
+def test_quick_truncation_is_off_by_no_more_than_the_summands_of_a_mask(
+    n: int, degree: int
+) -> None:
+    rng = random.Random(n)
+    values = [0, 1, -1, BOUND, -BOUND, *(rng.randrange(-BOUND, BOUND) for _ in range(20))]
+
+    def function(mpc: Any, x: Shares) -> Any:
+        near = yield from mpc.truncate_nearly(x, 13)
+        exact = yield from mpc.truncate(x, 13)
+        return (yield from mpc.open(near - exact))
+
+    found = on_shares(n, degree, function, values)
+    assert max(abs(value) for value in found) <= len(key_sets(n, degree))
+
+
+def test_a_bent_gate_or_share_opens_no_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may open before the gates that it depends on were checked."""
+    both, reveal = Engine.both, Engine.reveal_octal
+
+    def bent_gate(engine: Engine, a: Any, b: Any) -> Any:
+        found = yield from both(engine, a ^ np.uint64(engine.me == 2), b)
+        return found
+
+    def bent_share(engine: Engine, data: Any) -> Any:
+        return (yield from reveal(engine, data ^ np.uint64(engine.me == 2)))
+
+    monkeypatch.setattr(Engine, "both", bent_gate)
+    with pytest.raises(CheckFailed, match=r"multiplication was wrong|contradict"):
+        on_shares(3, 1, signs(0), [5, -5])
+    monkeypatch.setattr(Engine, "both", both)
+    monkeypatch.setattr(Engine, "reveal_octal", bent_share)
+    with pytest.raises(CheckFailed, match="contradict"):
+        on_shares(3, 1, signs(0), [5, -5])

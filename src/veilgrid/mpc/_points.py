@@ -23,15 +23,27 @@ def lagrange(field: Field, points: Sequence[int], at: int) -> list[int]:
     """Return the factors with which values at ``points`` add up to the value ``at``."""
     if field is BINARY_FIELD:
         return field.numbers(_binary.lagrange(field.vector(points), np.uint64(at)))
-    factors = []
-    for j, own in enumerate(points):
-        top, bottom = 1, 1
-        for k, other in enumerate(points):
-            if k != j:
-                top = field.times(top, field.minus(at, other))
+    below, factors = [1], []
+    for other in points:
+        below.append(field.times(below[-1], field.minus(at, other)))
+    above = 1
+    for j, bottom in reversed(list(enumerate(_bottoms(field, tuple(points))))):
+        factors.append(field.times(field.times(below[j], above), bottom))
+        above = field.times(above, field.minus(at, points[j]))
+    return factors[::-1]
+
+
+@cache
+def _bottoms(field: Field, points: tuple[int, ...]) -> tuple[int, ...]:
+    """Return for each point the inverse product of its distances from the others."""
+    out = []
+    for own in points:
+        bottom = 1
+        for other in points:
+            if other != own:
                 bottom = field.times(bottom, field.minus(own, other))
-        factors.append(field.times(top, field.inverse(bottom)))
-    return factors
+        out.append(field.inverse(bottom))
+    return tuple(out)
 
 
 def place(field: Field, party: int) -> int:

@@ -35,11 +35,15 @@ _HALF: Final = pow(2, -1, PRIME)
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """A number as a sum: which set knows which summand (two words an element, low bits count)."""
+    """A number as a sum: which set knows which summand (two words an element, low bits count).
+
+    The masks are integers of :data:`MASK_BITS` bits that were added before the opening.
+    """
 
     summands: dict[tuple[int, ...], Words]
     count: int
     opened: Words
+    masks: dict[tuple[int, ...], Words]
 
 
 def magnitude_bits(x: Shares) -> int:
@@ -79,7 +83,7 @@ def _split(engine: "Engine", x: Shares, offset: int, shift: int) -> Steps[_Split
             summands[members] = PRIME_FIELD.from_words(rest)
         else:
             summands[members] = ~masks[members]
-    return _Split(summands, count, revealed)
+    return _Split(summands, count, revealed, masks)
 
 
 def _all_sets(engine: "Engine") -> list[tuple[int, ...]]:
@@ -169,15 +173,62 @@ def negative_bits(engine: "Engine", x: Shares) -> Steps[Words]:
     return (yield from _top_bits(engine, split, bits))
 
 
-def _top_bits(engine: "Engine", split: _Split, bits: int) -> Steps[Words]:
-    """Return the complement of a sum's bit ``bits``, bit-sliced (word, 3)."""
-    terms = _planes(engine, split, bits + 1)
+def _top_bits(engine: "Engine", split: _Split, bits: int, dropped: int = 0) -> Steps[Words]:
+    """Return the complement of a sum's bit ``bits``, bit-sliced (word, 3).
+
+    The lowest ``dropped`` bits of the summands are left out, and what they would carry.
+    """
+    terms = [planes[dropped:] for planes in _planes(engine, split, bits + 1)]
     u, v = yield from save_carry(engine, terms)
-    generate = yield from engine.both(u[:bits], v[:bits])
+    generate = yield from engine.both(u[:-1], v[:-1])
     half = u ^ v
-    carry = yield from top_carry(engine, generate, half[:bits])
-    top: Words = half[bits] ^ carry
+    carry = yield from top_carry(engine, generate, half[:-1])
+    top: Words = half[-1] ^ carry
     return top ^ _ones(engine, top)
+
+
+def open_negative(engine: "Engine", x: Shares, dropped: int) -> Steps[list[int]]:
+    """Open which elements are below zero, after everything was verified [mpc 5.3].
+
+    The bits open as they are, in GF(8). Without the lowest ``dropped`` bits of its summands an
+    element comes out right unless it is that close to zero, times half the number of summands.
+    """
+    # Dropping bits rounds every summand down: what is lost on average is given back.
+    half = len(_all_sets(engine)) * 2**dropped // 2 if dropped else 0
+    bits = magnitude_bits(engine.wrap(x.data, x.bound + half))
+    invariant(0 <= dropped < bits, "some bits are left to compare")
+    split = yield from _split(engine, x, 2**bits + half, 0)
+    top = yield from _top_bits(engine, split, bits, dropped)
+    yield from engine.agree()
+    opened = yield from engine.reveal_octal(top)
+    return [int(bit) for bit in _binary.unpack(opened[:, 0].copy(), len(x))[:, 0]]
+
+
+def truncate_nearly(engine: "Engine", x: Shares, shift: int) -> Steps[Shares]:
+    """Divide by two to the ``shift``, off by at most the number of summands of a mask [mpc 5.5].
+
+    One masked opening: every set drops the low bits of its own mask, and what these carry is lost.
+    """
+    invariant(0 < shift <= COMPARABLE_BITS, "the number of dropped bits is in range")
+    size = max(magnitude_bits(x), shift)
+    split = yield from _split(engine, x, 2**size, 0)
+    sets = len(_all_sets(engine))
+    total = [number >> shift for number in PRIME_FIELD.numbers(split.opened)]
+    quotient = (engine.constant(total) - (2 ** (size - shift) + sets // 2)).data
+    for members, mask in split.masks.items():
+        low, high = mask[:, 0], mask[:, 1]
+        kept = _shifted(low, high, shift)
+        known = engine.source.known(PRIME_FIELD, members, kept)
+        quotient = PRIME_FIELD.subtract(quotient, known)
+    return engine.wrap(quotient, (x.bound >> shift) + 1 + sets)
+
+
+def _shifted(low: Words, high: Words, shift: int) -> Words:
+    """Return numbers of two words divided by two to the ``shift``, in two words."""
+    if shift >= 64:
+        return np.stack([high >> np.uint64(shift - 64), np.zeros_like(high)], axis=1)
+    rest = high << np.uint64(64 - shift)
+    return np.stack([(low >> np.uint64(shift)) | rest, high >> np.uint64(shift)], axis=1)
 
 
 def is_negative_anyhow(

@@ -283,6 +283,14 @@ class Engine:
         """Divide by two to the ``shift`` and round down."""
         return (yield from circuit.truncate(self, x, shift))
 
+    def truncate_nearly(self, x: Shares, shift: int) -> Steps[Shares]:
+        """Divide by two to the ``shift`` in one round, off by a few steps."""
+        return (yield from circuit.truncate_nearly(self, x, shift))
+
+    def open_negative(self, x: Shares, dropped: int = 0) -> Steps[list[int]]:
+        """Open which elements are below zero; near zero only without ``dropped`` low bits."""
+        return (yield from circuit.open_negative(self, x, dropped))
+
     def decompose(self, x: Shares, bits: int) -> Steps[list[Shares]]:
         """Return the low bits of non-negative elements, lowest first."""
         return (yield from circuit.decompose(self, x, bits))

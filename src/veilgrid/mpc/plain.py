@@ -79,6 +79,16 @@ class Plain:
         magnitude_bits(x)
         return self._vector([int(value == 0) for value in decode(x.data)], 1)
 
+    def truncate_nearly(self, x: Shares, shift: int) -> Steps[Shares]:
+        """Divide by two to the ``shift`` and round down."""
+        return (yield from self.truncate(x, shift))
+
+    def open_negative(self, x: Shares, dropped: int = 0) -> Steps[list[int]]:  # noqa: ARG002
+        """Return which elements are below zero."""
+        yield from ()
+        magnitude_bits(x)
+        return [int(value < 0) for value in decode(x.data)]
+
     def truncate(self, x: Shares, shift: int) -> Steps[Shares]:
         """Divide by two to the ``shift`` and round down."""
         yield from ()

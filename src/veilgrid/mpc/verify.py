@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 Claim = tuple[Words, Words, Words]
 
-_LAST: Final = 8
+_LAST: Final = 32
 _WIDE: Final = 8
 _LONG: Final = 1 << 14
+_SHORT: Final = 1 << 9
+"""From here on rounds cost more than products: wider blocks, fewer folds."""
 
 
 def verify_all(engine: "Engine", products: Sequence[Claim], gates: Sequence[Claim]) -> Steps[None]:
@@ -101,7 +103,7 @@ def _combined(field: Field, claims: Sequence[Claim], stream: Stream) -> Claim:
 def _folded(engine: "Engine", field: Field, a: Words, b: Words, c: Words) -> Steps[None]:
     """Reduce one inner-product claim to one blinded product and check that [mpc 6.2]."""
     while a.shape[0] > _LAST:
-        width = 2 if a.shape[0] > _LONG else _WIDE
+        width = 2 if a.shape[0] > _LONG else _WIDE if a.shape[0] > _SHORT else _LAST
         a, b, c = yield from _fold(
             engine, field, _blocks(field, a, width), _blocks(field, b, width), c
         )

@@ -280,17 +280,13 @@ def wish_program(
         if not fine.flags:
             raise
         return fine.refusal
-    yield from mpc.agree()
+    squares = _total([one[2 * register.interval_count :] for one in taken.vectors.values()])
+    opened = yield from _open_sums(mpc, step, squares)
     buses = sorted(taken.vectors)
     for bus, prices in zip(buses, _both(mpc, step, buses), strict=True):
         mpc.deliveries.append((f"{bus}", "prices", np.ascontiguousarray(prices)))
-    result: dict[str, Any] = {"binding": msgspec.to_builtins(Binding.of(step.active))}
-    result["passes"] = step.passes
-    squares = _total([one[2 * register.interval_count :] for one in taken.vectors.values()])
-    if squares is not None and len(squares):
-        result["square"] = (yield from mpc.open_elements(squares.data))[0] / 2.0**PRODUCT_BITS
-    if step.active.binding():
-        result |= yield from _strength(mpc, step)
+    binding = msgspec.to_builtins(Binding.of(step.active))
+    result: dict[str, Any] = {"binding": binding, "passes": step.passes, **opened}
     if is_watched:
         result["challenged"] = (yield from mpc.coin()) % CHALLENGED_OF == 0
     return result
@@ -311,11 +307,14 @@ class Priced:
             for name in sorted(self.wishes.received)
         }
 
-    def duals(self, mpc: Engine, still: Mapping[int, Shares]) -> Steps[StepResult]:
+    def duals(
+        self, mpc: Engine, still: Mapping[int, Shares], *, is_near: bool = False
+    ) -> Steps[StepResult]:
         """Return its prices on shares."""
         wish_p, wish_q = _network(mpc, self.register, {**self.heard(mpc), **still})
         active = self.binding.active()
-        return (yield from network_duals(mpc, self.register, wish_p, wish_q, active))
+        step = network_duals(mpc, self.register, wish_p, wish_q, active, is_near=is_near)
+        return (yield from step)
 
 
 def _both(mpc: Engine, step: StepResult, buses: Sequence[int], *, is_pull: bool = False) -> Words:
@@ -329,15 +328,24 @@ def _both(mpc: Engine, step: StepResult, buses: Sequence[int], *, is_pull: bool 
     return np.concatenate([part.data.reshape(len(own), -1, 2) for part in parts], axis=1)
 
 
-def _strength(mpc: Engine, step: StepResult) -> Steps[dict[str, Any]]:
-    """Open what binding rows collect, and how strong they are together: for the inner distance."""
-    rent = step.rent(mpc.constant([0]))
-    strength = step.strength(mpc.constant([0]))
-    opened = yield from mpc.open(concatenate([rent, strength]))
-    return {
-        "rent": opened[0] / 2.0 ** (POWER_BITS + FACTOR_BITS),
-        "strength": opened[1] / 2.0 ** (POWER_BITS + FACTOR_BITS),
-    }
+def _open_sums(mpc: Engine, step: StepResult, squares: Shares | None) -> Steps[dict[str, Any]]:
+    """Open the sum of squares where one was sent, and what binding rows collect and weigh.
+
+    The latter two are for the inner distance. Without any of them the parties only agree.
+    """
+    names: list[tuple[str, int]] = []
+    parts: list[Words] = []
+    if squares is not None and len(squares):
+        names, parts = [("square", PRODUCT_BITS)], [squares.data]
+    if step.active.binding():
+        names += [("rent", POWER_BITS + FACTOR_BITS), ("strength", POWER_BITS + FACTOR_BITS)]
+        zero = mpc.constant([0])
+        parts += [step.rent(zero).data, step.strength(zero).data]
+    if not parts:
+        yield from mpc.agree()
+        return {}
+    opened = yield from mpc.open_elements(np.concatenate(parts))
+    return {name: value / 2.0**bits for (name, bits), value in zip(names, opened, strict=True)}
 
 
 # -- answer: does it fit together? ----------------------------------------------------------------
@@ -362,7 +370,7 @@ def answer_program(
     times = register.interval_count
     claims = _total([one[2 * times :] for one in taken.vectors.values()]) or mpc.constant([0, 0])
     everyone = {**taken.vectors, **still}
-    step = yield from priced.duals(mpc, still)
+    step = yield from priced.duals(mpc, still, is_near=True)
     total = _total([one[:times] for one in everyone.values()]) or mpc.constant([0] * times)
     exchange = _exchange_cost(register, total, priced.binding.price)
     owed = yield from _owed_by_still(mpc, step, still)

@@ -7,7 +7,7 @@ once, here; parties compare their digest, because floating point differs between
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -126,6 +126,11 @@ class Register:
 
     @cached_property
     def _rows(self) -> dict[int, tuple[Floats, Floats, float, float]]:
+        return {}
+
+    @cached_property
+    def prepared(self) -> dict[object, Any]:
+        """What was computed from this register alone and may be asked for again."""
         return {}
 
 

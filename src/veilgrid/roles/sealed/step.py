@@ -19,6 +19,7 @@ from veilgrid.grid.lindistflow import POLYGON_SIDES
 from veilgrid.grid.network import Floats
 from veilgrid.mpc import Engine, Mpc, Shares, Steps, concatenate
 from veilgrid.mpc._prime import apply_matrix
+from veilgrid.mpc._round import together
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
 from veilgrid.roles.sealed.register import (
     EXCESS_TOLERANCE,
@@ -39,6 +40,12 @@ PASSES_AT_ONCE: Final = 12
 
 COMPARED_BOUND: Final = 2**77
 """What is compared is claimed to be smaller; an input beyond its range can only spoil bits."""
+
+DROPPED_BITS: Final = 24
+"""Of numbers of scale 2**62, when their signs are asked for: far below the tolerance of rows."""
+
+NEAR_PARTIES_MAX: Final = 4
+"""With more parties than this, rounding by every key set adds up to more than the tolerance."""
 
 LEAVERS_MAX: Final = 3
 """Rows that may make room for a new one, the most like it first."""
@@ -133,6 +140,22 @@ class _Dual(NamedTuple):
     map_p: Floats
     map_q: Floats
     offset: Floats
+
+
+class _Ready(NamedTuple):
+    """One interval's dual with its numbers as elements of the field.
+
+    Attributes
+    ----------
+    factors : (free entry, bus and kind, word), or (1, word) where only the price is in play
+    offset : (free entry, word), scale 2**62 price units, with half a step of truncation
+    fixed : (entry, word), scale 2**32 price units
+    """
+
+    dual: _Dual
+    factors: Words
+    offset: Words
+    fixed: Words
 
 
 @dataclass(frozen=True)
@@ -311,14 +334,18 @@ def network_step(
     sound: dict[int, tuple[int, dict[int, int]]] = {}
     todo = list(range(register.interval_count))
     for count in range(1, PASSES_MAX + 1):
-        result = yield from work.solve(current, count)
-        checks = work.checks(result, todo, looks)
-        wrong = yield from below_zero(mpc, checks.values)
+        rough = work.rough(current)
+        near = yield from work.near(current, count, rough)
+        checks = work.checks(near, todo, looks, rough)
+        exact, wrong = yield from together(
+            work.exact(current, count, rough), below_zero(mpc, checks.values, DROPPED_BITS)
+        )
+        result: StepResult = exact
         flagged = checks.chosen(wrong)
         screened = {(interval, bus) for kind, interval, bus, _ in flagged if kind == "screen"}
         if screened:
-            sides = work.side_checks(result, sorted(screened))
-            bits = yield from below_zero(mpc, sides.values)
+            sides = work.side_checks(near, sorted(screened))
+            bits = yield from below_zero(mpc, sides.values, DROPPED_BITS)
             flagged = [one for one in flagged if one[0] != "screen"] + sides.chosen(bits)
         if not flagged:
             return result
@@ -369,19 +396,30 @@ def excess_of(
 
 
 def network_duals(
-    mpc: Mpc, register: Register, wish_p: Shares, wish_q: Shares, active: ActiveSet
+    mpc: Mpc,
+    register: Register,
+    wish_p: Shares,
+    wish_q: Shares,
+    active: ActiveSet,
+    *,
+    is_near: bool = False,
 ) -> Steps[StepResult]:
-    """Repeat a step on the active set that it ended with; nothing opens."""
-    return (yield from _Step(mpc, register, wish_p, wish_q).solve(active, 0))
+    """Repeat a step on the active set that it ended with; nothing opens.
+
+    ``is_near`` is for what is no price of a site: it takes one round.
+    """
+    work = _Step(mpc, register, wish_p, wish_q)
+    if is_near:
+        return (yield from work.near(active, 0, work.rough(active)))
+    return (yield from work.solve(active, 0))
 
 
-def below_zero(mpc: Mpc, values: list[Words]) -> Steps[list[int]]:
-    """Open which of some shared numbers are below zero."""
+def below_zero(mpc: Mpc, values: list[Words], dropped: int = 0) -> Steps[list[int]]:
+    """Open which of some shared numbers are below zero; ``dropped`` low bits do not count."""
     if not values:
         return []
     whole = mpc.wrap(np.concatenate(values), COMPARED_BOUND)
-    bits = yield from mpc.is_negative(whole)
-    return (yield from mpc.open(bits))
+    return (yield from mpc.open_negative(whole, dropped))
 
 
 def limit_checks(
@@ -395,12 +433,12 @@ def limit_checks(
     work = _Step(mpc, plain, demand_p, demand_q)
     result = work.still(nothing)
     everywhere = list(range(register.interval_count))
-    checks = work.checks(result, everywhere, EVERYTHING, prices=False)
-    flagged = checks.chosen((yield from below_zero(mpc, checks.values)))
+    checks = work.checks(result, everywhere, EVERYTHING)
+    flagged = checks.chosen((yield from below_zero(mpc, checks.values, DROPPED_BITS)))
     screened = {(interval, bus) for kind, interval, bus, _ in flagged if kind == "screen"}
     if screened:
         sides = work.side_checks(result, sorted(screened))
-        bits = yield from below_zero(mpc, sides.values)
+        bits = yield from below_zero(mpc, sides.values, DROPPED_BITS)
         flagged = [one for one in flagged if one[0] != "screen"] + sides.chosen(bits)
     return [(number, interval) for _, interval, number, _ in flagged]
 
@@ -417,74 +455,105 @@ class _Step:
         self.total = self.flow.active[register.limits.tree.root]
         self._give = np.concatenate([register.give_p, register.give_q])
         self._duals: list[_Dual] = []
+        self._ready: list[_Ready] = []
+        self._known: dict[float, Words] = {}
 
     # -- the dual on a fixed active set ---------------------------------------------------------
 
     def solve(self, active: ActiveSet, count: int) -> Steps[StepResult]:
         """Return the dual on a fixed active set."""
-        register, unit = self.register, self.register.unit
-        self._duals = [_dual_of(register, active, t) for t in range(register.interval_count)]
-        raw: list[Words] = []
-        for interval, dual in enumerate(self._duals):
-            if not dual.free:
-                continue
-            raw.append(self._free_entries(dual, interval, unit))
-        found = PRIME_FIELD.zeros(0)
-        if raw:
-            rough = self.mpc.wrap(np.concatenate(raw), COMPARED_BOUND)
-            fine = yield from self.mpc.truncate(rough, FACTOR_BITS)
-            found = fine.data
+        return (yield from self.exact(active, count, self.rough(active)))
+
+    def rough(self, active: ActiveSet) -> Words:
+        """Return the free entries of all intervals, scale 2**62, without a message."""
+        self._take_up(active)
+        alone = [
+            interval
+            for interval, dual in enumerate(self._duals)
+            if dual.free and not dual.numbers  # the price alone: one sum
+        ]
+        parts = dict.fromkeys(alone, PRIME_FIELD.zeros(0))
+        if alone:
+            slopes = np.concatenate([self._ready[interval].factors for interval in alone])
+            sums = PRIME_FIELD.multiply(slopes, np.ascontiguousarray(self.total[alone]))
+            parts = {interval: sums[[place]] for place, interval in enumerate(alone)}
+        for interval, ready in enumerate(self._ready):
+            if ready.dual.free and ready.dual.numbers:
+                vector = np.concatenate([self.wish_p[:, interval], self.wish_q[:, interval]])
+                parts[interval] = apply_matrix(ready.factors, np.ascontiguousarray(vector))
+        if not parts:
+            return PRIME_FIELD.zeros(0)
+        order = sorted(parts)
+        offsets = np.concatenate([self._ready[interval].offset for interval in order])
+        return PRIME_FIELD.add(np.concatenate([parts[interval] for interval in order]), offsets)
+
+    def _take_up(self, active: ActiveSet) -> None:
+        """Prepare the duals of an active set."""
+        register = self.register
+        self._ready = [_ready_of(register, active, t) for t in range(register.interval_count)]
+        self._duals = [ready.dual for ready in self._ready]
+
+    def exact(self, active: ActiveSet, count: int, rough: Words) -> Steps[StepResult]:
+        """Return the dual that rough free entries make, rounded down."""
+        found = rough
+        if len(rough):
+            shared = self.mpc.wrap(rough, COMPARED_BOUND)
+            found = (yield from self.mpc.truncate(shared, FACTOR_BITS)).data
+        return self._result(active, count, found)
+
+    def near(self, active: ActiveSet, count: int, rough: Words) -> Steps[StepResult]:
+        """Return the dual but for a few steps of ``2**-32``: good enough to ask what changes."""
+        if self.mpc.n > NEAR_PARTIES_MAX:
+            return (yield from self.exact(active, count, rough))
+        found = rough
+        if len(rough):
+            shared = self.mpc.wrap(rough, COMPARED_BOUND)
+            found = (yield from self.mpc.truncate_nearly(shared, FACTOR_BITS)).data
+        return self._result(active, count, found)
+
+    def _result(self, active: ActiveSet, count: int, found: Words) -> StepResult:
         duals, at = [], 0
-        for dual in self._duals:
-            whole = self.mpc.constant(np.rint(dual.fixed / unit * 2.0**POWER_BITS).tolist()).data
-            whole = whole.copy()
+        for dual, _, _, fixed in self._ready:
+            whole = fixed.copy()
             whole[list(dual.free)] = found[at : at + len(dual.free)]
             at += len(dual.free)
             duals.append(whole)
-        return StepResult(register, active, duals, [dual.numbers for dual in self._duals], count)
-
-    def _free_entries(self, dual: _Dual, interval: int, unit: float) -> Words:
-        """Return the free entries of one interval, scale 2**62 price units."""
-        offset = _integers(dual.offset / unit, POWER_BITS + FACTOR_BITS)
-        half = 2 ** (FACTOR_BITS - 1)
-        constant = self.mpc.constant([value + half for value in offset]).data
-        if not dual.numbers:  # the price alone: one sum
-            factor = encode_words(factors(dual.map_p[0, :1] / unit))
-            part = PRIME_FIELD.scale(factor, self.total[[interval]])
-        else:
-            matrix = factors(np.hstack([dual.map_p, dual.map_q]) / unit)
-            vector = np.concatenate([self.wish_p[:, interval], self.wish_q[:, interval]])
-            words = encode_words(matrix.ravel()).reshape(*matrix.shape, 2)
-            part = apply_matrix(words, np.ascontiguousarray(vector))
-        return np.asarray(PRIME_FIELD.add(part, constant))
+        numbers = [dual.numbers for dual in self._duals]
+        return StepResult(self.register, active, duals, numbers, count)
 
     # -- what has to hold -----------------------------------------------------------------------
 
     def still(self, active: ActiveSet) -> StepResult:
         """Return a step in which every price is zero: wishes are their own targets."""
         register = self.register
-        self._duals = [_dual_of(register, active, t) for t in range(register.interval_count)]
+        self._take_up(active)
         duals = [PRIME_FIELD.zeros(1) for _ in self._duals]
         return StepResult(register, active, duals, [() for _ in duals], 0)
 
     def checks(
-        self, result: StepResult, todo: list[int], looks: Looks, *, prices: bool = True
+        self, result: StepResult, todo: list[int], looks: Looks, rough: Words | None = None
     ) -> _Checks:
         """Collect what is below zero where an entry leaves its bounds or a row is exceeded.
 
         Only the intervals in ``todo`` are looked at; the others have not changed since they held.
+        Without the ``rough`` free entries of the dual, only rows are.
         """
         checks = _Checks()
         drop = self._corrected_drop(result)
-        for interval in todo if prices else ():
-            entries, dual = result.duals[interval], self._duals[interval]
-            self._price_checks(checks, result.active, interval, entries)
+        starts = np.cumsum([0] + [len(dual.free) for dual in self._duals]).tolist()
+        for interval in todo if rough is not None else ():
+            dual = self._duals[interval]
+            free = {
+                place: rough[[starts[interval] + k]]  # type: ignore[index]
+                for k, place in enumerate(dual.free)
+            }
+            self._price_checks(checks, result, interval, free)
             for place, number in enumerate(dual.numbers, 1):
                 status = result.active.rows[interval][number]
                 if status == FREE:
-                    checks.add("weak", interval, number, entries[place])
-                    ceiling = self._constant(dual.high[place] / self.register.unit, POWER_BITS)
-                    over = PRIME_FIELD.subtract(ceiling, entries[[place]])
+                    checks.add("weak", interval, number, free[place])
+                    ceiling = self._wide(dual.high[place] / self.register.unit)
+                    over = PRIME_FIELD.subtract(ceiling, free[place])
                     checks.add("strong", interval, number, over)
                 else:
                     room = self._room(result, drop, number, interval)
@@ -498,26 +567,23 @@ class _Step:
         return checks
 
     def _price_checks(
-        self, checks: _Checks, active: ActiveSet, interval: int, entries: Words
+        self, checks: _Checks, result: StepResult, interval: int, free: dict[int, Words]
     ) -> None:
         register = self.register
         low, high = register.sell[interval] / register.unit, register.buy[interval] / register.unit
-        status = active.price[interval]
+        status = result.active.price[interval]
         if status == FREE:
-            over = PRIME_FIELD.subtract(self._constant(high, POWER_BITS), entries[:1])
-            under = PRIME_FIELD.subtract(entries[:1], self._constant(low, POWER_BITS))
-            checks.add("high", interval, 0, over)
-            checks.add("low", interval, 0, under)
+            checks.add("high", interval, 0, PRIME_FIELD.subtract(self._wide(high), free[0]))
+            checks.add("low", interval, 0, PRIME_FIELD.subtract(free[0], self._wide(low)))
         elif high > low:
-            dual = self._duals[interval]
+            dual, entries = self._duals[interval], result.duals[interval]
             push = self._scaled(self.total[[interval]])
             gram = (dual.active * register.give_p) @ dual.active[0]
             pull = PRIME_FIELD.inner(entries, encode_words(factors(gram * register.unit)))
             slope = PRIME_FIELD.subtract(push, pull)
             if status == AT_LOW:
                 slope = PRIME_FIELD.subtract(PRIME_FIELD.zeros(1), slope)
-            tolerance = self._constant(EXCESS_TOLERANCE, POWER_BITS + FACTOR_BITS)
-            checks.add("free", interval, 0, PRIME_FIELD.add(slope, tolerance))
+            checks.add("free", interval, 0, PRIME_FIELD.add(slope, self._wide(EXCESS_TOLERANCE)))
 
     def rooms(self, result: StepResult, places: list[tuple[int, int]]) -> list[Words]:
         """Return what is left to some rows (row, interval)."""
@@ -572,7 +638,7 @@ class _Step:
             + EXCESS_TOLERANCE
             for number, interval in zip(numbers, intervals, strict=True)
         ]
-        return self.mpc.constant(_integers(np.array(values), POWER_BITS + FACTOR_BITS)).data
+        return public_words(np.array(values), POWER_BITS + FACTOR_BITS)
 
     def _voltage_checks(
         self, checks: _Checks, result: StepResult, drop: Words, todo: list[int]
@@ -595,8 +661,7 @@ class _Step:
             if kind == 1:
                 activity = PRIME_FIELD.subtract(PRIME_FIELD.zeros(len(buses)), activity)
             bounds = register.voltage_bounds(kind)[buses, times] - register.inner
-            steps = np.rint((bounds + EXCESS_TOLERANCE) * 2.0 ** (POWER_BITS + FACTOR_BITS))
-            ceiling = self.mpc.constant(steps.astype(np.int64).tolist()).data
+            ceiling = public_words(bounds + EXCESS_TOLERANCE, POWER_BITS + FACTOR_BITS)
             places = list(zip(times.tolist(), (kind * count + buses).tolist(), strict=True))
             checks.add_all("row", places, PRIME_FIELD.subtract(ceiling, activity))
 
@@ -644,7 +709,7 @@ class _Step:
         sign: float,
         todo: list[int],
     ) -> None:
-        constant = self.mpc.constant(_integers(reach, POWER_BITS + FACTOR_BITS)).data
+        constant = public_words(reach, POWER_BITS + FACTOR_BITS)
         flat = np.ascontiguousarray(flows[:, todo]).reshape(-1, 2)
         subtract, add = PRIME_FIELD.subtract, PRIME_FIELD.add
         room = subtract(constant, flat) if sign > 0 else add(constant, flat)
@@ -683,8 +748,11 @@ class _Step:
     def _scaled(self, data: Words) -> Words:
         return np.asarray(PRIME_FIELD.scale(encode([2**FACTOR_BITS]), data))
 
-    def _constant(self, value: float, bits: int) -> Words:
-        return self.mpc.constant(_integers(np.array([value]), bits)).data
+    def _wide(self, value: float) -> Words:
+        """Return a public number, scale 2**62."""
+        if value not in self._known:
+            self._known[value] = public_words(np.array([value]), POWER_BITS + FACTOR_BITS)
+        return self._known[value]
 
 
 def rounded_steps(value: float, bits: int) -> int:
@@ -699,6 +767,42 @@ def _integers(values: Floats, bits: int) -> list[int]:
         numerator, denominator = value.as_integer_ratio()
         out.append((2 * (numerator << bits) + denominator) // (2 * denominator))
     return out
+
+
+def public_words(values: Floats, bits: int) -> Words:
+    """Return real numbers in steps of two to the minus ``bits``, (number, word); rounded once.
+
+    A public number is its own share.
+    """
+    steps = np.rint(np.ravel(np.asarray(values, dtype=np.float64)) * 2.0**bits)
+    invariant(bool(np.all(np.abs(steps) < 2.0**94)), "public numbers are in range")
+    high = np.floor(steps / 2.0**32)
+    low = (steps - high * 2.0**32).astype(np.int64)
+    words = PRIME_FIELD.scale(encode([2**32]), encode_words(high.astype(np.int64)))
+    return np.asarray(PRIME_FIELD.add(words, encode_words(low)))
+
+
+def _ready_of(register: Register, active: ActiveSet, interval: int) -> _Ready:
+    """Return one interval's dual on a fixed active set, prepared once for a register."""
+    rows = tuple(sorted(active.rows[interval].items()))
+    key = (interval, active.price[interval], rows)
+    if key not in register.prepared:
+        register.prepared[key] = _ready(register, active, interval)
+    found: _Ready = register.prepared[key]
+    return found
+
+
+def _ready(register: Register, active: ActiveSet, interval: int) -> _Ready:
+    dual, unit = _dual_of(register, active, interval), register.unit
+    if not dual.numbers:
+        words = encode_words(factors(dual.map_p[:1, 0] / unit))
+    else:
+        matrix = factors(np.hstack([dual.map_p, dual.map_q]) / unit)
+        words = encode_words(matrix.ravel()).reshape(*matrix.shape, 2)
+    # Half a step of the truncation that follows: it then rounds to the nearest.
+    half = 2.0 ** -(POWER_BITS + 1)
+    offset = public_words(dual.offset / unit + half, POWER_BITS + FACTOR_BITS)
+    return _Ready(dual, words, offset, public_words(dual.fixed / unit, POWER_BITS))
 
 
 def _dual_of(register: Register, active: ActiveSet, interval: int) -> _Dual:
