@@ -393,6 +393,18 @@ def test_ballots_on_a_withdrawn_solution_do_not_count_for_the_next_one() -> None
     assert ledger.day.tasks["s0"].accepted == ()
 
 
+def test_ballots_on_a_proposal_that_is_repeated_stand() -> None:
+    """Nobody votes twice on one proposal: an operator that starts again would wait for ever."""
+    ledger = Ledger().with_beacon().announced().solved()
+    proposal = ProposeIteration(DAY, 1, digest("step"), 0, 0, False)
+    approve = Approve(DAY, subject_of(proposal), True)
+    ledger.do("operator", proposal)
+    for validator in VALIDATORS[:2]:
+        ledger.do(validator, approve)
+    assert ledger.do("operator", proposal) == Done()
+    assert ledger.do(VALIDATORS[2], approve) == Settled("iteration", approve.subject.hex(), True)
+
+
 def test_a_ballot_on_an_earlier_draw_is_refused() -> None:
     """Else a ballot that was under way shortens the patience with whoever is drawn again."""
     ledger = Ledger().with_beacon().announced()

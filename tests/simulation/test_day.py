@@ -51,7 +51,7 @@ def test_a_calm_day_costs_what_the_optimum_costs() -> None:
     assert sum(amount for _, amount in found.result.payments) == 0
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 37))])
 def test_a_day_ends_the_same_in_a_storm(seed: int) -> None:
     """Crashes of any process, at any write, must not change who pays what."""
     crashes = tuple(Crash(node=node, at_step=3 + k) for k, node in enumerate(NODES))

@@ -432,6 +432,8 @@ class Coordination:
             if site not in day.rigid
         ):
             return refused(state, "a present site has no accepted solution yet")
+        if operation == day.proposal:
+            return state, _DONE  # Its operator has started again; the ballots on it stand.
         day = replace(forget(day, "proposal"), proposal=operation)
         return with_day(state, operation.day, day), _DONE
 
@@ -452,6 +454,8 @@ class Coordination:
             return refused(state, "an amount out of range")
         if sum(amount for _, amount in operation.payments) != 0:
             return refused(state, "payments do not sum to zero")
+        if operation == day.proposal:
+            return state, _DONE  # Its operator has started again; the ballots on it stand.
         day = replace(forget(day, "proposal"), proposal=operation)
         return with_day(state, operation.day, day), _DONE
 
