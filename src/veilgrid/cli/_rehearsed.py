@@ -42,7 +42,7 @@ def rehearsed(
         software_roots=(genuine.root_key.hex(),),
         program=(Program(kind="software", measurement=_PROGRAM.hex()),),
     )
-    makers = {
+    makers: dict[str, Callable[[], Quote]] = {
         "forged": lambda: quote_by(SoftwareProvider(Secret(bytes(32)), _PROGRAM), _now),
         "expired": lambda: quote_by(genuine, lambda: NOW_S - _AGE_S),
         "replayed": lambda: _replaying(quote_by(genuine, _now)),
