@@ -39,6 +39,8 @@ fast: $(READY)  ## tests but those that take more than ten seconds
 sim: $(READY)  ## long simulations with liars; SEEDS=850 of the ledger, TRIALS=10000 of secure computation
 	$(BIN)/python tests/ledger/ledger_sweep.py --seeds $(SEEDS)
 	$(BIN)/python tests/mpc/mpc_malice.py --trials $(TRIALS)
+	$(BIN)/python tests/mpc/mpc_naming.py --trials $(TRIALS)
+	$(BIN)/python tests/simulation/committee_sweep.py --seeds $(SEEDS)
 	$(BIN)/python tests/simulation/day_sweep.py --seeds $(DAYS)
 
 OUTAGE_DAY ?= ../shared/scenarios/yingkou-2023-11-09
