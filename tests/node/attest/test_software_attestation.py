@@ -162,7 +162,8 @@ def test_what_is_sealed_opens_again(octets: bytes, label: str) -> None:
     for to in ("program", "root"):
         sealed = provider.seal(Secret(octets), label, to)  # type: ignore[arg-type]
         assert provider.unseal(sealed, label) == Secret(octets)
-        assert len(octets) < 8 or octets not in sealed
+        _what_it_is, _, encrypted = sealed.partition(b"\n")  # the first line may hold such words
+        assert len(octets) < 8 or octets not in encrypted
 
 
 def test_sealed_octets_open_for_their_root_program_and_label_only() -> None:
