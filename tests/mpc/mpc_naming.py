@@ -383,7 +383,7 @@ def campaign(trials: int, first_seed: int = 0) -> Counter[tuple[str, str]]:
             error.add_note(f"replay: python tests/mpc/mpc_naming.py --first-seed {seed} --trials 1")
             raise
         first = next((one[0] for one in result.deviations.values() if one), "nothing yet")
-        counts[first, result.kind] += 1
+        counts[first.partition(":")[0], result.kind] += 1
     return counts
 
 
