@@ -1,10 +1,14 @@
 """A bordered system solves what a factored one would, whatever rows joined or left."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import linalg
 
 from veilgrid.qp._active import CHANGED_MAX, ActiveSystem
+from veilgrid.qp.dense import DenseSolver
+from veilgrid.qp.mask import MaskedProblem
 
 
 def drawn_system(seed: int):
@@ -47,3 +51,33 @@ def test_a_far_active_set_is_factored_anew() -> None:
     system = ActiveSystem(np.eye(2 * CHANGED_MAX), rows, np.arange(3))
     assert system.reaches(np.arange(CHANGED_MAX))
     assert not system.reaches(np.arange(CHANGED_MAX + 10))
+
+
+def test_rows_that_repeat_each_other_have_no_factor() -> None:
+    rows = np.array([[1e3, 0.0], [0.0, 1e3], [1e3, 0.0]])
+    system = ActiveSystem(np.zeros((2, 2)), rows, np.array([1]))
+    with pytest.raises(linalg.LinAlgError):
+        system.move(np.array([0, 1, 2]))
+
+
+def test_a_problem_without_a_factor_is_solved_by_the_interior_point(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A day in some hundreds of masked ones met such rows and stopped with a warning."""
+    problem = MaskedProblem(
+        quadratic=np.eye(2),
+        linear=-np.array([3.0, 2.0]),
+        matrix=np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]]),
+        bound=np.array([1.0, 1.0, 0.0]),
+    )
+    assert DenseSolver(problem).solve(problem.linear).method == "active set"
+
+    def no_pivot(*_: object) -> None:
+        raise linalg.LinAlgError
+
+    monkeypatch.setattr("veilgrid.qp.dense.ActiveSystem", no_pivot)
+    solver = DenseSolver(problem)
+    solver.begin(np.array([0, 1]))
+    found = solver.solve(problem.linear)
+    assert found.method == "interior point"
+    assert np.allclose(found.values, 1.0, atol=1e-6)

@@ -36,6 +36,11 @@ class ActiveSystem:
         All rows; active ones are chosen by index.
     active : (active row,)
         Those that are factored.
+
+    Raises
+    ------
+    scipy.linalg.LinAlgError
+        Rows depend on each other too closely for a factor; so does `move`.
     """
 
     def __init__(self, quadratic: Floats, rows: Floats, active: Integers) -> None:
@@ -48,7 +53,7 @@ class ActiveSystem:
         soft[:width, width:] = rows[active].T
         diagonal = np.arange(size)
         soft[diagonal, diagonal] += np.where(diagonal < width, SOFT_PRIMAL, -SOFT_DUAL)
-        self._factor = linalg.lu_factor(soft, overwrite_a=True, check_finite=False)
+        self._factor = _factored(soft)
         self._place = {int(row): width + k for k, row in enumerate(active)}
         self._border: dict[tuple[str, int], tuple[Floats, Floats]] = {}
         self.rows = active
@@ -81,7 +86,7 @@ class ActiveSystem:
         self._solved = np.stack([self._border[key][1] for key in keys], axis=1)
         corner = -(self._columns.T @ self._solved)
         corner[np.arange(len(joined)), np.arange(len(joined))] -= SOFT_DUAL
-        self._corner = linalg.lu_factor(corner, check_finite=False)
+        self._corner = _factored(corner)
 
     def _column(self, key: tuple[str, int]) -> Floats:
         column = np.zeros(self._width + len(self._base))
@@ -134,3 +139,11 @@ class ActiveSystem:
             push[joined] = extra[: len(joined)]
         push[kept] = found[width:][self._kept]
         return found[:width], push[rows]
+
+
+def _factored(matrix: Floats) -> tuple[Floats, Integers]:
+    """Return what `lu_solve` takes; rows that repeat each other leave no pivot."""
+    factor, pivots, info = linalg.lapack.dgetrf(matrix, overwrite_a=True)
+    if info != 0:
+        raise linalg.LinAlgError(f"no pivot in row {info}")
+    return factor, pivots

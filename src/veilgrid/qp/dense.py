@@ -198,10 +198,13 @@ class DenseSolver:
         if not is_regular:  # a linear program with many optima has no active set to solve on
             self._active = None
             return
-        if self._active is not None and self._active.reaches(rows):
-            self._active.move(rows)
-        else:
-            self._active = ActiveSystem(self._problem.quadratic, self._rows, rows)
+        try:
+            if self._active is not None and self._active.reaches(rows):
+                self._active.move(rows)
+            else:
+                self._active = ActiveSystem(self._problem.quadratic, self._rows, rows)
+        except linalg.LinAlgError:  # rows repeat each other: the interior point goes on
+            self._active = None
 
     def _correct(
         self, linear: Floats, attempts: int = CORRECTION_COUNT_MAX
