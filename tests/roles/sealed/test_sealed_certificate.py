@@ -15,7 +15,7 @@ from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of, proof_of
 from veilgrid.roles.sealed.certificate import COST_BITS, SealedCertificate, Stack, certify
 from veilgrid.roles.sealed.day import SETTINGS, PublicDay, costs_alone
 from veilgrid.roles.sealed.register import power_steps
-from veilgrid.roles.sealed.sites import cheapest
+from veilgrid.roles.sealed.sites_solve import cheapest
 from veilgrid.roles.sealed.step import ActiveSet, StepResult, network_step
 
 from .sealed_days import small

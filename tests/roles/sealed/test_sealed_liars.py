@@ -130,11 +130,11 @@ class Pretender(LiarGroup):
             replace(self._sites[bus], linear=0.5 * self._sites[bus].linear)
             if bus == LIAR
             else self._sites[bus]
-            for bus in self._own
+            for bus in self._mine.own
         ]
-        self._steps = SiteSteps(members, self._penalty_p, self._penalty_q, self._executor)
-        nothing = np.zeros(len(members))
-        self._alone_steps = SiteSteps(members, nothing, nothing, self._executor)
+        mine, nothing = self._mine, np.zeros(len(members))
+        mine.steps = SiteSteps(members, mine.penalty_p, mine.penalty_q, self._executor)
+        mine.alone_steps = SiteSteps(members, nothing, nothing, self._executor)
 
 
 def test_a_plan_that_is_feasible_but_not_the_cheapest_is_named(

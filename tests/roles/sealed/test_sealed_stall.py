@@ -55,8 +55,8 @@ class Pusher(LiarGroup):
 
     def _measure(self) -> None:
         super()._measure()
-        if LIAR in self._own:
-            self._step[0, self._own.index(LIAR)] -= 2.0**-4
+        if LIAR in self._mine.own:
+            self._mine.step[0, self._mine.own.index(LIAR)] -= 2.0**-4
 
 
 def test_a_site_whose_wishes_move_as_it_likes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
