@@ -17,7 +17,7 @@ from veilgrid.grid.lindistflow import POLYGON_SIDES, Correction, Limits, flows
 from veilgrid.grid.network import Network
 from veilgrid.grid.scenario import Scenario
 from veilgrid.qp.problem import QuadraticProgram, SolveStatus
-from veilgrid.qp.solve import solve
+from veilgrid.qp.solve import SolveSettings, solve
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -98,7 +98,7 @@ def nearest(
         lower=np.array(low),
         upper=np.array(high),
     )
-    found = solve(problem)
+    found = solve(problem, settings=SolveSettings(tolerance=1e-11))
     return found.status, found.x[: 2 * count]
 
 

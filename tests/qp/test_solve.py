@@ -51,9 +51,10 @@ def small(
 def test_two_back_ends_find_the_same_optimum(seed: int) -> None:
     """A wrong sign of a bound or multiplier in either form would show as another optimum."""
     problem = program(seed)
-    one, two = solve(problem, "clarabel"), solve(problem, "osqp")
+    fine = SolveSettings(tolerance=1e-11)
+    one, two = solve(problem, "clarabel", fine), solve(problem, "osqp", fine)
     assert one.status is two.status is SolveStatus.OPTIMAL
-    np.testing.assert_allclose(one.x, two.x, atol=1e-5)
+    np.testing.assert_allclose(one.x, two.x, atol=1e-6)
     for found in (one, two):
         certificate = found.certificate(problem)
         assert certificate.is_accepted(1e-6, 1e-6, 1e-6), certificate
