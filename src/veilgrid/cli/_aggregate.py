@@ -266,7 +266,9 @@ def _conduct_words(
 @click.option("--feed", type=int, help="Publish a running sum, planned for so many intervals.")
 @click.option("--per-day", type=int, help="Intervals a day of a feed. Default 96.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report.")
-@click.option("--seed", type=int, help="Replay this run exactly. Default: fresh randomness.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Replay this run exactly. Default: fresh randomness."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def aggregate(
     readings: Path, out: Path | None, history: Path | None, as_json: bool, **options: Any

@@ -65,8 +65,9 @@ def attack_summary(found: AttackResult) -> dict[str, Any]:
 
 
 def attacks_on(plan: DayPlan, seed: int | None) -> list[dict[str, Any]]:
-    """Carry out all cases against the scheme of a plan; none where there is no plan."""
-    if plan.settlement is None or plan.scheme not in ATTACKED:
+    """Carry out all cases against the scheme of a plan; none without a plan or an attacker."""
+    has_attacker = any(index != plan.day.network.tree.root for index in plan.day.flexible)
+    if plan.settlement is None or plan.scheme not in ATTACKED or not has_attacker:
         return []
     found = []
     for case in CASES:
@@ -112,7 +113,7 @@ def _cell(found: dict[str, Any]) -> str:
     help="What it is tried on.",
 )
 @click.option("--site", help="Bus of the attacker. Default: who could gain most.")
-@click.option("--seed", type=int, help="Of masks and keys.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of masks and keys.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def attack(
     scenario: str, case: str, scheme: str, site: str | None, seed: int | None, as_json: bool

@@ -113,7 +113,7 @@ def _tests(found: Audit) -> dict[str, Any]:
 )
 @click.option("--site", help="Bus of the site. Default: the one with most devices.")
 @click.option("--other", help="Another day on the same network, to recognise the site in.")
-@click.option("--seed", type=int, help="Of masks and keys.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of masks and keys.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def audit(
     scenario: str,

@@ -223,7 +223,9 @@ def measure(
 @click.option("--scenarios", type=click.Path(path_type=Path), help="CSV file of common shocks.")
 @click.option("--step", "step_kw", type=float, help="All capacities are multiples of it, kW.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for result and report.")
-@click.option("--seed", type=int, help="Replay this run exactly. Default: fresh randomness.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Replay this run exactly. Default: fresh randomness."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def capacity(
     fleet: Path,

@@ -1,6 +1,8 @@
 """``veilgrid run``, ``compare`` and ``report``: one day, or several, on one network."""
 
+import itertools
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from veilgrid.admm.certify import TURNOVER_MIN
 from veilgrid.cli._attack import attacks_on, randomness_of, show_attacks
 from veilgrid.cli._progress import shown
 from veilgrid.cli._summary import Summary, is_wanted, record_of, saving_percent, summary_of
@@ -16,16 +19,13 @@ from veilgrid.errors import Finding, InputError, RunAborted
 from veilgrid.grid.scenario import BUNDLED_DAY, Scenario
 from veilgrid.report.folders import open_scenario
 from veilgrid.report.page import render_compare
-from veilgrid.report.results import write_page, write_report, write_run
+from veilgrid.report.results import LEDGER, check_target, write_page, write_report, write_run
 from veilgrid.roles.operator import COORDINATIONS, SCHEMES, DayPlan, plan_day
 
 _DEFAULT_SCHEME = "exchange"
 _COORDINATIONS = ("neighbour", "exchange", "published")
 _SEED_HELP = "Of keys, masks and shares, where the scheme has any; plans do not depend on it."
 _REPORT_SEED_HELP = "Accepted by every verb; a report draws nothing at random."
-
-LEDGER_FILE = "ledger.json"
-"""In a run's folder: the export of its ledger."""
 
 _SLOW = {
     "neighbour-ledger": "plans as neighbour does and records it: the same table a minute later",
@@ -46,7 +46,7 @@ _SETPOINTS_MAX = 10_000
     help="How sites agree; published = neighbours edge by edge. Default: the scheme's own.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results and report.")
-@click.option("--seed", type=int, help=_SEED_HELP)
+@click.option("--seed", type=click.IntRange(min=0), help=_SEED_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def run(
     scenarios: tuple[str, ...],
@@ -69,17 +69,18 @@ def run(
     """
     chosen, coordination = _scheme(scheme, coordination)
     opened = _open_all(scenarios or (BUNDLED_DAY,))
+    targets = _targets(out, opened)
+    _check_targets(targets)
     summaries, plans, warm = [], [], None
-    for scenario in opened:
+    for place, scenario in enumerate(opened):
         plan, summary = _plan(scenario, chosen, warm, seed, coordination)
         warm = plan.outcome.warm
         summaries.append(summary)
         plans.append(plan)
         where = None
-        if out is not None:
-            target = out if len(opened) == 1 else out / scenario.name
-            where = write_run(target, record_of(plan, scenario, summary))
-            _write_ledger(plan, target)
+        if targets:
+            where = write_run(targets[place], record_of(plan, scenario, summary))
+            _write_ledger(plan, targets[place])
         if not as_json:
             _show(plan, scenario, summary, where)
         if summary["status"] == "aborted":
@@ -91,10 +92,37 @@ def run(
     return 0 if all(is_wanted(plan) for plan in plans) else 1
 
 
+def _targets(out: Path | None, days: list[Scenario]) -> list[Path]:
+    """Return a folder of results for each day: one of its own inside ``out`` if there are several.
+
+    A name comes from a file that anybody may have written, so it never leads out of ``out``.
+    """
+    if out is None or len(days) == 1:
+        return [] if out is None else [out]
+    names: list[str] = []
+    for day in days:
+        plain = re.sub(r"[^\w .+-]", "-", day.name).strip(". ") or "day"
+        counts = (f"-{count}" if count > 1 else "" for count in itertools.count(1))
+        names.append(next(plain + count for count in counts if plain + count not in names))
+    return [out / name for name in names]
+
+
+def _check_targets(targets: list[Path]) -> None:
+    """Refuse before planning what could not be written afterwards; all findings together."""
+    findings: dict[Finding, None] = {}
+    for target in targets:
+        try:
+            check_target(target)
+        except InputError as error:
+            findings |= dict.fromkeys(error.findings)
+    if findings:
+        raise InputError(findings)
+
+
 def _write_ledger(plan: DayPlan, folder: Path) -> None:
     """Write what the day's ledger recorded, for `veilgrid verify`."""
     if plan.ledger:
-        (folder / LEDGER_FILE).write_bytes(plan.ledger)
+        (folder / LEDGER).write_bytes(plan.ledger)
 
 
 def _scheme(scheme: str | None, coordination: str | None) -> tuple[str, str | None]:
@@ -127,7 +155,11 @@ def _open_all(names: tuple[str, ...]) -> list[Scenario]:
         except InputError as error:
             several = len(names) > 1
             findings += [
-                Finding(f"{name}: {f.where}" if several else f.where, f.problem, f.advice)
+                Finding(
+                    f"{name}: {f.where}" if several and f.where != name else f.where,
+                    f.problem,
+                    f.advice,
+                )
                 for f in error.findings
             ]
     if findings:
@@ -266,7 +298,7 @@ def _show_totals(totals: Summary, currency: str) -> None:
     "--attacks/--no-attacks", "is_attacked", default=True, help="Attack each scheme. Default: yes."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results and reports.")
-@click.option("--seed", type=int, help=_SEED_HELP)
+@click.option("--seed", type=click.IntRange(min=0), help=_SEED_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def compare(
     scenario: str,
@@ -280,6 +312,7 @@ def compare(
     asked = None if schemes is None else _schemes(schemes)
     opened = open_scenario(scenario)
     names = asked or _affordable(opened)
+    _check_targets([] if out is None else [out / name for name in names])
     left_out = [name for name in SCHEMES if name not in names] if asked is None else []
     _tell_left_out(left_out)
     rows: list[Summary] = []
@@ -301,10 +334,7 @@ def compare(
                 write_run(out / name, record_of(plan, opened, summary))
                 _write_ledger(plan, out / name)
     for row in rows:
-        is_known = row["cost"] is not None and optimum not in (None, 0.0)
-        row["gap_percent"] = (
-            100.0 * (row["cost"] - optimum) / abs(optimum or 1.0) if is_known else None
-        )
+        row["gap_percent"] = _gap_percent(row["cost"], optimum)
     comparison = {
         "scenario": opened.name,
         "currency": opened.currency,
@@ -322,11 +352,22 @@ def compare(
     return 0 if wanted else 1
 
 
+def _gap_percent(cost: float | None, optimum: float | None) -> float | None:
+    """Return how far a cost is above the optimum; none where there is nothing to measure against.
+
+    Below :data:`TURNOVER_MIN` the optimum is no more than rounding.
+    """
+    if cost is None or optimum is None or abs(optimum) < TURNOVER_MIN:
+        return None
+    return 100.0 * (cost - optimum) / abs(optimum)
+
+
 def _schemes(text: str) -> list[str]:
     """Read a list of schemes; findings of all that are none come together."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names == ["all"]:
         return list(SCHEMES)
+    names = list(dict.fromkeys(names))
     unknown = [name for name in names if name not in SCHEMES]
     if unknown or not names:
         advice = f"use all, or some of {list(SCHEMES)}"

@@ -326,7 +326,9 @@ def _references(orders: Orders, rule: str) -> dict[str, float | None]:
 @click.option("--interval", type=int, default=0, show_default=True, help="Of the scenario.")
 @click.option("--transfers", type=click.Path(path_type=Path), help="Payments beside the pool.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for result and report.")
-@click.option("--seed", type=int, help="Replay this run exactly. Default: fresh randomness.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Replay this run exactly. Default: fresh randomness."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def market(bids: tuple[Path, ...], out: Path | None, as_json: bool, **options: Any) -> None:
     """Clear rounds of a market among neighbours without showing any bid.

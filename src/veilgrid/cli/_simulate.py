@@ -18,7 +18,11 @@ from veilgrid.sim.day_faults import Faults, check_faults
 
 @click.command()
 @click.argument("scenario")
-@click.option("--seed", type=int, help="Replay this run exactly. Default: a fresh seed, printed.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help="Replay this run exactly. Default: a fresh seed, printed.",
+)
 @click.option(
     "--faults",
     "faults_path",

@@ -6,6 +6,7 @@ scenario/            the scenario folder that was planned
 <table>.parquet      the six tables of :class:`veilgrid.report.tables.Tables`
 <table>.csv          those of a few rows: substation, iterations, settlement
 report.html          the report for people
+ledger.json          what its ledger recorded, under a scheme with one
 """
 
 import hashlib
@@ -31,15 +32,18 @@ VERSION = 1
 MARKER = "folder.json"
 SUMMARY = "run.json"
 REPORT = "report.html"
+LEDGER = "ledger.json"
 SCENARIO = "scenario"
 CSV_TABLES = ("substation", "iterations", "settlement")
 OWN_FILES = (
     MARKER,
     SUMMARY,
     REPORT,
+    LEDGER,
     *(f"{name}.parquet" for name in COLUMNS),
     *(f"{name}.csv" for name in CSV_TABLES),
 )
+ANOTHER = "name another one"
 RUN_AGAIN = "write the run again with `veilgrid run --out`"
 
 
@@ -81,7 +85,7 @@ def write_run(path: Path, record: RunRecord) -> Path:
         It cannot be written.
     """
     path = Path(path).resolve()
-    _check_target(path)
+    check_target(path)
     with _built_aside(path) as fresh:
         _write_files(fresh, record)
     return path / REPORT
@@ -156,12 +160,21 @@ def read_run(path: Path) -> RunRecord:
     )
 
 
-def _check_target(path: Path) -> None:
-    """Raise unless ``path`` is free, empty, or a run of ours with nothing of others in it."""
+def check_target(path: Path) -> None:
+    """Raise unless ``path`` is free, empty, or a run of ours with nothing of others in it.
+
+    Raises
+    ------
+    InputError
+        It holds something else, or a file stands where it or a folder above it should be.
+    """
+    for above in path.absolute().parents:
+        if above.is_file():
+            raise InputError([Finding(str(above), "is a file, a folder is needed", ANOTHER)])
     if not path.exists():
         return
     if not path.is_dir():
-        raise InputError([Finding(str(path), "is a file, a folder is needed", "name another one")])
+        raise InputError([Finding(str(path), "is a file, a folder is needed", ANOTHER)])
     entries = sorted(entry.name for entry in path.iterdir())
     if not entries:
         return

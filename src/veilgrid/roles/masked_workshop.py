@@ -170,6 +170,7 @@ class Workshop:
         for index, name in names.items():
             self._draw(index, drawn[name][0])
         done: dict[int, Record] = {}
+        said: dict[int, bytes] = {}
         while left := [i for i in problems if i not in done]:
             mine: dict[str, list[int]] = {}
             for index in left:
