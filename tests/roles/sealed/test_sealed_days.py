@@ -152,6 +152,15 @@ def test_a_day_without_any_choice_is_certified_at_once() -> None:
     assert ended.public["certificate"]["cost"] == pytest.approx(expected, rel=1e-7)
 
 
+def test_a_day_without_any_choice_that_exceeds_a_limit_is_explained() -> None:
+    """There is no movement whose length could be asked for; that stopped everybody."""
+    scenario = replace(small(2, rating=0.5), devices=())
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    ended = run_day(day, limits)
+    assert ended.public["status"] == "infeasible"
+    assert ended.public["unmet"]
+
+
 def test_a_day_on_which_every_site_falls_silent_ends_with_all_named() -> None:
     scenario = small(1)
     day, limits = scenario.day(), Limits.of(scenario.network)

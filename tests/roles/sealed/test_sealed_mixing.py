@@ -1,12 +1,17 @@
 """Acceleration split between sites and committee takes the same steps as in one place."""
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veilgrid.admm.accelerate import GuardedAnderson
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.roles.sealed.day import PublicDay
 from veilgrid.roles.sealed.mixing import BACK, MIX, PLAIN, MixingMemory, MixingRule, Mixture
+
+from .sealed_days import small
 
 
 def drifting(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,3 +84,30 @@ def test_a_step_that_made_the_residual_grow_is_taken_back(memory: int) -> None:
     mixture = asked(rule, past, first, far)
     assert mixture.kind == BACK
     np.testing.assert_allclose(past.next_point(first, far, mixture), point + step)
+
+
+def test_what_judges_a_mixing_is_the_step_after_it() -> None:
+    """The step before it says nothing of it: bad mixings stood, days took six times as long."""
+    scenario = small(2)
+    course = PublicDay.of(scenario.day(), Limits.of(scenario.network)).course()
+    course.advance({})
+    told, sent = [], []
+    while not told or told[-1] != BACK:
+        task = course.task
+        assert task.iteration < 9, "a step a hundred times as long was never taken back"
+        count = course.product_count
+        if task.kind == "answer":
+            past = {1: 0, 7: 3, 10: 2, 28: 4}.get(count, 0)
+            upper = np.eye(past)[np.triu_indices(past)].tolist()
+            products = [1.0, *upper, *[0.0] * (count - 1 - len(upper))] if count else []
+            course.advance(
+                {"products": products, "cost": 1.0, "gap": 1.0, "exchange_cost": 1.0, "fits": False}
+            )
+            continue
+        result = {"binding": msgspec.to_builtins(course.binding), "passes": 1}
+        told.append(course.mixture.kind)
+        sent.append(count)
+        course.advance(result | ({"square": 1e4} if count else {}))
+    mixed = told.index(MIX)
+    assert told[mixed:] == [MIX, PLAIN, BACK]
+    assert sent[mixed:] == [0, 1, 0]

@@ -12,7 +12,7 @@ import msgspec
 from veilgrid.admm.exchange import TIGHTENED, ExchangeSettings
 from veilgrid.errors import invariant
 from veilgrid.roles.sealed.bid import Shape
-from veilgrid.roles.sealed.mixing import PLAIN, MixingRule, Mixture
+from veilgrid.roles.sealed.mixing import MIX, PLAIN, MixingRule, Mixture
 from veilgrid.roles.sealed.program import Binding
 from veilgrid.roles.sealed.register import Register
 from veilgrid.roles.sealed.step import AT_LOW, ActiveSet, Looks
@@ -165,7 +165,9 @@ class Course:
     def product_count(self) -> int:
         """Sums of products that the present message carries."""
         if self.task.kind == WISH:
-            return int(self.rule.is_judged and self.task.iteration > 1)
+            # The wish that a mixing leads to still comes from the step before it.
+            is_after = self.mixture.kind != MIX
+            return int(self.rule.is_judged and is_after and self.task.iteration > 1)
         return self.rule.product_count if self.task.iteration > 1 else 0
 
     def lengths(self, shapes: Sequence[Shape]) -> dict[int, int]:
@@ -332,7 +334,9 @@ class Course:
         self.history.append(Seen(iteration, cost, gap, residual, self._passes))
         if iteration > 1:
             is_due = self.rule.is_due
-            self.mixture = self.rule.decide(products) if is_due else self.rule.step_plainly()
+            self.mixture = (
+                self.rule.decide(products) if is_due and products else self.rule.step_plainly()
+            )
         self._claimed, self._fits = (cost, gap), bool(result["fits"])
         if result.get("exceeded"):
             self._bring_in(result["exceeded"])
