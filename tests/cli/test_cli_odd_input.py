@@ -103,6 +103,19 @@ def test_compare_takes_a_day_on_which_nobody_has_a_choice(capsys, tmp_path) -> N
     assert all(row["attacks"] == [] for row in rows)
 
 
+def test_a_day_on_which_energy_is_free_can_be_sealed(capsys, tmp_path) -> None:
+    """Prices on shares are counted in parts of the highest tariff; there is none."""
+    scenario = open_scenario("six-bus")
+    nothing = np.zeros(scenario.horizon.interval_count)
+    folder = save_scenario(replace(scenario, buy=nothing, sell=nothing), tmp_path / "free")
+    cost = {}
+    for scheme in ("central", "sealed"):
+        code, out, err = call(capsys, "run", folder, "--scheme", scheme, "--json")
+        assert code == 0, err
+        cost[scheme] = json.loads(out)["cost"]
+    assert cost["sealed"] == pytest.approx(cost["central"], rel=1e-4)
+
+
 def test_an_optimum_of_nothing_has_no_share(capsys, tmp_path) -> None:
     """Rounding divided by rounding was printed as a gap of many per cent."""
     scenario = open_scenario("six-bus")

@@ -107,9 +107,9 @@ class Register:
 
     @cached_property
     def unit(self) -> float:
-        """Price unit: the power of two above the highest tariff."""
+        """Price unit: the power of two above the highest tariff; one where energy is free."""
         highest = float(np.max(np.maximum(np.abs(self.buy), np.abs(self.sell))))
-        return float(2.0 ** np.ceil(np.log2(max(highest, 1e-6))))
+        return float(2.0 ** np.ceil(np.log2(max(highest, 1e-6)))) if highest > 0.0 else 1.0
 
     def row(self, number: int) -> tuple[Floats, Floats, float, float]:
         """Return a row scaled to largest coefficient one: ``a_p, a_q, bound, factor``."""
