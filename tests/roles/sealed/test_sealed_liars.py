@@ -184,3 +184,65 @@ def test_a_silent_party_is_named_or_done_without(what: type, first: int, honest:
     else:
         assert ended.excluded == {}
         assert account(ended, LIAR) == pytest.approx(account(honest, LIAR), rel=1e-3)
+
+
+TIGHT = replace(small(2, low=0.98), load_p_mw=1.5 * small(2).load_p_mw)
+STORE = 2
+"""The bus with the battery."""
+SET_POINTS = slice(0, DAY.sites[STORE].linear.size)
+
+
+def lifted(own: list[int]) -> list[int]:
+    """Raise both multipliers of a bound: their difference stays right."""
+    count = DAY.sites[STORE].linear.size
+    for place in (count, 2 * count):
+        own[place] += 2**40
+    return own
+
+
+RELIEF = {
+    "nothing": (lambda own: [0] * SET_POINTS.stop + own[SET_POINTS.stop :], "relieves"),
+    "less by its multipliers": (lifted, "relieves"),
+    "more than its devices can": (plus(SET_POINTS, 2**31), "relieves"),
+    "a giant": (plus(SET_POINTS, 2**100), "out of range"),
+    "silence": (silent, "missing"),
+}
+
+
+@pytest.mark.parametrize("lie", RELIEF)
+def test_who_relieves_less_than_its_bid_lets_it_cannot_have_a_day_called_infeasible(
+    lie: str,
+) -> None:
+    """Payments claimed too high make prices look too high; the day must not end by that alone."""
+    change, word = RELIEF[lie]
+    overpaid, asked = plus(slice(TIMES + 1, TIMES + 2), 2**46), []
+
+    def both(kind: str, at: int, own: list[int]) -> list[int] | None:
+        if kind == "surplus":
+            asked.append(at)
+            return change(own)
+        return overpaid(own) if kind == ANSWER else own
+
+    day, limits = TIGHT.day(), Limits.of(TIGHT.network)
+    ended = run_day(day, limits, {STORE: both}, settings=SHORT)
+    assert asked == [4]
+    assert set(ended.excluded) == {STORE}
+    assert word in ended.excluded[STORE]
+    assert ended.public["status"] == "converged"
+
+
+def test_a_multiplier_that_is_wrong_by_more_than_comparisons_see_is_named() -> None:
+    """2**49 steps of a reduced cost vanish from the 78 bits that are compared."""
+    scenario = small(8)
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    count = day.sites[STORE].linear.size
+
+    def change(own: list[int]) -> list[int]:
+        at_bound = own[:count].index(0)
+        own[count + at_bound] += 2**49
+        return own
+
+    ended = run_day(day, limits, {STORE: on(PROOF, change)}, settings=SHORT)
+    assert set(ended.excluded) == {STORE}
+    assert "multipliers" in ended.excluded[STORE]
+    assert ended.public["status"] == "converged"

@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from veilgrid.errors import invariant
-from veilgrid.mpc import Mpc, Shares, Steps, concatenate
+from veilgrid.mpc import Engine, Mpc, Shares, Steps, concatenate
 from veilgrid.mpc._prime import sums_by_index
+from veilgrid.mpc.bounded import GROUP_MAX, Part, out_of_range
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode_words
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Integers, Register
@@ -43,6 +44,15 @@ NARROW: Final = 2**57
 
 SUM_MAX: Final = 2**125
 """Bound of sums over all sites; what is in range stays below it."""
+
+ERROR_MAX: Final = 2**32
+"""Bound of an honest reduced cost less its proof, scale 2**62: :data:`DUAL_MAX`."""
+
+PRODUCT_MAX: Final = 2**69
+"""Bound of honest products, scale 2**62: 128 per-unit or price units."""
+
+PRODUCT_GROUP: Final = 64
+"""Products that are looked at together: what passes stays below what may be rounded, 2**76."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,16 @@ class SealedCertificate:
     gaps: Shares
     demand_p: Shares
     demand_q: Shares
+    windows: "list[Window]"
+
+
+class Window(NamedTuple):
+    """Numbers that the checks of sites take for small, whose they are, and how small."""
+
+    values: Words
+    owners: Integers
+    bound: int
+    group: int
 
 
 @dataclass(frozen=True)
@@ -190,11 +210,11 @@ def certify(
         price_q = yield from rounded(mpc, step.prices(zero, buses, is_reactive=True))
     judged = yield from judge_sites(mpc, stack, price_p, price_q)
     demand_p, demand_q, failed, gaps = judged[:4]
-    paid = yield from _payments(mpc, stack, price_p, price_q, demand_p, demand_q)
+    paid = yield from payments(mpc, stack, price_p, price_q, demand_p, demand_q)
     own = yield from _own_costs(mpc, stack, judged.products)
-    placed = [_placed(mpc, register, buses, part) for part in (demand_p, demand_q)]
-    exceeded = yield from limit_checks(mpc, register, placed[0], placed[1], PRIMAL_MAX)
-    totals = yield from _totals(mpc, register, step, placed[0], gaps, paid, own)
+    by_bus_p, by_bus_q = (placed(mpc, register, buses, one) for one in (demand_p, demand_q))
+    exceeded = yield from limit_checks(mpc, register, by_bus_p, by_bus_q, PRIMAL_MAX)
+    totals = yield from _totals(mpc, register, step, by_bus_p, gaps, paid, own)
     worse = yield from _worse_off(mpc, stack, paid, own)
     cost, gap, exchange, rent = totals
     return SealedCertificate(
@@ -208,8 +228,9 @@ def certify(
         payments=paid,
         own_costs=own,
         gaps=gaps,
-        demand_p=placed[0],
-        demand_q=placed[1],
+        demand_p=by_bus_p,
+        demand_q=by_bus_q,
+        windows=judged.windows,
     )
 
 
@@ -224,6 +245,8 @@ class Judged(NamedTuple):
         How many checks a site fails.
     gaps : (site,), on shares, scale 2**65
         What the cheapest plan would save each site at these prices.
+    windows
+        What :func:`beyond` has to look at before any of this counts.
     """
 
     demand_p: Shares
@@ -231,6 +254,7 @@ class Judged(NamedTuple):
     failed: list[int]
     gaps: Shares
     products: _Products
+    windows: list[Window]
 
 
 def judge_sites(mpc: Mpc, stack: Stack, price_p: Shares, price_q: Shares) -> Steps[Judged]:
@@ -241,7 +265,44 @@ def judge_sites(mpc: Mpc, stack: Stack, price_p: Shares, price_q: Shares) -> Ste
     rows = yield from _row_values(mpc, products)
     failed = yield from _site_checks(mpc, stack, products, price_p)
     gaps = yield from _complementarity(mpc, stack, rows, products)
-    return Judged(demand_p, demand_q, failed, gaps, products)
+    windows = _windows(stack, products, price_p)
+    return Judged(demand_p, demand_q, failed, gaps, products, windows)
+
+
+def _windows(stack: Stack, products: _Products, price_p: Shares) -> list[Window]:
+    """Return the products of two secrets that are compared or rounded, by owner."""
+    variables, rows = stack.owner_of_variable, stack.owner_of_row
+    times = _owners([shape.interval_count for shape in stack.shapes])
+    moving = np.unique(stack.times("reactive_rows"))
+    curved = stack.columns("curved")
+    error = PRIME_FIELD.subtract(
+        _reduced(stack, products, price_p),
+        _wide((stack.proofs["above"] - stack.proofs["below"]).data),
+    )
+    wide = [
+        (products.activity, rows),
+        (np.ascontiguousarray(products.moved_q[moving]), times[moving]),
+        (products.bent.data, variables[curved]),
+        (products.bent_point.data, variables[curved]),
+    ]
+    parts = [Window(*one, PRODUCT_MAX, PRODUCT_GROUP) for one in wide if len(one[1])]
+    return [*parts, Window(error, variables, ERROR_MAX, GROUP_MAX)] if len(error) else parts
+
+
+def beyond(mpc: Engine, windows: Sequence[Window]) -> Steps[list[int]]:
+    """Open which sites' products are too large for the checks to mean anything [sealed 6.5].
+
+    A comparison looks at the low bits of a number, so one that is far too large can pass it.
+    """
+    parts: dict[str, Part] = {}
+    for kind, (values, owners, bound, group) in enumerate(windows):
+        for owner in np.unique(owners).tolist():
+            own = np.ascontiguousarray(values[owners == owner])
+            for first in range(0, len(own), group):
+                piece = np.ascontiguousarray(own[first : first + group])
+                parts[f"{owner} {kind} {first}"] = Part(piece, [(len(piece), bound)])
+    found = yield from out_of_range(mpc, parts)
+    return sorted({int(name.split(" ", 1)[0]) for name in found})
 
 
 def demands(mpc: Mpc, stack: Stack) -> Steps[tuple[Shares, Shares]]:
@@ -473,7 +534,7 @@ def _summed(
     return mpc.wrap(_gathered(product.data, np.concatenate(owners), count), COMPARED_BOUND)
 
 
-def _payments(
+def payments(
     mpc: Mpc, stack: Stack, price_p: Shares, price_q: Shares, demand_p: Shares, demand_q: Shares
 ) -> Steps[Shares]:
     """Return what each site pays, scale 2**65."""
@@ -510,7 +571,7 @@ def _with_fallbacks(mpc: Mpc, stack: Stack, own: Shares) -> Shares:
     return mpc.wrap(PRIME_FIELD.add(own.data, costs), COMPARED_BOUND)
 
 
-def _placed(mpc: Mpc, register: Register, buses: Integers, demand: Shares) -> Shares:
+def placed(mpc: Mpc, register: Register, buses: Integers, demand: Shares) -> Shares:
     """Order the sites' demands by bus."""
     out = np.zeros((register.bus_count, register.interval_count, 2), np.uint64)
     out[buses] = demand.data.reshape(len(buses), -1, 2)

@@ -14,12 +14,14 @@ import numpy as np
 
 from veilgrid.mpc import Engine, Mailbox, Shares, Steps, concatenate
 from veilgrid.mpc._prime import sums_by_index
+from veilgrid.mpc.bounded import not_negative
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode_words
 from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
 from veilgrid.roles.sealed.certificate import (
     COST_BITS,
     NARROW,
     Stack,
+    beyond,
     demands,
     judge_sites,
     rounded,
@@ -150,13 +152,14 @@ def challenge_program(
     paid = yield from _offered(mpc, offered, buses)
     price = yield from _moved_prices(mpc, register, buses, paid, (wish, demand))
     judged = yield from judge_sites(mpc, stack, *price)
+    outside = yield from beyond(mpc, judged.windows)
     after = [concatenate([new[bus][part] for bus in buses]) for part in _halves(times)]
     rooms, owners = _step_rooms(mpc, asked, buses, (wish, after, list(demand), paid))
     counts = yield from _counted(mpc, asked, (rooms, owners), judged.gaps, len(buses))
     wrong = [
         bus
-        for bus, first, second in zip(buses, judged.failed, counts, strict=True)
-        if first or second
+        for place, bus in enumerate(buses)
+        if judged.failed[place] or counts[place] or place in outside
     ]
     return {"strange": wrong}
 
@@ -233,11 +236,13 @@ def _counted(
     """Open how many checks each site fails: its moves, and its answer's part of the gap."""
     words, owners = rooms
     spare = mpc.constant([rounded_steps(asked.allowed / count, COST_BITS + 1)] * count)
-    whole = np.concatenate([words, (spare - gaps.claim(2**70)).data])
-    bits = yield from mpc.is_negative(mpc.wrap(whole, COMPARED_BOUND))
-    index = np.concatenate([owners, np.arange(count)]).astype(np.int64)
-    counts = sums_by_index(np.ascontiguousarray(bits.data), np.ascontiguousarray(index), count)
-    return (yield from mpc.open(mpc.wrap(counts, len(bits))))
+    off = mpc.wrap(PRIME_FIELD.subtract(spare.data, gaps.data), COMPARED_BOUND)
+    fine = yield from not_negative(mpc, off, COMPARED_BOUND)
+    bits = yield from mpc.is_negative(mpc.wrap(words, COMPARED_BOUND))
+    index = np.ascontiguousarray(owners.astype(np.int64))
+    counts = sums_by_index(np.ascontiguousarray(bits.data), index, count)
+    opened = yield from mpc.open(mpc.wrap(counts, len(bits)))
+    return [count + (not is_fine) for count, is_fine in zip(opened, fine, strict=True)]
 
 
 def plan_steps(site: Any, x: Any) -> tuple[Integers, Integers]:

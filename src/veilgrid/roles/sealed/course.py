@@ -184,8 +184,6 @@ class Course:
                 return dict.fromkeys(self.members, 1)
             case "pull":
                 return {}
-            case "surplus":
-                return dict.fromkeys(self.members, 2 * times + 1)
             case _:
                 return {bus: sum(shapes[bus].proof_parts.values()) for bus in self.members}
 
@@ -365,7 +363,10 @@ class Course:
         return True
 
     def _on_surplus(self, result: dict[str, Any], iteration: int) -> None:
-        if float(result["surplus"]) > 0.0:
+        if result["unproved"]:
+            reason = "it relieves the limits less than its bid lets it"
+            self._leave_out([[bus, reason] for bus in result["unproved"]])
+        elif result["is_unmet"]:
             self.unmet = result["unmet"]
             self.status = INFEASIBLE
             self._go(DONE, iteration)

@@ -51,10 +51,10 @@ from veilgrid.roles.sealed.program import (
     fallbacks,
     pull_program,
     regret_program,
-    surplus_program,
     vector_form,
     wish_program,
 )
+from veilgrid.roles.sealed.relief import Doubted, relief_program
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signs
 
@@ -307,7 +307,7 @@ class SealedParty:
             case "pull":
                 steps = pull_program(mpc, self._priced(), still)
             case "surplus":
-                steps = surplus_program(mpc, course.register, mailbox, self._priced(), still)
+                steps = relief_program(mpc, self._shapes, bids, mailbox, self._doubted(), still)
             case _:
                 steps = certificate_program(
                     mpc,
@@ -335,6 +335,12 @@ class SealedParty:
             course.settings.relaxation,
             limits.gap_max * cost,
         )
+
+    def _doubted(self) -> Doubted:
+        """Return the day that looks infeasible."""
+        limits, course = self._limits, self.course
+        cost = max(abs(course.history[-1].cost), limits.turnover_min)
+        return Doubted(self._priced(), frozenset(course.absent), limits.gap_max * cost)
 
     def _said(self) -> Said:
         """Return what the sites claimed last."""

@@ -31,7 +31,7 @@ from veilgrid.mpc.bounded import Part, out_of_range
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words, words_of
 from veilgrid.mpc.intake import agree_on_submissions
 from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
-from veilgrid.roles.sealed.certificate import COST_BITS, Stack, certify
+from veilgrid.roles.sealed.certificate import COST_BITS, Stack, beyond, certify
 from veilgrid.roles.sealed.claims import unlike
 from veilgrid.roles.sealed.electrical import electrical_check
 from veilgrid.roles.sealed.register import (
@@ -49,7 +49,6 @@ from veilgrid.roles.sealed.step import (
     Looks,
     StepResult,
     below_zero,
-    excess_of,
     limit_checks,
     network_duals,
     network_step,
@@ -207,6 +206,18 @@ def fallbacks(
         else vector(mpc, bids, client_of(bus, BID), POWER_MAX, 4 * times)[2 * times :]
         for bus in buses
     }
+
+
+def committed(
+    mpc: Engine, shapes: Sequence[Shape], bids: Mailbox, absent: Collection[int]
+) -> list[Shares]:
+    """Return all sites' committed bids by bus; nothing for those without one (``absent``)."""
+    return [
+        mpc.constant([0] * sum(shape.bid_parts.values()))
+        if bus in absent
+        else vector(mpc, bids, client_of(bus, BID), PRICE_MAX)
+        for bus, shape in enumerate(shapes)
+    ]
 
 
 def client_of(bus: int, task: str) -> str:
@@ -455,7 +466,7 @@ def regret_program(mpc: Engine, mailbox: Mailbox) -> Steps[dict[str, Any]]:
     return {"regret": opened[0] / 2.0**AMOUNT_BITS}
 
 
-# -- pull and surplus: can the limits be met at all? -----------------------------------------------
+# -- pull: can the limits be met at all? Continued in relief.py ------------------------------------
 
 
 def pull_program(mpc: Engine, priced: Priced, still: Mapping[int, Shares]) -> Steps[dict[str, Any]]:
@@ -466,41 +477,6 @@ def pull_program(mpc: Engine, priced: Priced, still: Mapping[int, Shares]) -> St
     for bus, pulls in zip(buses, _both(mpc, step, buses, is_pull=True), strict=True):
         mpc.deliveries.append((f"{bus}", "pull", np.ascontiguousarray(pulls)))
     return {}
-
-
-def surplus_program(
-    mpc: Engine,
-    register: Register,
-    mailbox: Mailbox,
-    priced: Priced,
-    still: Mapping[int, Shares],
-) -> Steps[dict[str, Any]]:
-    """Open whether the rows in force exceed their bounds whatever the sites do [sealed 7].
-
-    Each vector holds the demands that relieve the rows most, by their strengths, and the weighted
-    sum that is left. Where all sites together still exceed the weighted bounds, no plan keeps the
-    limits; by how much these demands exceed each row opens then.
-    """
-    taken = yield from take_in(mpc, mailbox, AMOUNT_MAX)
-    if taken.flags:
-        return taken.refusal
-    step = yield from priced.duals(mpc, still)
-    times = register.interval_count
-    least = _total([one[2 * times :] for one in taken.vectors.values()]) or mpc.constant([0])
-    owed = yield from _owed_by_still(mpc, step, still, is_pull=True)
-    scale = PRIME_FIELD.scale
-    whole = scale(encode([2 ** (WIDE_BITS - AMOUNT_BITS)]), least.data)
-    bound = scale(encode([2**POWER_BITS]), step.rent(mpc.constant([0])).data)
-    left = PRIME_FIELD.subtract(PRIME_FIELD.add(whole, owed.data), bound)
-    opened = yield from mpc.open_elements(left)
-    surplus = opened[0] / 2.0**WIDE_BITS
-    if not surplus > 0.0:
-        return {"surplus": surplus}
-    places = priced.binding.active().binding()
-    demand_p, demand_q = _network(mpc, register, {**taken.vectors, **still})
-    excess = yield from excess_of(mpc, register, demand_p, demand_q, places)
-    worst = [[*place, amount] for place, amount in zip(places, excess, strict=True) if amount > 0]
-    return {"surplus": surplus, "unmet": worst}
 
 
 # -- certificate ----------------------------------------------------------------------------------
@@ -556,16 +532,13 @@ def certificate_program(
         return proved.refusal
     step = yield from priced.duals(mpc, still)
     buses = range(register.bus_count)
-    own = [
-        mpc.constant([0] * sum(shapes[bus].bid_parts.values()))
-        if bus in said.absent
-        else vector(mpc, bids, client_of(bus, BID), PRICE_MAX)
-        for bus in buses
-    ]
+    own = committed(mpc, shapes, bids, said.absent)
     stack = Stack.of(shapes, own, [proved.vectors.get(bus) for bus in buses])
     found = yield from certify(mpc, register, stack, np.arange(len(buses), dtype=np.int64), step)
+    outside = yield from beyond(mpc, found.windows)
+    failed = [count + (bus in outside) for bus, count in enumerate(found.failed)]
     electrical: dict[str, Any] = {}
-    if not any(found.failed):
+    if not any(failed):
         electrical = yield from electrical_check(mpc, register, found.demand_p, found.demand_q)
     allowed = said.limits.gap_max * max(abs(found.cost), said.limits.turnover_min)
     differ = yield from unlike(mpc, found, answers, regrets, times, allowed)
@@ -574,7 +547,7 @@ def certificate_program(
         amounts = concatenate([found.payments[bus], found.own_costs[bus]])
         mpc.deliveries.append((f"{bus}", "payment", amounts.data))
     return {
-        "failed": list(found.failed),
+        "failed": failed,
         "unlike": differ,
         "is_close": found.gap <= GAP_FACTOR * allowed and not found.exceeded,
         "exceeded": [list(one) for one in found.exceeded],

@@ -373,7 +373,7 @@ class SiteGroup:
             return self._on_answered(value)
         task = self.course.task
         if task.kind == SURPLUS:
-            return self._submit(self._mine.surplus(value), self._name())
+            return self._submit(self._mine.reliefs(value), self._name())
         if task.kind == CHALLENGE:
             return self._send_proofs(value, *self._moved_prices())
         self._cheapest = value

@@ -17,7 +17,7 @@ from veilgrid.roles.sealed.challenge import moved_price_steps, plan_steps
 from veilgrid.roles.sealed.mixing import MixingMemory, Mixture
 from veilgrid.roles.sealed.program import AMOUNT_BITS, PRODUCT_BITS
 from veilgrid.roles.sealed.register import POWER_BITS, Integers, Register, power_steps
-from veilgrid.roles.sealed.sites_solve import Cheapest
+from veilgrid.roles.sealed.sites_solve import Cheapest, free_of_cost
 
 Vectors = dict[int, Integers | list[int]]
 """What each site shares, by bus."""
@@ -90,6 +90,19 @@ class OwnSites:
     def resume(self, former: "OwnSites") -> None:
         """Go on from the wishes and prices of an attempt that broke off."""
         self.wish, self.price_p, self.price_q = former.wish, former.price_p, former.price_q
+
+    def state(self) -> bytes:
+        """Return wishes and prices as octets of float64."""
+        values = np.concatenate([self.wish, np.stack([self.price_p, self.price_q])])
+        return np.ascontiguousarray(values, dtype="<f8").tobytes()
+
+    def restore(self, octets: bytes) -> bool:
+        """Go on from what :meth:`state` returned; return whether it is of these sites."""
+        values, shape = np.frombuffer(octets, "<f8"), (4, *self.price_p.shape)
+        if values.size != np.prod(shape):
+            return False
+        self.wish, (self.price_p, self.price_q) = np.split(values.reshape(shape).copy(), 2)
+        return True
 
     # -- answering ------------------------------------------------------------------------------
 
@@ -185,15 +198,18 @@ class OwnSites:
             vectors[bus] = [round((now - least) / unit * 2.0**AMOUNT_BITS)]
         return vectors
 
-    def surplus(self, relief: Cheapest) -> Vectors:
-        """Return the demands that relieve network rows most, and the weighted sum that is left."""
-        demand = self._demands(relief.setpoints)
-        left = (self.pull_p * demand[0] + self.pull_q * demand[1]).sum(axis=1)
-        steps = np.rint(left / self.register.unit * 2.0**AMOUNT_BITS)
-        return {
-            bus: [*vector.tolist(), int(steps[place])]
-            for place, (bus, vector) in enumerate(self._pairs(demand).items())
-        }
+    def reliefs(self, found: Cheapest) -> Vectors:
+        """Return what proves each site's demands that relieve network rows most."""
+        vectors: Vectors = {}
+        for place, bus in enumerate(self.own):
+            site, x = self.members[place], found.setpoints[place]
+            pull = (self.pull_p[place], self.pull_q[place])
+            rows = found.row_multipliers[place]
+            proof = proof_of(free_of_cost(site), x, x, rows, *pull, self.register.unit)
+            # Where no device costs anything, the point that the shape asks for does not count.
+            nothing = np.zeros(np.count_nonzero(site.quadratic), dtype=np.int64)
+            vectors[bus] = np.concatenate([proof[: len(x)], nothing, proof[len(x) :]])
+        return vectors
 
     def moved_prices(self, register: Register) -> tuple[Floats, Floats]:
         """Return the prices at which the last answers are the cheapest: moved by the penalty.
