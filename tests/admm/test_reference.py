@@ -77,7 +77,7 @@ def test_alone_is_each_site_by_itself(scenario: Scenario) -> None:
             lower=np.concatenate([own.lower, site.load_p, np.zeros(2 * count)]),
             upper=np.concatenate([own.upper, site.load_p, np.full(2 * count, np.inf)]),
         )
-        best = problem.objective(solve(problem, "osqp").x)
+        best = problem.objective(solve(problem, "piqp").x)
         x = found.setpoints[index]
         ours = site.cost(x) + day.exchange_cost(site.demand_p(x))
         assert ours == pytest.approx(best, abs=1e-6 * scale_of(scenario))

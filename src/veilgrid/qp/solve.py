@@ -1,7 +1,8 @@
 """One dispatcher over quadratic-programming back-ends, and a solver that is kept warm.
 
-Clarabel (interior point) serves single accurate solves, OSQP (operator splitting) serves the same
-matrices again and again: it factors once and starts from the last solution.
+Clarabel (interior point) serves single accurate solves and stands behind the others. PIQP (interior
+point, bounds apart) serves the same matrices again and again, as does OSQP (operator splitting),
+which factors once and starts from the last solution.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import osqp
 from scipy import sparse
 
 from veilgrid.errors import SolverFailed, invariant
+from veilgrid.qp._boxed import BoxedForm
 from veilgrid.qp.problem import Floats, QuadraticProgram, Solution, SolveStatus
 
 _CLARABEL_STATUS = {
@@ -164,18 +166,23 @@ def _solve_osqp(problem: QuadraticProgram, settings: SolveSettings) -> Solution:
     return RepeatedSolver(problem, "osqp", settings).solve()
 
 
+def _solve_piqp(problem: QuadraticProgram, settings: SolveSettings) -> Solution:
+    return RepeatedSolver(problem, "piqp", settings).solve()
+
+
 BACKENDS: dict[str, Callable[[QuadraticProgram, SolveSettings], Solution]] = {
     "clarabel": _solve_clarabel,
     "osqp": _solve_osqp,
+    "piqp": _solve_piqp,
 }
 
 
 class RepeatedSolver:
     """Solve one problem many times with changing linear cost and bounds, matrices prepared once.
 
-    OSQP factors once and starts each solve from the last solution; what it does not bring to the
-    tolerance is solved by Clarabel, so a result is always accurate. Clarabel starts afresh, with
-    its form prepared; it is the faster of the two where storage couples the intervals.
+    PIQP starts afresh, with its form prepared; it is the fastest where storage couples the
+    intervals. OSQP factors once and starts each solve from the last solution. What either does not
+    bring to the tolerance is solved by Clarabel, so a result is always accurate.
     """
 
     def __init__(
@@ -185,8 +192,9 @@ class RepeatedSolver:
         settings: SolveSettings = SolveSettings(),
     ) -> None:
         invariant(backend in BACKENDS, f"back-end is one of {sorted(BACKENDS)}, not {backend!r}")
-        self._problem, self._settings = problem, settings
+        self._problem, self._settings, self._backend = problem, settings, backend
         self._form: _ClarabelForm | None = None
+        self._boxed: BoxedForm | None = None
         self._splitting: Any = None
         if backend == "osqp":
             self._splitting = osqp.OSQP()
@@ -216,9 +224,19 @@ class RepeatedSolver:
             solution = self._solve_splitting(linear, lower, upper)
             if solution is not None:
                 return solution
+        if self._backend == "piqp":
+            solution = self._solve_boxed()
+            if solution is not None:
+                return solution
         if self._form is None or not self._form.fits(self._problem):
             self._form = _ClarabelForm(self._problem)
         return self._form.solve(self._problem, self._settings)
+
+    def _solve_boxed(self) -> Solution | None:
+        if self._boxed is None or not self._boxed.fits(self._problem):
+            settings = self._settings
+            self._boxed = BoxedForm(self._problem, settings.tolerance, settings.iteration_count_max)
+        return self._boxed.solve(self._problem)
 
     def _solve_splitting(
         self, linear: Floats | None, lower: Floats | None, upper: Floats | None
