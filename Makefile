@@ -9,7 +9,7 @@ TRIALS ?= 10000
 DAYS ?= 300
 COMETBFT ?= v0.38.19
 
-.PHONY: help demo test check fast sim outage nightly bench docs cometbft scenarios clean
+.PHONY: help demo test check fast sim outage latency nightly bench docs cometbft scenarios clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -46,6 +46,11 @@ sim: $(READY)  ## long simulations with liars; SEEDS=850 of the ledger, TRIALS=1
 OUTAGE_DAY ?= ../shared/scenarios/yingkou-2023-11-09
 outage: $(READY)  ## kill -9 a validator and a worker of OUTAGE_DAY by processes, in about a minute
 	VEILGRID_DAY=$(OUTAGE_DAY) $(BIN)/python -m pytest -q -s tests/e2e/test_up.py -k paper
+
+LATENCY_DAY ?= simbench-rural-2016-01-18
+DELAY_BY ?= namespaces
+latency: $(READY)  ## LATENCY_DAY sealed with its processes 0.5 and 20 ms apart, in five minutes (root, or DELAY_BY=relays)
+	$(BIN)/veilgrid bench sealed --scenario $(LATENCY_DAY) --peers central --delay-ms 0.5,20 --delay-by $(DELAY_BY)
 
 nightly: test  ## every test, drawn anew, then simulations from seeds not tried before
 	$(BIN)/python tests/ledger/ledger_sweep.py --seeds $(SEEDS) --first-seed $$(date +%Y%m%d)0000

@@ -364,6 +364,14 @@ def market(orders: str, seed: int | None, as_json: bool) -> int:  # noqa: ARG001
 @click.option("--sites", default="60", show_default=True, help="Sizes, comma-separated.")
 @click.option("--peers", default="central,exchange,masked", show_default=True, help="Schemes.")
 @click.option("--parties", type=click.IntRange(3, 7), default=3, show_default=True)
+@click.option("--delay-ms", default="", help="Also with processes so far apart, e.g. 0.5,20.")
+@click.option(
+    "--delay-by",
+    type=click.Choice(["namespaces", "relays"]),
+    default="namespaces",
+    show_default=True,
+    help="What keeps them apart; relays need no rights.",
+)
 @click.option("--timeout", "timeout_s", default=600.0, show_default=True, help="Seconds a run.")
 @click.option("--seed", type=int, help="Accepted by every verb; a benchmark draws afresh.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -372,14 +380,18 @@ def sealed(
     sites: str,
     peers: str,
     parties: int,
+    delay_ms: str,
+    delay_by: str,
     timeout_s: float,
     seed: int | None,  # noqa: ARG001 - part of the contract
     as_json: bool,
 ) -> int:
     """Time a sealed day between processes over TLS, beside schemes that see the data."""
+    from veilgrid.cli._bench_distance import round_trips
     from veilgrid.cli._bench_sealed import bench_sealed
 
     sizes, names = _asked(sites, peers)
-    rows = bench_sealed(scenario, sizes, names, parties, timeout_s)
+    delays = round_trips(delay_ms)
+    rows = bench_sealed(scenario, sizes, names, parties, timeout_s, delays, delay_by)
     columns = ("what", "ours", "peer", "ratio", "unit", "iterations", "gap", "rounds", "megabytes")
     return _print("sealed", rows, as_json, (*columns, "wan_seconds", "status"))

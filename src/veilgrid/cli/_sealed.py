@@ -7,6 +7,7 @@ from veilgrid.errors import RunAborted
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.node.local import ProcessResult, ProcessSpec, run_processes
+from veilgrid.node.wiring import Wiring
 from veilgrid.roles.sealed.day import (
     SETTINGS,
     SITES,
@@ -40,8 +41,8 @@ class SealedRun:
         Most that any party sent.
     peak_megabytes
         Largest resident size of any process.
-    rounds
-        Of secure computation.
+    rounds, trips
+        Of secure computation; and messages that waited for one another, one way each.
     processor_seconds
         Of the busiest party, and of the process of sites; each with about 1.5 s of start-up.
     """
@@ -51,6 +52,7 @@ class SealedRun:
     octets_a_party: int
     peak_megabytes: float
     rounds: int
+    trips: int
     processor_seconds: tuple[float, float]
 
 
@@ -61,6 +63,7 @@ def run_sealed(
     party_count: int = 3,
     degree: int = 1,
     timeout_s: float = 900.0,
+    wiring: Wiring | None = None,
 ) -> SealedRun:
     """Plan a day under `sealed` by processes on this machine: parties, and one with all sites.
 
@@ -72,7 +75,11 @@ def run_sealed(
     public = PublicDay.of(day, limits, SETTINGS)
     specs = sealed_specs(day, public, SystemRandomness(), party_count, degree)
     results = run_processes(
-        specs, timeout_s=timeout_s, start_timeout_s=120, outcomes=DayEnded | Stopped | SiteOutcome
+        specs,
+        timeout_s=timeout_s,
+        start_timeout_s=120,
+        outcomes=DayEnded | Stopped | SiteOutcome,
+        wiring=wiring,
     )
     driven = Driven(
         {one.node: list(one.outcomes) for one in results},
@@ -81,12 +88,14 @@ def run_sealed(
     )
     coordination = coordination_of(day, driven, SITES, public.register.unit)
     parties = [one for one in results if one.node != SITES]
+    ended = _ended(parties)
     return SealedRun(
         coordination=coordination,
         seconds=max(one.seconds for one in results),
         octets_a_party=max(one.octets_sent for one in parties),
         peak_megabytes=max(one.peak_memory_octets for one in results) / 1e6,
-        rounds=_rounds(parties),
+        rounds=ended.round_count,
+        trips=ended.trip_count,
         processor_seconds=(
             max(one.processor_seconds for one in parties),
             max(one.processor_seconds for one in results if one.node == SITES),
@@ -94,11 +103,11 @@ def run_sealed(
     )
 
 
-def _rounds(parties: list[ProcessResult]) -> int:
+def _ended(parties: list[ProcessResult]) -> DayEnded:
     for one in parties:
         for outcome in one.outcomes:
             if isinstance(outcome, DayEnded):
-                return outcome.round_count
+                return outcome
     raise RunAborted("no party ended the day")
 
 

@@ -29,6 +29,7 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
     records: str | None
     journal: str
     folder: str
+    host: str
     port: int
     compute_threads: int
     audit: str
@@ -39,6 +40,7 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
 class Address(msgspec.Struct, frozen=True):
     node: str
     role: str
+    host: str
     port: int
     verify_key: bytes
 

@@ -55,6 +55,7 @@ from veilgrid.node._control import (
 )
 from veilgrid.node._in_process import InProcess
 from veilgrid.node.wire import Codec
+from veilgrid.node.wiring import Loopback, Wiring
 from veilgrid.secret import Secret, SystemRandomness
 
 if TYPE_CHECKING:
@@ -175,6 +176,8 @@ class Deployment:
         Where keys, journals and logs are; None makes a private one and deletes it at the end.
     import_paths
         Folders in which the processes also look for modules.
+    wiring
+        How far apart the processes are; None means not at all.
     """
 
     def __init__(
@@ -185,6 +188,7 @@ class Deployment:
         import_paths: Iterable[Path] = (),
         frame_length_max: int = 256 << 20,
         environment: Mapping[str, str] | None = None,
+        wiring: Wiring | None = None,
     ) -> None:
         names = [spec.node for spec in specs]
         invariant(len(set(names)) == len(names) > 0, "every process has its own name")
@@ -199,6 +203,7 @@ class Deployment:
         paths = [str(path) for path in (*import_paths, source)] + ([former] if former else [])
         self._environment["PYTHONPATH"] = os.pathsep.join(paths)
         self._frame_length_max = frame_length_max
+        self._wiring = wiring or Loopback()
         self._children: dict[NodeId, _Child] = {}
         self._verify_keys: dict[NodeId, bytes] = {}
         self._authority: Authority | None = None
@@ -350,7 +355,7 @@ class Deployment:
     def _spawn(self, spec: ProcessSpec) -> None:
         ours, theirs = socket.socketpair()
         stderr_path = self.folder / f"{spec.node}.stderr"
-        with stderr_path.open("ab") as stderr:
+        with stderr_path.open("ab") as stderr, self._wiring.inside(spec.node):
             process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own module
                 [
                     sys.executable,
@@ -382,6 +387,7 @@ class Deployment:
                 records=spec.records,
                 journal=str(journal) if spec.records else "",
                 folder=str(self.folder),
+                host=self._wiring.host(spec.node),
                 port=former.port if former else 0,
                 compute_threads=spec.compute_threads,
                 audit=str(spec.audit) if spec.audit else "",
@@ -393,7 +399,12 @@ class Deployment:
     def _tell_addresses(self) -> None:
         directory = Directory(
             [
-                Address(node, child.spec.role, child.port, self._verify_keys[node])
+                Address(
+                    node,
+                    child.spec.role,
+                    *self._wiring.reached(node, child.port),
+                    self._verify_keys[node],
+                )
                 for node, child in self._children.items()
             ],
             [node for node, child in self._children.items() if not child.is_ended],
@@ -519,8 +530,9 @@ def run_processes(
     timeout_s: float = 60.0,
     start_timeout_s: float = 120.0,
     import_paths: Iterable[Path] = (),
+    wiring: Wiring | None = None,
 ) -> list[ProcessResult]:
-    """Run one process for each spec over TLS on loopback until each has decided.
+    """Run one process for each spec over TLS on this machine until each has decided.
 
     Parameters
     ----------
@@ -534,6 +546,8 @@ def run_processes(
         For starting and connecting all processes.
     import_paths
         Folders in which the processes also look for modules.
+    wiring
+        How far apart the processes are; None means not at all.
 
     Returns
     -------
@@ -541,7 +555,7 @@ def run_processes(
         In the order of ``specs``. A process that ended early has fewer outcomes and its exit code;
         one that ran out of time has fewer outcomes and code 0.
     """
-    with Deployment(specs, import_paths=import_paths) as deployment:
+    with Deployment(specs, import_paths=import_paths, wiring=wiring) as deployment:
         deployment.start(start_timeout_s)
         deployment.wait(timeout_s)
         return deployment.stop(outcomes)

@@ -81,7 +81,7 @@ async def _serve(control: socket.socket) -> int:
         return 0
     process = _Process(begin, tell)
     try:
-        tell(Listening(process.member.listen(port=begin.port)))
+        tell(Listening(process.member.listen(begin.host, begin.port)))
         return await until_fatal(process.run(hear))
     finally:
         await process.member.close()
@@ -153,6 +153,7 @@ class _Process:
             Peer(
                 node=NodeId(address.node),
                 role=address.role,
+                host=address.host,
                 port=address.port,
                 verify_key=address.verify_key,
             )

@@ -103,10 +103,20 @@ Message = Inner | Notice | Parcel | Stopped | Again
 
 
 class DayEnded(msgspec.Struct, frozen=True, tag=True):
-    """A party's last word: what opened over the whole day, and in how many rounds."""
+    """A party's last word: what opened over the whole day.
+
+    Attributes
+    ----------
+    round_count
+        Of secure computation.
+    trip_count
+        Messages that waited for one another: one a round, and one to and one from the sites of
+        each task in which they speak.
+    """
 
     public: dict[str, Any]
     round_count: int
+    trip_count: int
 
 
 @dataclass(frozen=True)

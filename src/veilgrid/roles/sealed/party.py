@@ -121,7 +121,7 @@ class SealedParty:
         self._ahead: list[Received] = []
         self._is_back = False
         self._restore(records)
-        self.round_count = 0
+        self.round_count = self._trip_count = 0
 
     def _restore(self, records: Sequence[Record]) -> None:
         """Take up what an earlier life of this party left; it says nothing more in that attempt."""
@@ -361,6 +361,8 @@ class SealedParty:
     def _on_finished(self, finished: Finished) -> list[Effect]:
         agreement, task = self.agreement, self.course.task
         self.round_count += finished.round_count
+        self._trip_count += finished.round_count
+        self._trip_count += 2 if self._mailboxes[task.number].clients else 0
         result = msgspec.msgpack.encode(finished.result)
         notice = Notice(agreement.day, task.number, result, agreement.attempt)
         effects: list[Effect] = self._kept(result) if task.kind == BIDS else []
@@ -370,7 +372,8 @@ class SealedParty:
         self._forget()
         if self.course.task.kind == DONE:
             self._is_over = True
-            return [*effects, Decide(DayEnded(self.course.outcome(), self.round_count))]
+            ended = DayEnded(self.course.outcome(), self.round_count, self._trip_count)
+            return [*effects, Decide(ended)]
         return [*effects, *self._begin()]
 
     def _parcels(self) -> list[Effect]:
