@@ -1,7 +1,10 @@
 """Odd input that is nobody's fault: it planned, or refused in words; nothing is overwritten."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,3 +134,35 @@ def test_a_folder_that_is_not_there_is_named_once(capsys, tmp_path) -> None:
     missing = tmp_path / "nowhere"
     _, _, err = call(capsys, "run", missing, "six-bus", "--json")
     assert err.count(str(missing)) == 1
+
+
+def test_a_path_that_cannot_be_looked_at_is_named_in_words(capsys, tmp_path) -> None:
+    """Like a folder without permission: the system refuses to say whether it is there."""
+    odd = tmp_path / ("x" * 300)
+    for arguments in (("run", odd), ("compare", odd), ("report", odd), ("run", odd, "six-bus")):
+        code, out, err = call(capsys, *arguments, "--json")
+        assert (code, out) == (2, "")
+        assert "xxx" in err
+        assert "too long" in err
+    for verb in ("run", "compare"):
+        code, out, err = call(capsys, verb, "six-bus", "--json", "--out", odd)
+        assert (code, out) == (3, "")
+        assert "--out" in err
+        assert "converged" not in err
+
+
+def test_a_full_disk_behind_stdout_is_told_in_words() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    with full.open("w") as sink:
+        done = subprocess.run(
+            [sys.executable, "-m", "veilgrid", "run", "six-bus", "--scheme", "alone", "--json"],
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: No space left")
+    assert done.stderr.count("\n") == 1

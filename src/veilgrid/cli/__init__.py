@@ -3,12 +3,13 @@
 import importlib
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from veilgrid.cli._interrupt import blocked
-from veilgrid.errors import InvariantError, VeilgridError
+from veilgrid.errors import InvariantError, SetupError, VeilgridError
 
 _VERBS = {
     "run": "veilgrid.cli._day:run",
@@ -74,6 +75,17 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"bug in veilgrid: {error}; please report it with the command", err=True)
         sys.exit(70)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        _drop_output()
+        sys.exit(SetupError.exit_code)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _drop_output() -> None:
+    """Let what is left for a stdout that takes nothing more go nowhere, not into a traceback."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

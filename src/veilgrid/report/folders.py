@@ -19,7 +19,12 @@ def open_scenario(path: str | Path = BUNDLED_DAY) -> Scenario:
         With every broken rule, or that there is no such folder.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    try:
+        is_there = folder.is_dir()
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or error}"
+        raise ScenarioError([Finding(str(path), problem)]) from error
+    if not is_there:
         bundled = bundled_scenarios()
         if str(path) in bundled:
             folder = bundled[str(path)]

@@ -9,8 +9,10 @@ report.html          the report for people
 ledger.json          what its ledger recorded, under a scheme with one
 """
 
+import errno
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -133,8 +135,12 @@ def read_run(path: Path) -> RunRecord:
         Every file that is missing, changed or unreadable.
     """
     path = Path(path)
-    manifest = _manifest(path)
-    findings = list(_damage(path, manifest["digests"]))
+    try:
+        manifest = _manifest(path)
+        findings = list(_damage(path, manifest["digests"]))
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or error}"
+        raise InputError([Finding(str(error.filename or path), problem)]) from error
     if findings:
         raise InputError(findings)
     tables: dict[str, pd.DataFrame] = {}
@@ -167,10 +173,23 @@ def check_target(path: Path) -> None:
     ------
     InputError
         It holds something else, or a file stands where it or a folder above it should be.
+    SetupError
+        Nothing can be written there.
     """
-    for above in path.absolute().parents:
+    try:
+        _check_target(Path(path).absolute())
+    except OSError as error:
+        raise _not_writable(path, error) from error
+
+
+def _check_target(path: Path) -> None:
+    for above in path.parents:
         if above.is_file():
             raise InputError([Finding(str(above), "is a file, a folder is needed", ANOTHER)])
+        if above.is_dir():
+            if not os.access(above, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            break
     if not path.exists():
         return
     if not path.is_dir():
