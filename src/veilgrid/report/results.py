@@ -172,7 +172,7 @@ def check_target(path: Path) -> None:
     Raises
     ------
     InputError
-        It holds something else, or a file stands where it or a folder above it should be.
+        It holds something else, or a file stands in its place.
     SetupError
         Nothing can be written there.
     """
@@ -184,11 +184,10 @@ def check_target(path: Path) -> None:
 
 def _check_target(path: Path) -> None:
     for above in path.parents:
-        if above.is_file():
-            raise InputError([Finding(str(above), "is a file, a folder is needed", ANOTHER)])
-        if above.is_dir():
-            if not os.access(above, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if above.exists():
+            code = errno.EACCES if above.is_dir() else errno.ENOTDIR
+            if code == errno.ENOTDIR or not os.access(above, os.W_OK | os.X_OK):
+                raise OSError(code, os.strerror(code))
             break
     if not path.exists():
         return
