@@ -178,7 +178,7 @@ def _masked(settings: Settings, day: Day, base_mva: float) -> Work:
         build=build,
         peers=_MASKED_ROLES,
         quorum=("validator", 2 * ((len(agreement.validators) - 1) // 3) + 1),
-        is_resumable=True,
+        is_patient=True,
         is_end=lambda outcome: isinstance(outcome, DayResult | Closed),
     )
     if role != "site":

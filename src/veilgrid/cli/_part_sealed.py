@@ -17,7 +17,7 @@ from veilgrid.roles.sealed import message
 from veilgrid.roles.sealed.day import SETTINGS, PublicDay, costs_alone
 from veilgrid.roles.sealed.message import Agreement, DayEnded
 from veilgrid.roles.sealed.party import SealedParty
-from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys, SiteOutcome
+from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys, SiteOutcome, SiteRecord
 from veilgrid.secret import Secret, SystemRandomness
 from veilgrid.signature import Signer
 
@@ -59,7 +59,7 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
     own = [bus for bus, home in agreement.groups.items() if home == me]
     ended: list[SiteOutcome] = []
 
-    def party() -> Machine:
+    def party(records: Sequence[Any]) -> Machine:
         from veilgrid.mpc.workload import warm_up
 
         warm_up()
@@ -77,9 +77,11 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
                 if one.role == "party"
             },
             randomness=SystemRandomness(),
+            patience_ns=round(settings.deployment.patience_s * 1e9),
+            records=records,
         )
 
-    def sites() -> Machine:
+    def sites(records: Sequence[Any]) -> Machine:
         keys = SiteKeys(signer, box_key_of(signer))
         return SiteGroup(
             me,
@@ -90,10 +92,11 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
             keys=dict.fromkeys(own, keys),
             randomness=SystemRandomness(),
             executor=ThreadPoolExecutor(2),
+            records=records,
         )
 
-    def build(_records: Sequence[Any]) -> Machine:
-        return party() if settings.me.role == "party" else sites()
+    def build(records: Sequence[Any]) -> Machine:
+        return party(records) if settings.me.role == "party" else sites(records)
 
     def is_end(outcome: Any) -> bool:
         if isinstance(outcome, SiteOutcome):
@@ -103,12 +106,13 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
     part = Part(
         day=day_of(settings, day),
         messages=message.Message,
-        records=message.Record if settings.me.role == "party" else None,
+        records=message.Record if settings.me.role == "party" else SiteRecord,
         build=build,
         peers=frozenset({"party", "site"}),
         quorum=("party", len(agreement.parties)),
-        is_resumable=False,
+        is_patient=False,
         is_end=is_end,
+        is_over=lambda records: any(is_end(record) for record in records),
     )
 
     def plan() -> list[dict[str, Any]]:

@@ -147,6 +147,7 @@ def sealed_specs(
         factory="veilgrid.roles.sealed.deployment:build_sites",
         messages=messages,
         arguments=told,
+        records="veilgrid.roles.sealed.sites:SiteRecord",
         role="site",
     )
     return [*parties, sites]

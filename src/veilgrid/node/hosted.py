@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from veilgrid.errors import SetupError, Unreachable
+from veilgrid.errors import Unreachable
 from veilgrid.machine import Machine, NodeId
 from veilgrid.node.journal import Journal
 from veilgrid.node.member import Member, alarm
@@ -36,10 +36,12 @@ class Part:
         Roles of the processes that it talks to.
     quorum
         Roles and how many processes of them must be there; with fewer nothing can come of the day.
-    is_resumable
-        Whether a machine that starts again goes on; if not, everybody must be there.
+    is_patient
+        Whether a day can begin without the others; if not, everybody must be there at first.
     is_end
         Whether an outcome is how the day ended for this process.
+    is_over
+        Whether records say that it has ended, so that there is nobody to wait for.
     """
 
     day: str
@@ -48,8 +50,9 @@ class Part:
     build: Callable[[Sequence[Any]], Machine]
     peers: frozenset[str]
     quorum: tuple[str, int]
-    is_resumable: bool
+    is_patient: bool
     is_end: Callable[[Any], bool]
+    is_over: Callable[[Sequence[Any]], bool] = lambda _: False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,15 +101,8 @@ async def serve(settings: Settings, part: Part, manners: Manners) -> bool:
             ended.set()
 
     settings.journal_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if _entered_path(settings, part).exists():
-        raise SetupError(
-            f"{settings.node} has taken part in {part.day} before and cannot go on with it; "
-            f"let everybody raise `run` in {settings.deployment_path} and begin anew"
-        )
-    journal = None
-    if part.records is not None:
-        path = journal_path(settings, part.day)
-        journal = Journal.open(path, Codec(part.records), settings.journal_key())
+    path = journal_path(settings, part.day)
+    journal = Journal.open(path, Codec(part.records), settings.journal_key())
     member = Member(
         settings.node,
         codec=Codec(part.messages),
@@ -117,9 +113,8 @@ async def serve(settings: Settings, part: Part, manners: Manners) -> bool:
         audit=AuditLog(settings.audit_path, alarm),
     )
     try:
-        await _meet(settings, part, manners, member)
-        if not part.is_resumable:
-            _entered_path(settings, part).touch(0o600)
+        is_over = part.is_over(journal.records)
+        await _meet(settings, part, manners, member, is_over=is_over)
         member.build()
         manners.tell("the day begins" if not member.record_count else "the day goes on")
         leaving = asyncio.get_running_loop().create_task(_leave(member, ended, manners.linger_s))
@@ -134,11 +129,6 @@ async def serve(settings: Settings, part: Part, manners: Manners) -> bool:
     return ended.is_set()
 
 
-def _entered_path(settings: Settings, part: Part) -> Path:
-    """Return the file that says that a day was entered that a machine cannot go on with."""
-    return journal_path(settings, part.day).with_suffix(".entered")
-
-
 async def _leave(member: Member, ended: asyncio.Event, linger_s: float | None) -> None:
     await ended.wait()
     if linger_s is not None:
@@ -146,17 +136,21 @@ async def _leave(member: Member, ended: asyncio.Event, linger_s: float | None) -
         await member.stop()
 
 
-async def _meet(settings: Settings, part: Part, manners: Manners, member: Member) -> None:
+async def _meet(
+    settings: Settings, part: Part, manners: Manners, member: Member, *, is_over: bool
+) -> None:
     """Listen, and wait for the peers: all of them at first, for enough of them later."""
     peers = settings.peers(part.peers)
     if settings.me.port is not None:
         port = member.listen(settings.listen_host, settings.me.port)
         manners.tell(f"{settings.node} listens on {settings.listen_host} port {port}")
     member.update_peers(peers)
+    if is_over:
+        return
     role, count = part.quorum
     able = {peer.node for peer in peers if peer.role == role}
     needed = max(count - (settings.me.role == role), 0)
-    is_resumed = part.is_resumable and member.record_count > 0
+    is_resumed = member.record_count > 0
 
     def has_quorum() -> bool:
         return len(able - set(member.missing)) >= needed
@@ -174,7 +168,7 @@ async def _meet(settings: Settings, part: Part, manners: Manners, member: Member
         await asyncio.sleep(_LOOK_S)
     if not missing:
         return
-    if not part.is_resumable or not has_quorum():
+    if not has_quorum() or not (is_resumed or part.is_patient):
         await member.connected(0.0, missing)
         raise Unreachable(f"no connection to {', '.join(missing)}")
     manners.tell(f"going on without {', '.join(missing)}")

@@ -34,6 +34,7 @@ POLICY: Final = "attestation.toml"
 VALIDATORS_MIN: Final = 4
 PARTIES_MIN: Final = 3
 PARTIES_MAX: Final = 7
+PATIENCE_S: Final = 60.0
 _NODE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEX_KEY: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -74,6 +75,9 @@ class DeploymentFile(msgspec.Struct, frozen=True, kw_only=True):
         Of the same day; raised by everybody to plan it anew.
     attested
         Whether sites, workers and validators of a masked day show evidence [attestation 8].
+    patience_s
+        Parties of a sealed day wait so long for sites and for each other, and three times as long
+        for a party that is lost: longer than a process takes to start again.
     """
 
     format: int
@@ -83,6 +87,7 @@ class DeploymentFile(msgspec.Struct, frozen=True, kw_only=True):
     degree: int | None = None
     run: int = 1
     attested: bool = False
+    patience_s: float = PATIENCE_S
     process: tuple[ProcessEntry, ...]
 
 
@@ -329,6 +334,9 @@ def _broken(deployment: DeploymentFile, where: str) -> Iterator[Finding]:
         if one.port is not None:
             addresses.add((one.host, one.port))
     yield from count_findings(counts, where)
+    if not 1 <= deployment.patience_s <= 3600:
+        problem = f"is {deployment.patience_s:g}"
+        yield Finding(f"{where}, key patience_s", problem, "1 … 3600 seconds")
     parties = counts.get("party", 0)
     if deployment.degree is not None and not 1 <= deployment.degree <= max(parties - 2, 0):
         problem = f"is {deployment.degree} with {parties} parties"

@@ -1,4 +1,4 @@
-"""A party that is lost in the middle of a day and comes back: the day goes on from its bids."""
+"""Parties and sites that are lost in the middle of a day: it goes on from its bids."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -20,10 +20,11 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
+from veilgrid.roles.sealed.attempts import RETURNS_MAX
 from veilgrid.roles.sealed.day import SITES
-from veilgrid.roles.sealed.message import Began, Committed, Stopped
+from veilgrid.roles.sealed.message import Began, Committed, DayEnded, Rejoined, Stopped, Wished
 from veilgrid.roles.sealed.party import SealedParty
-from veilgrid.roles.sealed.sites import SiteOutcome
+from veilgrid.roles.sealed.sites import SiteGroup, SiteOutcome
 from veilgrid.secret import SeededRandomness
 
 from .sealed_days import Ended, cast_for, run_day, small
@@ -74,6 +75,7 @@ class World:
                 case Compute(job, kernel, arguments):
                     self.queue.append((name, Computed(job, kernel(*arguments))))
                 case Persist(record):
+                    assert not isinstance(record, Wished) or name == SITES
                     self.journals.setdefault(name, []).append(record)
                 case Decide(outcome):
                     self.outcomes.setdefault(name, []).append(outcome)
@@ -85,11 +87,25 @@ class World:
             key = (name, message.session, message.round)
             self.said.setdefault(key, set()).add(message.shared)
 
-    def kill(self, name: NodeId) -> SealedParty:
+    def kill(self, name: NodeId) -> Any:
         victim = self.machines.pop(name)
-        assert isinstance(victim, SealedParty)
         self.timers = {key: at for key, at in self.timers.items() if key[0] != name}
         return victim
+
+    def restart_sites(self, victim: SiteGroup) -> None:
+        fresh = cast_for(DAY, LIMITS, seed=self.seed).group
+        self.machines[SITES] = SiteGroup(
+            SITES,
+            fresh.agreement,
+            fresh.course,
+            victim._sites,
+            victim._alone,
+            keys=victim._keys,
+            randomness=SeededRandomness(98),
+            executor=victim._executor,
+            records=self.journals.get(SITES, []),
+        )
+        self.queue.append((SITES, TimerFired(START)))
 
     def restart(self, victim: SealedParty) -> None:
         again = SealedParty(
@@ -163,3 +179,124 @@ def test_a_party_that_is_lost_again_and_again_ends_the_day_by_name() -> None:
     found = world.outcomes[SITES][0]
     assert isinstance(found, Stopped)
     assert found.culprits == ["party-2"]
+
+
+def lose_sites(world: World, *, is_idle: bool) -> None:
+    """Kill the process of sites and start it again, before or after its silence is noticed."""
+    victim = world.kill(SITES)
+    while is_idle and world.queue:  # What is under way to it is lost with it.
+        world.step()
+    world.restart_sites(victim)
+
+
+@pytest.mark.parametrize(
+    ("at", "is_idle"), [(6, False), (30, True), (1500, True), (2500, False), (3500, False)]
+)
+def test_sites_that_start_again_take_part_in_another_attempt(
+    at: int, is_idle: bool, honest: Ended
+) -> None:
+    """Else a power cut of a minute would cost them the whole day at their fallbacks."""
+    world = World(10)
+    world.run(until=at)
+    lose_sites(world, is_idle=is_idle)
+    world.run()
+    found = world.outcomes[SITES][0]
+    assert isinstance(found, SiteOutcome), found
+    assert (found.public["status"], found.public["excluded"]) == ("converged", {})
+    assert set(found.payments) == set(range(len(DAY.sites)))
+    expected = honest.public["certificate"]["cost"]
+    assert found.public["certificate"]["cost"] == pytest.approx(expected, rel=2e-4)
+    began = [one for one in world.journals[VICTIM] if isinstance(one, Began)]
+    assert began[-1] == Began(1, ["sites"])
+    if at == 3500:  # Its journal holds where it stood.
+        assert found.public["iterations"] < honest.public["iterations"]
+
+
+def test_a_process_that_starts_again_and_again_does_not_stop_the_others() -> None:
+    """A site must not be able to keep a day from ending by being lost."""
+    world = World(11)
+    for _ in range(RETURNS_MAX + 1):
+        world.run(until=world.handled + 800)
+        lose_sites(world, is_idle=False)
+    world.run()
+    assert isinstance(world.outcomes[SITES][0], Stopped)
+    assert world.outcomes[SITES][0].reason == "this process was lost too often"
+    while not world.outcomes.get(VICTIM) and world.step():
+        pass
+    ended = world.outcomes[VICTIM][0]
+    assert isinstance(ended, DayEnded)
+    assert set(ended.public["excluded"]) == {"1", "2", "3", "4"}
+    began = [one for one in world.journals[VICTIM] if isinstance(one, Began)]
+    assert [one.attempt for one in began] == list(range(RETURNS_MAX + 1))
+
+
+def test_sites_and_a_party_that_are_lost_together_come_back_together(honest: Ended) -> None:
+    world = World(12)
+    world.run(until=2000)
+    party = world.kill(VICTIM)
+    lose_sites(world, is_idle=True)
+    world.restart(party)
+    world.run()
+    found = world.outcomes[SITES][0]
+    assert isinstance(found, SiteOutcome), found
+    assert (found.public["status"], found.public["excluded"]) == ("converged", {})
+
+
+def test_a_party_that_stays_away_is_named_although_sites_were_lost_too() -> None:
+    world = World(13)
+    world.run(until=2000)
+    world.kill(VICTIM)
+    lose_sites(world, is_idle=False)
+    world.run()
+    found = world.outcomes[SITES][0]
+    assert isinstance(found, Stopped)
+    assert found.culprits == ["party-2"]
+
+
+@pytest.mark.parametrize("name", [VICTIM, SITES])
+def test_who_starts_again_after_the_end_says_the_same_once_more(name: NodeId) -> None:
+    """Whoever looks for the result of a process that was killed as it ended must find it."""
+    world = World(14)
+    world.run()
+    while not world.outcomes.get(VICTIM):
+        world.step()
+    first = world.outcomes.pop(name)
+    victim = world.kill(name)
+    (world.restart if name == VICTIM else world.restart_sites)(victim)
+    world.step()
+    while not world.outcomes.get(name) and world.step():
+        pass
+    assert world.outcomes[name] == first
+
+
+@pytest.mark.parametrize("name", [VICTIM, SITES])
+def test_who_was_away_at_the_end_is_told_by_the_others(name: NodeId) -> None:
+    """Killed while the certificate was made: plan and payments must not be lost with it."""
+    world = World(15)
+    world.run()
+    while not all(world.outcomes.get(one) for one in world.cast.machines):
+        world.step()
+    first = world.outcomes.pop(name)[0]
+    victim = world.kill(name)
+    kept = [r for r in world.journals[name] if not isinstance(r, SiteOutcome | DayEnded)]
+    world.journals[name] = kept
+    (world.restart if name == VICTIM else world.restart_sites)(victim)
+    while not world.outcomes.get(name) and world.step():
+        pass
+    found = world.outcomes[name][0]
+    assert found.public == first.public
+    if isinstance(found, SiteOutcome):
+        assert found == first
+        world.journals[SITES] = [r for r in kept if isinstance(r, Began)]
+        world.outcomes.pop(SITES)
+        world.restart_sites(world.kill(SITES))
+        world.run()
+        assert isinstance(world.outcomes[SITES][0], Stopped)
+
+
+def test_only_a_process_of_sites_may_say_that_it_started_again() -> None:
+    world = World(16)
+    world.run(until=800)
+    party = world.machines[VICTIM]
+    for name in (NodeId("party-1"), NodeId("stranger")):
+        assert party.handle(Received(name, Rejoined(party.agreement.day, 0))) == []  # type: ignore[attr-defined]

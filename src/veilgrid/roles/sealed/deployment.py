@@ -24,7 +24,7 @@ from veilgrid.roles.sealed.day import PublicDay
 from veilgrid.roles.sealed.message import Agreement, Record
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.register import Register
-from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
+from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys, SiteRecord
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signer, Signs
 
@@ -256,7 +256,7 @@ def build_party(
 def build_sites(
     me: NodeId,
     arguments: SiteArguments,
-    records: Sequence[Any],  # noqa: ARG001 - sites start a day anew
+    records: Sequence[SiteRecord],
     randomness: Randomness,
     signer: Signs,  # noqa: ARG001 - every site signs with its own key
     verify_keys: Mapping[NodeId, bytes],  # noqa: ARG001 - the transport knows the parties
@@ -277,4 +277,5 @@ def build_sites(
         keys=keys,
         randomness=randomness,
         executor=ThreadPoolExecutor(2),
+        records=records,
     )

@@ -67,17 +67,55 @@ class Again(msgspec.Struct, frozen=True, tag=True):
         The one that begins.
     is_from_bids
         Whether gate closure was not over yet.
+    bids
+        What gate closure opened, for sites that have started again; empty if it was not over.
     """
 
     day: bytes
     attempt: int
     is_from_bids: bool
+    bids: bytes = b""
+
+
+class Rejoined(msgspec.Struct, frozen=True, tag=True):
+    """A process of sites has started again and asks for another attempt.
+
+    Attributes
+    ----------
+    attempt
+        The one in which its earlier life spoke.
+    """
+
+    day: bytes
+    attempt: int
+
+
+class Over(msgspec.Struct, frozen=True, tag=True):
+    """A party's word to who comes back late: the day has ended, and this is what opened.
+
+    Attributes
+    ----------
+    task
+        The last one.
+    """
+
+    day: bytes
+    attempt: int
+    task: int
+    public: bytes
 
 
 class Began(msgspec.Struct, frozen=True, tag=True):
-    """Record of a party: it takes part in an attempt from now on."""
+    """Record of a party or of sites: they take part in an attempt from now on.
+
+    Attributes
+    ----------
+    returned
+        Processes of sites that had the day begin again, once for each time.
+    """
 
     attempt: int
+    returned: list[str] = []
 
 
 class Committed(msgspec.Struct, frozen=True, tag=True):
@@ -96,10 +134,22 @@ class Committed(msgspec.Struct, frozen=True, tag=True):
     result: bytes
 
 
-Record = Began | Committed
+class Wished(msgspec.Struct, frozen=True, tag=True):
+    """Record of sites: where they stood, so that another attempt need not begin far off.
+
+    Attributes
+    ----------
+    own
+        Their buses.
+    values : (active wish, reactive wish, active price, reactive price; site, interval)
+        Octets of float64, per-unit and currency per per-unit. Secret, like the sites' data.
+    """
+
+    own: list[int]
+    values: bytes
 
 
-Message = Inner | Notice | Parcel | Stopped | Again
+Message = Inner | Notice | Parcel | Stopped | Again | Rejoined | Over
 
 
 class DayEnded(msgspec.Struct, frozen=True, tag=True):
@@ -117,6 +167,9 @@ class DayEnded(msgspec.Struct, frozen=True, tag=True):
     public: dict[str, Any]
     round_count: int
     trip_count: int
+
+
+Record = Began | Committed | DayEnded
 
 
 @dataclass(frozen=True)

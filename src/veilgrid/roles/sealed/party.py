@@ -24,6 +24,7 @@ from veilgrid.mpc.client import seal_output
 from veilgrid.mpc.field import PRIME_FIELD, octets_of
 from veilgrid.mpc.message import Message as Inner
 from veilgrid.mpc.message import Relay, Submission
+from veilgrid.roles.sealed.attempts import Attempts, groups_of, is_present
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.challenge import Challenged, challenge_program
 from veilgrid.roles.sealed.course import BIDS, DONE, Course
@@ -34,8 +35,10 @@ from veilgrid.roles.sealed.message import (
     Committed,
     DayEnded,
     Notice,
+    Over,
     Parcel,
     Record,
+    Rejoined,
     Stopped,
 )
 from veilgrid.roles.sealed.program import (
@@ -62,9 +65,6 @@ _DEADLINE: Final = "deadline"
 _INNER: Final = "inner "
 _RETURN: Final = "return"
 _EARLY_MAX: Final = 256
-
-ATTEMPTS_MAX: Final = 3
-"""How often the coordination of a day is begun; a party that is lost more often ends it."""
 
 
 class SealedParty:
@@ -115,9 +115,12 @@ class SealedParty:
         self._former: Party | None = None
         self._is_running = False
         self._early: dict[int, list[Received]] = {}
-        self._is_over = self._is_waiting = False
+        self._is_over = False
         self._opening = copy.deepcopy(course)
-        self._stops: dict[NodeId, Stopped] = {}
+        self._attempts, self._gate = Attempts(), b""
+        self._ended: DayEnded | None = None
+        self._overs: dict[NodeId, Over] = {}
+        self._last: list[Send] = []
         self._ahead: list[Received] = []
         self._is_back = False
         self._restore(records)
@@ -127,15 +130,18 @@ class SealedParty:
         """Take up what an earlier life of this party left; it says nothing more in that attempt."""
         for record in records:
             match record:
-                case Began(attempt):
+                case DayEnded():
+                    self._ended = record
+                case Began(attempt, returned):
                     self._is_back = True
+                    self._attempts.returned = list(returned)
                     self.agreement = replace(self.agreement, attempt=attempt)
                 case Committed(session, submissions, result):
                     self.course = copy.deepcopy(self._opening)
                     mailbox = self._mailbox(session)
                     for submission in submissions:
                         mailbox.accept(submission)
-                    self._mailboxes[0] = mailbox
+                    self._mailboxes[0], self._gate = mailbox, result
                     self.course.advance(msgspec.msgpack.decode(result))
 
     # -- events ---------------------------------------------------------------------------------
@@ -143,10 +149,12 @@ class SealedParty:
     def handle(self, event: Event) -> list[Effect]:
         """Advance by one event. All branching on event kind happens here."""
         if self._is_over:
-            return []
+            return self._too_late(event)
         match event:
             case TimerFired(name) if name == START:
                 return self._back() if self._is_back else [Persist(Began(0)), *self._begin()]
+            case Received(sender, Rejoined() as rejoined) if sender in groups_of(self.agreement):
+                return self._on_rejoined(sender, rejoined)
             case TimerFired(name) if name == f"{_RETURN} {self.agreement.attempt}":
                 return self._given_up()
             case Received(sender, Stopped() as stopped) if sender in self.agreement.parties:
@@ -157,7 +165,9 @@ class SealedParty:
                 return self._on_timer(name.removeprefix(_INNER))
             case Received(_, Submission() as submission):
                 return self._on_submission(event, submission)
-            case Received(_, Notice() | Parcel() | Again()):
+            case Received(sender, Over() as over) if sender in self.agreement.parties:
+                return self._on_over(sender, over)
+            case Received(_, Notice() | Parcel() | Again() | Rejoined()):
                 return []
             case Received(sender, message) if sender in self.agreement.parties:
                 return self._on_inner(event, message)
@@ -367,20 +377,22 @@ class SealedParty:
         notice = Notice(agreement.day, task.number, result, agreement.attempt)
         effects: list[Effect] = self._kept(result) if task.kind == BIDS else []
         effects += [Send(group, notice) for group in sorted(set(agreement.groups.values()))]
-        effects += self._parcels()
+        self._last = self._parcels()
+        effects += self._last
         self.course.advance(msgspec.msgpack.decode(result))
         self._forget()
         if self.course.task.kind == DONE:
             self._is_over = True
             ended = DayEnded(self.course.outcome(), self.round_count, self._trip_count)
-            return [*effects, Decide(ended)]
+            self._ended = ended
+            return [*effects, Persist(ended), Decide(ended)]
         return [*effects, *self._begin()]
 
-    def _parcels(self) -> list[Effect]:
+    def _parcels(self) -> list[Send]:
         """Seal what opens to one site only."""
         agreement, task = self.agreement, self.course.task
         engine = self._inner.state.engine if self._inner is not None else None
-        out: list[Effect] = []
+        out: list[Send] = []
         for client, label, data in engine.deliveries if engine is not None else []:
             bus = int(client)
             octets = bytes(octets_of(PRIME_FIELD.flat(data)))
@@ -400,7 +412,7 @@ class SealedParty:
 
     def _kept(self, result: bytes) -> list[Effect]:
         """Keep what sites committed to, for a later life."""
-        mailbox = self._mailboxes[self.course.task.number]
+        mailbox, self._gate = self._mailboxes[self.course.task.number], result
         sent = [mailbox.received[name].submission for name in sorted(mailbox.received)]
         return [Persist(Committed(mailbox.session, sent, result))]
 
@@ -408,7 +420,8 @@ class SealedParty:
 
     def _on_aborted(self, aborted: Aborted) -> list[Effect]:
         """End the day, or wait for who was lost to come back."""
-        is_lost = aborted.kind == "silent" and self.agreement.attempt + 1 < ATTEMPTS_MAX
+        may_follow = self._attempts.may_follow(self.agreement.attempt)
+        is_lost = aborted.kind == "silent" and may_follow
         return self._stop(aborted.reason, aborted.culprits, is_lost=is_lost)
 
     def _stop(self, reason: str, culprits: list[str], *, is_lost: bool) -> list[Effect]:
@@ -420,46 +433,103 @@ class SealedParty:
         if not is_lost:
             self._is_over = True
             return [*effects, Decide(stopped)]
-        self._is_waiting, self._inner, self._former = True, None, None
-        self._stops[self.me] = stopped
+        self._attempts.is_waiting, self._inner, self._former = True, None, None
+        self._attempts.stops[self.me] = stopped
         effects.append(SetTimer(f"{_RETURN} {agreement.attempt}", 3 * self._patience_ns))
         return [*effects, *self._once_all_know()]
 
     def _back(self) -> list[Effect]:
         """Tell the others that an earlier life is lost: what it said cannot be gone on with."""
-        if self.agreement.attempt + 1 >= ATTEMPTS_MAX:
+        if self._ended is not None:
+            self._is_over = True
+            return [Decide(self._ended)]
+        if not self._attempts.may_follow(self.agreement.attempt):
             return self._stop("a party was lost too often", [str(self.me)], is_lost=False)
         return self._stop("a party restarted", [str(self.me)], is_lost=True)
 
     def _on_stopped(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
-        agreement = self.agreement
+    def _on_rejoined(self, group: str, rejoined: Rejoined) -> list[Effect]:
+        """Begin another attempt for sites that no longer know what they said."""
+        if rejoined.day != self.agreement.day or self._attempts.is_waiting:
+            return []  # Another attempt follows anyway.
+        return self._on_sites_lost(group)
+
+    def _on_sites_lost(self, group: str) -> list[Effect]:
+        if not is_present(self.agreement, group, self.course.absent):
+            return [self._farewell(NodeId(group), "no bid of this process counts")]
+        if not self._attempts.may_return(group):
+            return [self._farewell(NodeId(group), "this process was lost too often")]
+        self._attempts.returned.append(group)
+        return self._stop("a process of sites restarted", [group], is_lost=True)
+
+    def _farewell(self, name: NodeId, reason: str) -> Effect:
+        """Tell one process that the day goes on, or went on, without it."""
+        agreement, task = self.agreement, self.course.task.number
+        return Send(name, Stopped(agreement.day, task, reason, [], agreement.attempt))
+
+    def _too_late(self, event: Event) -> list[Effect]:
+        """Tell who comes back after the end how it ended, and sites what opens to them alone."""
+        match event:
+            case Received(sender, Rejoined()) if sender in groups_of(self.agreement):
+                last: list[Effect] = [one for one in self._last if one.to == sender]
+            case Received(sender, Stopped(is_lost=True)) if sender in self.agreement.parties:
+                last = []
+            case _:
+                return []
+        if self._ended is None:
+            return [self._farewell(sender, "the day ended without a result")]
+        agreement, public = self.agreement, msgspec.msgpack.encode(self._ended.public)
+        over = Over(agreement.day, agreement.attempt, self.course.task.number, public)
+        return [Send(sender, over), *last]
+
+    def _on_over(self, sender: NodeId, over: Over) -> list[Effect]:
+        """Believe how a day ended if more parties say so than may be corrupt."""
+        if not self._attempts.is_waiting or over.day != self.agreement.day:
+            return []
+        self._overs[sender] = over
+        same = [one for one in self._overs.values() if one.public == over.public]
+        if len(same) <= self.agreement.degree:
+            return []
+        self._is_over = True
+        ended = DayEnded(msgspec.msgpack.decode(over.public), self.round_count, self._trip_count)
+        self._ended = ended
+        return [Persist(ended), Decide(ended)]
+
+        agreement, attempts = self.agreement, self._attempts
         if (stopped.day, stopped.attempt) != (agreement.day, agreement.attempt):
             return []
-        if not stopped.is_lost:
+        if not stopped.is_lost and not attempts.is_waiting:
             return []
-        self._stops[sender] = stopped
-        if not self._is_waiting and stopped.culprits == [str(sender)]:
+        attempts.stops[sender] = stopped
+        ended = [one for one in attempts.stops.values() if not one.is_lost]
+        if len(ended) > agreement.degree:
+            return self._stop(stopped.reason, stopped.culprits, is_lost=False)
+        if attempts.is_waiting or not stopped.is_lost:
+            return self._once_all_know()
+        if stopped.culprits == [str(sender)]:
             # It says so of itself: there is nobody to wait for.
             return self._stop(stopped.reason, stopped.culprits, is_lost=True)
-        return self._once_all_know()
+        lost = [name for name in stopped.culprits if name in groups_of(agreement)]
+        return self._on_sites_lost(lost[0]) if lost else []
 
     def _once_all_know(self) -> list[Effect]:
         """Begin again when every party is there and knows; where, follows from who got furthest."""
-        if not self._is_waiting or len(self._stops) < len(self.agreement.parties):
+        stops = [one for one in self._attempts.stops.values() if one.is_lost]
+        if not self._attempts.is_waiting or len(stops) < len(self.agreement.parties):
             return []
-        is_from_bids = max(one.task for one in self._stops.values()) < 2 or not self._has_bids()
+        is_from_bids = max(one.task for one in stops) < 2 or not self._has_bids()
         self.agreement = replace(self.agreement, attempt=self.agreement.attempt + 1)
-        self._stops.clear()
+        self._attempts.begin()
         self._early.clear()
-        self._is_waiting = False
         if is_from_bids:
             self.course, self._mailboxes = copy.deepcopy(self._opening), {}
         else:
             self.course.begin_again()
             self._mailboxes = {0: self._mailboxes[0]}
         attempt = self.agreement.attempt
-        word = Again(self.agreement.day, attempt, is_from_bids)
-        effects: list[Effect] = [Persist(Began(attempt))]
+        gate = b"" if is_from_bids else self._gate
+        word = Again(self.agreement.day, attempt, is_from_bids, gate)
+        effects: list[Effect] = [Persist(Began(attempt, list(self._attempts.returned)))]
         effects += [Send(group, word) for group in sorted(set(self.agreement.groups.values()))]
         effects += self._begin()
         ahead, self._ahead = self._ahead, []
@@ -477,7 +547,8 @@ class SealedParty:
 
     def _given_up(self) -> list[Effect]:
         """End the day: who was lost did not come back."""
-        if not self._is_waiting:
+        if not self._attempts.is_waiting:
             return []
-        mine = self._stops[self.me]
-        return self._stop(mine.reason, mine.culprits, is_lost=False)
+        mine, away = self._attempts.stops[self.me], self._attempts.away(self.agreement)
+        is_known = set(mine.culprits) & {str(party) for party in self.agreement.parties}
+        return self._stop(mine.reason, mine.culprits if is_known else away, is_lost=False)

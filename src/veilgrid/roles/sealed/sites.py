@@ -7,7 +7,7 @@ and says is here, its numbers are in :mod:`.sites_own`, its solving in :mod:`.si
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -27,6 +27,7 @@ from veilgrid.machine import (
     Effect,
     Event,
     NodeId,
+    Persist,
     Received,
     Send,
     SetTimer,
@@ -47,7 +48,17 @@ from veilgrid.roles.sealed.course import (
     WISH,
     Course,
 )
-from veilgrid.roles.sealed.message import Again, Agreement, Notice, Parcel, Stopped
+from veilgrid.roles.sealed.message import (
+    Again,
+    Agreement,
+    Began,
+    Notice,
+    Over,
+    Parcel,
+    Rejoined,
+    Stopped,
+    Wished,
+)
 from veilgrid.roles.sealed.program import BID, client_of
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Integers
 from veilgrid.roles.sealed.sites_own import OwnSites
@@ -61,6 +72,9 @@ _PARCELS: Final = "parcels"
 
 PARCELS_PATIENCE_NS: Final = 3_000_000_000
 """How long sites wait for all parties' parcels; shorter than the parties wait for the sites."""
+
+WISHES_KEPT_INTERVAL: Final = 4
+"""Iterations from one record of where the sites stand to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +105,23 @@ class SiteOutcome(msgspec.Struct, frozen=True, tag=True):
     public: dict[str, Any]
 
 
+class Proved(msgspec.Struct, frozen=True, tag=True):
+    """Record of sites: the plan that they are about to prove, without what they pay.
+
+    Attributes
+    ----------
+    task
+        In which, of an attempt.
+    """
+
+    attempt: int
+    task: int
+    plan: SiteOutcome
+
+
+SiteRecord = Began | Wished | Proved | SiteOutcome
+
+
 def _octets(own: list[int], arrays: Floats | list[Floats]) -> dict[int, bytes]:
     return {
         bus: np.ascontiguousarray(one, dtype="<f8").tobytes()
@@ -117,6 +148,8 @@ class SiteGroup:
         Each site's own keys.
     executor
         Where sites are solved side by side.
+    records
+        What an earlier life of this process persisted.
     """
 
     def __init__(
@@ -130,6 +163,7 @@ class SiteGroup:
         keys: Mapping[int, SiteKeys],
         randomness: Randomness,
         executor: ThreadPoolExecutor,
+        records: Sequence[SiteRecord] = (),
     ) -> None:
         self.me, self.agreement, self.course = me, agreement, course
         self._sites, self._alone, self._keys = dict(sites), dict(costs_alone), dict(keys)
@@ -144,8 +178,27 @@ class SiteGroup:
         self._timer = ""
         self._stopped: dict[NodeId, Stopped] = {}
         self._opening, self._agains = copy.deepcopy(course), dict[NodeId, Again]()
-        self._is_warm = False
+        self._is_warm = self._is_back = False
+        self._wished: Wished | None = None
+        self._ended: SiteOutcome | None = None
+        self._proved: Proved | None = None
+        self._overs: dict[NodeId, Over] = {}
+        self._restore(records)
         self._arrange()
+
+    def _restore(self, records: Sequence[SiteRecord]) -> None:
+        """Take up what an earlier life left; it says nothing more in that attempt."""
+        for record in records:
+            match record:
+                case Began(attempt):
+                    self._is_back = True
+                    self.agreement = replace(self.agreement, attempt=attempt)
+                case Wished():
+                    self._wished = record
+                case Proved():
+                    self._proved = record
+                case SiteOutcome():
+                    self._ended = record
 
     def _arrange(self) -> None:
         """Prepare for the sites that still take part."""
@@ -162,7 +215,13 @@ class SiteGroup:
             return []
         match event:
             case TimerFired(name) if name == START:
-                return self._bid()
+                return self._back() if self._is_back else [Persist(Began(0)), *self._bid()]
+            case Received(sender, Over() as over) if sender in self.agreement.parties:
+                return self._on_over(sender, over)
+            case Received(sender, Parcel() as parcel) if self._is_back:
+                return self._on_last_parcel(sender, parcel)
+            case Received(_, Notice()) if self._is_back:
+                return []
             case Computed((_, number), value) if number == self._job:
                 return self._on_computed(value)
             case Received(sender, Notice() as notice) if sender in self.agreement.parties:
@@ -178,6 +237,72 @@ class SiteGroup:
                 return self._on_again(sender, again)
             case _:
                 return []
+
+    def _back(self) -> list[Effect]:
+        """Ask for another attempt: what an earlier life said cannot be gone on with."""
+        if self._ended is not None:
+            self._is_over = True
+            return [Decide(self._ended)]
+        word = Rejoined(self.agreement.day, self.agreement.attempt)
+        return [Send(party, word) for party in self.agreement.parties]
+
+    def _on_last_parcel(self, sender: NodeId, parcel: Parcel) -> list[Effect]:
+        """Keep what opens to these sites of a day that may have ended meanwhile."""
+        proved, agreement = self._proved, self.agreement
+        if proved is None or sender not in agreement.parties or parcel.day != agreement.day:
+            return []
+        if (parcel.attempt, parcel.task) == (proved.attempt, proved.task):
+            place = agreement.parties.index(sender)
+            own = self._parcels.setdefault(parcel.task, {}).setdefault(parcel.bus, {})
+            own[place] = parcel.output
+        return self._on_all_over()
+
+    def _on_over(self, sender: NodeId, over: Over) -> list[Effect]:
+        """Take note that the day ended while this process was away."""
+        if not self._is_back or over.day != self.agreement.day:
+            return []
+        self._overs[sender] = over
+        return self._on_all_over()
+
+    def _on_all_over(self) -> list[Effect]:
+        """End with the plan that was proved, once enough parties say what opened."""
+        said = [(one.attempt, one.task, one.public) for one in self._overs.values()]
+        agreed = [one for one in set(said) if said.count(one) > self.agreement.degree]
+        if not agreed:
+            return []
+        attempt, task, public = agreed[0]
+        proved = self._proved
+        is_proved = proved is not None and (proved.attempt, proved.task + 1) == (attempt, task)
+        opened = msgspec.msgpack.decode(public)
+        if not is_proved or not opened["certificate"]:
+            reason = "the day ended while this process was away, and its part is lost"
+            return self._on_stopped(Stopped(self.agreement.day, task, reason, []))
+        came = self._parcels.get(task - 1, {})
+        enough = len(self.agreement.parties) - self.agreement.degree
+        if any(len(came.get(bus, {})) < enough for bus in self._sites):
+            return []
+        if not self._read_amounts(list(self._sites), came):
+            return []  # One of them is wrong; another party's may still come.
+        outcome = msgspec.structs.replace(
+            proved.plan,  # type: ignore[union-attr]
+            payments=self._payments,
+            own_costs=self._own_costs,
+            public=opened,
+        )
+        self._is_over = True
+        return [Persist(outcome), Decide(outcome)]
+
+    def _read_amounts(self, buses: list[int], came: Mapping[int, dict[int, Output]]) -> bool:
+        """Open payments and costs; return whether all could be read."""
+        agreement, unit = self.agreement, self.course.register.unit
+        for bus in buses:
+            key = self._keys[bus].box_key
+            values = read_present(came[bus], len(agreement.parties), agreement.degree, key)
+            if values is None:
+                return False
+            amounts = [value / 2.0 ** (COST_BITS + 1) * unit for value in values]
+            self._payments[bus], self._own_costs[bus] = amounts
+        return True
 
     def _bid(self) -> list[Effect]:
         unit = self.course.register.unit
@@ -229,7 +354,7 @@ class SiteGroup:
     def _on_again(self, sender: NodeId, again: Again) -> list[Effect]:
         """Begin again once more parties say so than may be corrupt, from the last wishes."""
         agreement = self.agreement
-        if (again.day, again.attempt) != (agreement.day, agreement.attempt + 1):
+        if again.day != agreement.day or again.attempt <= agreement.attempt:
             return []
         self._agains[sender] = again
         if list(self._agains.values()).count(again) <= agreement.degree:
@@ -239,17 +364,23 @@ class SiteGroup:
         self._parcels.clear()
         self.agreement = replace(agreement, attempt=again.attempt)
         is_warm = self.course.task.iteration > 1
-        former = self._mine
-        if again.is_from_bids:
+        former, was_back, self._is_back = self._mine, self._is_back, False
+        kept: list[Effect] = [Persist(Began(again.attempt))]
+        if again.is_from_bids or was_back:
             self.course = copy.deepcopy(self._opening)
+        if again.is_from_bids:
             self._arrange()
-            return self._bid()
+            return [*kept, *self._bid()]
+        if was_back:
+            self.course.advance(msgspec.msgpack.decode(again.bids))
         self.course.begin_again()
         self._arrange()
         if is_warm and former.own == self._mine.own:
             self._is_warm = True
             self._mine.resume(former)
-        return self._act()
+        elif was_back and self._wished is not None and self._wished.own == self._mine.own:
+            self._is_warm = self._mine.restore(self._wished.values)
+        return [*kept, *self._act()]
 
     def _on_word(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
         """Stop once more parties say so than may be corrupt, and blame whom that many blame."""
@@ -287,10 +418,15 @@ class SiteGroup:
         self._notices.pop(task.number, None)
         self._parcels.pop(task.number, None)
         self._opened.clear()
-        was_excluded = set(self.course.excluded)
+        before = set(self.course.excluded), len(self.course.refused)
         self.course.advance(result)
-        if set(self.course.excluded) != was_excluded:
+        if set(self.course.excluded) != before[0]:
             self._arrange()
+        elif len(self.course.refused) != before[1]:
+            # The same coordination within narrower limits: it goes on from where it was.
+            former, self._is_warm = self._mine, True
+            self._arrange()
+            self._mine.resume(former)
         return self._act()
 
     def _has_parcels(self, result: bytes) -> bool:
@@ -307,21 +443,20 @@ class SiteGroup:
             return []
         if self.course.task.kind in (WISH, PULL):
             return self._mine.own
-        return list(self._sites) if self.course.task.kind == CERTIFICATE else []
+        is_paid = self.course.task.kind == CERTIFICATE and "shown" not in result["electrical"]
+        return list(self._sites) if is_paid else []
 
     def _read(self, result: dict[str, Any]) -> bool:
         """Open what is for the sites of this group; return whether all of it could be read."""
         came = self._parcels.get(self.course.task.number, {})
         unit = self.course.register.unit
+        if self.course.task.kind == CERTIFICATE:
+            return self._read_amounts(self._expected(result), came)
         for bus in self._expected(result):
             agreement, key = self.agreement, self._keys[bus].box_key
             values = read_present(came[bus], len(agreement.parties), agreement.degree, key)
             if values is None:
                 return False
-            if self.course.task.kind == CERTIFICATE:
-                amounts = [value / 2.0 ** (COST_BITS + 1) * unit for value in values]
-                self._payments[bus], self._own_costs[bus] = amounts
-                continue
             prices = np.array(values, dtype=np.float64) * (unit / 2.0 ** (POWER_BITS + FACTOR_BITS))
             self._mine.hear(bus, prices, is_pull=self.course.task.kind == PULL)
         return True
@@ -333,7 +468,8 @@ class SiteGroup:
         task = self.course.task
         if task.kind == DONE:
             self._is_over = True
-            return [Decide(self._outcome())]
+            outcome = self._outcome()
+            return [Persist(outcome), Decide(outcome)]
         if not self._mine.own:
             return []
         if task.kind == WISH:
@@ -410,8 +546,13 @@ class SiteGroup:
         return self._mine.products(is_due=is_due)
 
     def _send_wish(self) -> list[Effect]:
-        mixture = self.course.mixture if self.course.task.iteration > 1 else None
-        return self._submit(self._mine.next_wishes(self._products(), mixture), self._name())
+        iteration = self.course.task.iteration
+        mixture = self.course.mixture if iteration > 1 else None
+        wishes = self._mine.next_wishes(self._products(), mixture)
+        kept: list[Effect] = []
+        if iteration % WISHES_KEPT_INTERVAL == 0:
+            kept.append(Persist(Wished(self._mine.own, self._mine.state())))
+        return [*kept, *self._submit(wishes, self._name())]
 
     def _name(self) -> str:
         task = self.course.task
@@ -427,7 +568,10 @@ class SiteGroup:
     def _send_proof(self) -> list[Effect]:
         found = self._cheapest
         invariant(found is not None, "the cheapest answers are known")
-        return self._send_proofs(found, self._mine.price_p, self._mine.price_q)  # type: ignore[arg-type]
+        agreement, task = self.agreement, self.course.task
+        kept = Persist(Proved(agreement.attempt, task.number, self._outcome()))
+        sent = self._send_proofs(found, self._mine.price_p, self._mine.price_q)  # type: ignore[arg-type]
+        return [kept, *sent]
 
     def _send_proofs(self, found: Cheapest, price_p: Floats, price_q: Floats) -> list[Effect]:
         return self._submit(self._mine.proofs(found, price_p, price_q), self._name())
