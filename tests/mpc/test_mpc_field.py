@@ -143,9 +143,22 @@ def test_constants_of_both_fields_fit_their_polynomials(n: int) -> None:
                 assert spike(BINARY_FIELD, n, members, party) == lifted
 
 
-@given(values=st.lists(st.integers(-BOUND_MAX, BOUND_MAX), max_size=8))
-def test_signed_numbers_survive_encoding(values: list[int]) -> None:
-    assert decode(encode(values)) == values
+EDGES = [
+    sign * (edge + off) for edge in (2**62, 2**63, 2**64) for off in (-1, 0) for sign in (1, -1)
+]
+"""Where numbers stop being encoded and decoded as 64-bit integers."""
+
+
+@pytest.mark.parametrize("edges", [[], EDGES])
+@given(data=st.data())
+def test_signed_numbers_survive_encoding(edges: list[int], data: st.DataObject) -> None:
+    """All small, all large or mixed: each way takes another path."""
+    size = data.draw(st.sampled_from([2**8, 2**40, BOUND_MAX]))
+    drawn = st.one_of(st.integers(-size, size), *[st.sampled_from(edges)] * bool(edges))
+    values = data.draw(st.lists(drawn, max_size=8))
+    encoded = encode(values)
+    assert PRIME_FIELD.numbers(encoded) == [value % PRIME for value in values]
+    assert decode(encoded) == values
 
 
 def test_too_large_a_number_is_an_error_and_never_wraps() -> None:

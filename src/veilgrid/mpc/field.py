@@ -24,6 +24,12 @@ BOUND_MAX: Final = (PRIME - 1) // 2
 
 _LOW: Final = 2**64 - 1
 
+_SMALL: Final = 2**62
+"""Numbers of smaller magnitude are encoded and decoded as 64-bit integers."""
+
+_NEGATIVE_HIGH: Final = np.uint64(2**63 - 1)
+"""High word of the elements that stand for small negative numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -68,7 +74,7 @@ class Field:
         """Return the canonical numbers in ``vector``."""
         if self.words == 1:
             return [int(value) for value in vector]
-        return [int(low) | (int(high) << 64) for low, high in _prime.normalise(vector).tolist()]
+        return [low | (high << 64) for low, high in _prime.normalise(vector).tolist()]
 
     def from_words(self, words: Words) -> Words:
         """Read a vector from a flat array of words, whatever they are; never fails."""
@@ -164,7 +170,17 @@ def encode(values: Iterable[int]) -> Words:
     InputError
         A number is too large; none is ever wrapped.
     """
-    numbers = [int(value) for value in values]
+    numbers = list(values)
+    try:
+        small = np.array(numbers, np.int64)
+    except OverflowError:
+        return _encode_wide([int(number) for number in numbers])
+    if small.size and (small.max() >= _SMALL or small.min() <= -_SMALL):
+        return PRIME_FIELD.vector(number % PRIME for number in small.tolist())
+    return encode_words(small)
+
+
+def _encode_wide(numbers: list[int]) -> Words:
     findings = [
         Finding(f"element {index}", f"magnitude exceeds {BOUND_MAX}", "use a coarser scale")
         for index, number in enumerate(numbers)
@@ -172,8 +188,6 @@ def encode(values: Iterable[int]) -> Words:
     ]
     if findings:
         raise InputError(findings)
-    if all(-(2**62) < number < 2**62 for number in numbers):
-        return encode_words(np.array(numbers, np.int64))
     return PRIME_FIELD.vector(number % PRIME for number in numbers)
 
 
@@ -189,6 +203,12 @@ def encode_words(values: npt.NDArray[np.int64]) -> Words:
 
 def decode(vector: Words) -> list[int]:
     """Return the signed integers that elements of the prime field stand for."""
+    whole = _prime.normalise(vector)
+    low, high = whole[:, 0], whole[:, 1]
+    is_negative = high == _NEGATIVE_HIGH
+    is_small = (is_negative | (high == 0)) & (np.where(is_negative, ~low, low) < _SMALL)
+    if is_small.all():
+        return list((low + is_negative.astype(np.uint64)).view(np.int64).tolist())
     return [n if n <= BOUND_MAX else n - PRIME for n in PRIME_FIELD.numbers(vector)]
 
 
