@@ -16,7 +16,9 @@ from veilgrid.roles.sealed.certificate import COST_BITS, SealedCertificate, Stac
 from veilgrid.roles.sealed.day import SETTINGS, PublicDay, costs_alone
 from veilgrid.roles.sealed.register import power_steps
 from veilgrid.roles.sealed.sites_solve import cheapest
-from veilgrid.roles.sealed.step import ActiveSet, StepResult, network_step
+from veilgrid.roles.sealed.step import network_step
+from veilgrid.roles.sealed.step_dual import StepResult
+from veilgrid.roles.sealed.step_set import ActiveSet
 
 from .sealed_days import small
 from .test_sealed_step import prices_of

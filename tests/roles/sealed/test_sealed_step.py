@@ -13,7 +13,9 @@ from veilgrid.grid.network import Network
 from veilgrid.mpc.field import decode
 from veilgrid.mpc.plain import Plain
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Register, power_steps
-from veilgrid.roles.sealed.step import PASSES_MAX, ActiveSet, StepResult, limit_checks, network_step
+from veilgrid.roles.sealed.step import PASSES_MAX, limit_checks, network_step
+from veilgrid.roles.sealed.step_dual import StepResult
+from veilgrid.roles.sealed.step_set import ActiveSet
 
 SCALE = 2.0 ** (POWER_BITS + FACTOR_BITS)
 STRENGTH_MAX = 2e4

@@ -18,13 +18,8 @@ from veilgrid.mpc.bounded import GROUP_MAX, Part, out_of_range
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode_words
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Integers, Register
-from veilgrid.roles.sealed.step import (
-    COMPARED_BOUND,
-    StepResult,
-    below_zero,
-    limit_checks,
-    rounded_steps,
-)
+from veilgrid.roles.sealed.step import below_zero, limit_checks
+from veilgrid.roles.sealed.step_dual import COMPARED_BOUND, StepResult, rounded_steps
 
 PRIMAL_MAX: Final = 2.0**-23
 """Per-unit; by so much a constraint may be exceeded, 1.2e-7."""

@@ -43,7 +43,7 @@ from veilgrid.roles.sealed.register import (
     factors,
     power_steps,
 )
-from veilgrid.roles.sealed.step import COMPARED_BOUND, rounded_steps
+from veilgrid.roles.sealed.step_dual import COMPARED_BOUND, rounded_steps
 
 STEP_MAX: Final = 2.0**-19
 """Per-unit; by so much a wish may differ from the one that follows from prices and bid."""

@@ -16,7 +16,7 @@ from veilgrid.mpc.bounded import not_negative
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
 from veilgrid.mpc.prss import Stream
 from veilgrid.roles.sealed.certificate import COST_BITS, SealedCertificate
-from veilgrid.roles.sealed.step import rounded_steps
+from veilgrid.roles.sealed.step_dual import rounded_steps
 
 CLAIM_BITS: Final = 40
 """Binary places of claimed amounts, price units."""

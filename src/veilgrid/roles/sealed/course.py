@@ -15,7 +15,8 @@ from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.mixing import MIX, PLAIN, MixingRule, Mixture
 from veilgrid.roles.sealed.program import Binding
 from veilgrid.roles.sealed.register import Register
-from veilgrid.roles.sealed.step import AT_LOW, ActiveSet, Looks
+from veilgrid.roles.sealed.step_rooms import Looks
+from veilgrid.roles.sealed.step_set import AT_LOW, ActiveSet
 
 BIDS: Final = "bids"
 WISH: Final = "wish"

@@ -13,7 +13,8 @@ import numpy as np
 from veilgrid.mpc import Mpc, Shares, Steps, minimum_maximum
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Register, factors
-from veilgrid.roles.sealed.step import COMPARED_BOUND, below_zero, rounded_steps
+from veilgrid.roles.sealed.step import below_zero
+from veilgrid.roles.sealed.step_dual import COMPARED_BOUND, rounded_steps
 
 SWEEPS: Final = 4
 """Repetitions after the lossless flow; what the last one moved is checked."""

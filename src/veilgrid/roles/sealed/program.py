@@ -41,18 +41,10 @@ from veilgrid.roles.sealed.register import (
     Integers,
     Register,
 )
-from veilgrid.roles.sealed.step import (
-    AT_HIGH,
-    AT_LOW,
-    EVERYTHING,
-    ActiveSet,
-    Looks,
-    StepResult,
-    below_zero,
-    limit_checks,
-    network_duals,
-    network_step,
-)
+from veilgrid.roles.sealed.step import below_zero, limit_checks, network_duals, network_step
+from veilgrid.roles.sealed.step_dual import StepResult
+from veilgrid.roles.sealed.step_rooms import EVERYTHING, Looks
+from veilgrid.roles.sealed.step_set import AT_HIGH, AT_LOW, ActiveSet
 
 PRODUCT_BITS: Final = 70
 """Binary places of sums of products."""

@@ -29,7 +29,8 @@ from veilgrid.roles.sealed.certificate import (
 )
 from veilgrid.roles.sealed.program import Priced, committed, ranged, take_in
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS
-from veilgrid.roles.sealed.step import StepResult, excess_of, rounded_steps
+from veilgrid.roles.sealed.step import excess_of
+from veilgrid.roles.sealed.step_dual import StepResult, rounded_steps
 
 SURPLUS_MIN: Final = 2.0**-14
 """Price units; by so much the least that is left must exceed the bounds: far above rounding."""
