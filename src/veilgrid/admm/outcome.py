@@ -1,10 +1,11 @@
 """What a coordination run hands back, whichever scheme ran."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import Floats
 
 
@@ -37,6 +38,26 @@ class Progress(NamedTuple):
 ProgressSink = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A plan that the AC power flow refused before it was handed back.
+
+    Attributes
+    ----------
+    cost : currency
+    limits
+        Within which it was planned.
+    places
+        (bus, interval, value) beyond limits: ``low`` and ``high`` voltages, per-unit, and ``over``
+        ratings, what is carried, per-unit of the rating.
+    """
+
+    cost: float
+    iteration_count: int
+    limits: Limits
+    places: Mapping[str, tuple[tuple[int, int, float], ...]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Coordination:
     """Set-points, prices and the way to them.
@@ -55,6 +76,9 @@ class Coordination:
         infeasible.
     opened
         What a scheme that hides the rest opened about the finished day; empty for others.
+    refused, limits
+        Earlier plans that the scheme made itself and the AC power flow refused, and the limits
+        that it narrowed for this one; ``None`` = those that it was given.
     record
         The ledger on which the day was recorded, still open; ``None`` for schemes without one.
     """
@@ -70,6 +94,8 @@ class Coordination:
     violations: tuple[tuple[int, int, float], ...] = ()
     warm: object = field(default=None, repr=False)
     opened: dict[str, Any] = field(default_factory=dict, repr=False)
+    refused: tuple[Refused, ...] = ()
+    limits: Limits | None = field(default=None, repr=False)
     record: object = field(default=None, repr=False, compare=False)
 
     @property

@@ -77,7 +77,21 @@ def _difference(exact: AcState, linear: Flows, limit: float, slack: float) -> Fl
     at its limit where ``D + k D^2 = slack - limit``.
     """
     found = linear.voltage_squared - exact.magnitude**2
-    drop, whole = slack - linear.voltage_squared, slack - limit
+    return carried_over(found, slack - linear.voltage_squared, slack - limit)
+
+
+def carried_over(found: Floats, drop: Floats, whole: float) -> Floats:
+    """Return what a difference at one drop is where the drop reaches the limit.
+
+    Parameters
+    ----------
+    found : any axes, per-unit squared
+        By how much AC lies below LinDistFlow.
+    drop : the same axes, per-unit squared
+        How far LinDistFlow lies below the substation.
+    whole : per-unit squared
+        How far the limit does.
+    """
     with np.errstate(all="ignore"):  # A bus without a drop keeps the difference it has.
         curvature = found / drop**2
         root = np.sqrt(1.0 + 4.0 * curvature * whole)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from veilgrid.admm.certify import DayCertificate, certify, certify_alone
 from veilgrid.admm.exchange import plan_exchange
 from veilgrid.admm.neighbour import NeighbourState, plan_neighbour
-from veilgrid.admm.outcome import Coordination, Interrupted, ProgressSink, RunStatus
+from veilgrid.admm.outcome import Coordination, Interrupted, ProgressSink, Refused, RunStatus
 from veilgrid.admm.reference import alone, central, least_violation
 from veilgrid.admm.settlement import Settlement, settle, settle_alone
 from veilgrid.errors import Finding, invariant
@@ -15,6 +15,7 @@ from veilgrid.grid.acflow import ElectricalCheck, electrical_check
 from veilgrid.grid.correction import STEP_PU, corrected, margin_pu, rating_share
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.network import Network
 from veilgrid.roles.masked import MaskedSettings, plan_masked
 from veilgrid.roles.masked_chain import Chain
 from veilgrid.roles.masked_ledger import LedgerRun, plan_neighbour_ledger
@@ -34,6 +35,9 @@ LOCAL_MARGINS = frozenset(
     {"central", "exchange", "ledger", "masked", "neighbour", "neighbour-ledger", "sealed"}
 )
 """Schemes whose limits may differ by bus and interval; the others keep one margin for all."""
+
+REPLANNED = frozenset({"alone", "sealed"})
+"""Schemes that are not planned again here: there is nothing to narrow, or they do it themselves."""
 
 EXPOSED = {
     "alone": "nothing: nobody plans together",
@@ -341,6 +345,8 @@ def plan_day(
     drawn = {"randomness": randomness} if scheme in DRAWING else {}
     while True:
         outcome = solve(day, limits, start, progress, **drawn)
+        replans += [_replan(day.network, one) for one in outcome.refused]
+        limits = outcome.limits or limits
         blank = DayPlan(
             scheme=scheme,
             day=day,
@@ -353,7 +359,7 @@ def plan_day(
             return blank
         demands = day.demands(outcome.setpoints)
         check = electrical_check(day.network, *demands)
-        can_replan = scheme != "alone" and outcome.status is RunStatus.CONVERGED
+        can_replan = scheme not in REPLANNED and outcome.status is RunStatus.CONVERGED
         if check.passed or not can_replan or len(replans) == REPLAN_COUNT_MAX:
             break
         begin = start
@@ -394,6 +400,29 @@ def _narrower(day: Day, limits: Limits, check: ElectricalCheck) -> Limits | None
     share = 1.0 - over - 1e-4 if over > 0.0 else 1.0
     tree = replace(limits.tree, rating_pu=limits.tree.rating_pu * share)
     return replace(wider, tree=tree)
+
+
+def _replan(network: Network, refused: Refused) -> Replan:
+    """Describe a plan that a scheme refused itself, each bus or branch by its worst interval."""
+    names, worst = [str(bus.name) for bus in network.buses], dict[tuple[str, int], Finding]()
+    low, high = network.voltage_min_pu, network.voltage_max_pu
+    for kind, limit, sign in (("low", low, 1.0), ("high", high, -1.0), ("over", None, -1.0)):
+        for bus, interval, value in sorted(refused.places[kind], key=lambda one: sign * one[2]):
+            if kind == "over":
+                here = f"branch {names[network.tree.parent[bus]]}->{names[bus]}"
+                problem = f"loaded to {100.0 * value:.2f} % of its rating"
+            else:
+                what = "min" if kind == "low" else "max"
+                here = f"bus {names[bus]}"
+                problem = f"voltage {value:.5f} pu, voltage_{what}_pu is {limit}"
+            worst.setdefault((kind, bus), Finding(f"{here}, interval {interval}", problem))
+    return Replan(
+        margin_pu=margin_pu(network, refused.limits),
+        rating_share=rating_share(network, refused.limits),
+        cost=refused.cost,
+        iteration_count=refused.iteration_count,
+        findings=tuple(worst.values()),
+    )
 
 
 def plan_cost(scheme: str, day: Day, outcome: Coordination) -> float:

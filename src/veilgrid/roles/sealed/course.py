@@ -13,6 +13,7 @@ from veilgrid.admm.exchange import TIGHTENED, ExchangeSettings
 from veilgrid.errors import invariant
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.mixing import MIX, PLAIN, MixingRule, Mixture
+from veilgrid.roles.sealed.narrowing import REFUSALS_MAX, narrowed
 from veilgrid.roles.sealed.program import Binding
 from veilgrid.roles.sealed.register import Register
 from veilgrid.roles.sealed.step_rooms import Looks
@@ -92,6 +93,8 @@ class Course:
         Buses that take their fallback, with the reason.
     absent
         Those of them without a bid that counts.
+    refused
+        Cost, iterations and what opened of plans that the AC power flow refused.
     bindings, registers, wish_tasks
         By step of the network: its active set, the register it ran under, its task.
     """
@@ -115,6 +118,7 @@ class Course:
     absent: set[int] = field(default_factory=set)
     hint: Binding | None = None
     unmet: list[list[float]] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rule = MixingRule(self.settings.memory, self.settings.mixing_interval)
@@ -156,6 +160,11 @@ class Course:
             voltages=iteration <= 2 or iteration % VOLTAGES_INTERVAL == 1,
             ratings=iteration % RATINGS_INTERVAL == 1,
         )
+
+    @property
+    def may_narrow(self) -> bool:
+        """Whether a plan that the AC power flow refuses is planned again."""
+        return len(self.refused) < REFUSALS_MAX
 
     @property
     def priced_by(self) -> int:
@@ -206,6 +215,7 @@ class Course:
             ],
             "excluded": {str(bus): reason for bus, reason in self.excluded.items()},
             "certificate": self.certificate,
+            "refused": self.refused,
             "unmet": self.unmet if self.status == INFEASIBLE else [],
             "inner": self.register.inner,
         }
@@ -253,6 +263,20 @@ class Course:
                     budget * abs(self._exchange_cost) / self._strength
                 )
 
+    def _narrow(self, result: dict[str, Any]) -> None:
+        """Plan again within limits narrowed by what opened about a refused plan."""
+        shown, register = result["electrical"]["shown"], self.register
+        self.refused.append(
+            {"cost": result["cost"], "iterations": len(self.history), "shown": shown}
+        )
+        own = register.voltage_limits
+        limits = narrowed(register.limits, own, register.interval_count, shown)
+        self.register = replace(register, limits=limits, inner=0.0)
+        self.answer_task = self.regret_task = -1
+        self._suspected = 0
+        self.history.clear()
+        self._restart()
+
     def begin_again(self) -> None:
         """Begin the coordination anew with the bids as they were committed to, after a loss.
 
@@ -265,6 +289,7 @@ class Course:
             if bus in self.flexible:
                 self.register = self.register.without(bus)
         self.history.clear()
+        self.refused.clear()
         self.answer_task = self.regret_task = -1
         self._suspected = 0
         self.task = Task(0, BIDS, 0)
@@ -407,5 +432,8 @@ class Course:
             return
         if not result["is_close"]:
             self.status = LIMIT
+        if "shown" in result["electrical"]:
+            self._narrow(result)
+            return
         self.certificate = result
         self._go(DONE, self.task.iteration)

@@ -12,7 +12,14 @@ from nacl.public import PrivateKey
 
 from veilgrid.admm.certify import turnover
 from veilgrid.admm.exchange import ExchangeSettings, Metric
-from veilgrid.admm.outcome import Coordination, Interrupted, Progress, ProgressSink, RunStatus
+from veilgrid.admm.outcome import (
+    Coordination,
+    Interrupted,
+    Progress,
+    ProgressSink,
+    Refused,
+    RunStatus,
+)
 from veilgrid.admm.reference import alone
 from veilgrid.errors import RunAborted
 from veilgrid.grid.day import Day
@@ -35,6 +42,7 @@ from veilgrid.machine import (
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.course import Course
 from veilgrid.roles.sealed.message import Agreement, Stopped
+from veilgrid.roles.sealed.narrowing import narrowed
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.program import Tolerances
 from veilgrid.roles.sealed.register import Register
@@ -325,7 +333,7 @@ def plan_sealed(
             driven = step_in_memory(cast.machines, shown)
         except Interrupted:
             return _blank(day, RunStatus.ABORTED, shown)
-    found = coordination_of(day, driven, SITES, public.register.unit)
+    found = coordination_of(day, driven, SITES, public.register.unit, limits)
     if not is_recorded or found.status is not RunStatus.CONVERGED:
         return found
     from veilgrid.roles.sealed.record import recorded
@@ -340,18 +348,38 @@ def plan_sealed(
     )
 
 
+def _narrowed(
+    day: Day, outcome: Coordination, limits: Limits, refused: list[dict[str, Any]]
+) -> Coordination:
+    """Add the plans that the AC power flow refused, and the limits of the last one."""
+    network, plans = day.network, []
+    own = network.voltage_min_pu, network.voltage_max_pu
+    for one in refused:
+        places = {
+            name: tuple((int(bus), int(t), exact**0.5) for bus, t, exact, _ in one["shown"][name])
+            for name in ("low", "high", "over")
+        }
+        plans.append(Refused(float(one["cost"]), int(one["iterations"]), limits, places))
+        limits = narrowed(limits, own, day.interval_count, one["shown"])
+    return replace(outcome, refused=tuple(plans), limits=limits)
+
+
 class Watch:
     """Shows iterations as they open."""
 
     def __init__(self, course: Course, unit: float, progress: ProgressSink | None) -> None:
         self._course, self._unit, self._progress = course, unit, progress
         self.history: list[Progress] = []
+        self._shown = 0
 
     def __call__(self) -> None:
         """Show what is new."""
         seen = self._course.history
-        while len(self.history) < len(seen):
-            one = seen[len(self.history)]
+        if len(seen) < self._shown:
+            self._shown = 0  # The coordination began anew.
+        while self._shown < len(seen):
+            one = seen[self._shown]
+            self._shown += 1
             gap = one.gap * self._unit
             self.history.append(Progress(one.iteration, one.residual, gap, one.cost * self._unit))
             if self._progress is not None:
@@ -365,8 +393,13 @@ def _blank(day: Day, status: RunStatus, shown: Watch) -> Coordination:
     )
 
 
-def coordination_of(day: Day, driven: Driven, group: NodeId, unit: float) -> Coordination:
-    """Put together what a run came to, from what each site knows for itself."""
+def coordination_of(
+    day: Day, driven: Driven, group: NodeId, unit: float, limits: Limits | None = None
+) -> Coordination:
+    """Put together what a run came to, from what each site knows for itself.
+
+    ``limits`` are those of the day at its beginning; ``None`` = of its network.
+    """
     outcomes = driven.outcomes.get(group, [])
     stopped = [one for each in driven.outcomes.values() for one in each if isinstance(one, Stopped)]
     if stopped or not outcomes or not isinstance(outcomes[0], SiteOutcome):
@@ -399,6 +432,8 @@ def coordination_of(day: Day, driven: Driven, group: NodeId, unit: float) -> Coo
         byte_count=driven.byte_count,
         opened={**certificate, "excluded": public["excluded"]},
     )
+    if public["refused"]:
+        outcome = _narrowed(day, outcome, limits or Limits.of(day.network), public["refused"])
     if status is RunStatus.INFEASIBLE:
         worst = [(int(row), int(t), float(excess)) for row, t, excess in public["unmet"]]
         return replace(outcome, setpoints=[], violations=tuple(worst))

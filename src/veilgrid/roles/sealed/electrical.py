@@ -12,6 +12,7 @@ import numpy as np
 
 from veilgrid.mpc import Mpc, Shares, Steps, minimum_maximum
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
+from veilgrid.roles.sealed.narrowing import has_places
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Register, factors
 from veilgrid.roles.sealed.step import below_zero
 from veilgrid.roles.sealed.step_dual import COMPARED_BOUND, rounded_steps
@@ -22,8 +23,9 @@ SWEEPS: Final = 4
 STILL_PU: Final = 2e-6
 """Per-unit squared; a voltage that the last sweep moved by more has not settled."""
 
-TOLERANCE_PU: Final = 2e-6
-"""Per-unit squared, or share of a squared rating: what rounding may exceed a limit by."""
+TOLERANCE_PU: Final = 1.8e-6
+"""Per-unit squared, or share of a squared rating: what rounding may exceed a limit by. Less than
+the same check in floating point lets pass, so what passes here passes there."""
 
 WIDE: Final = POWER_BITS + FACTOR_BITS
 
@@ -45,6 +47,7 @@ class _Feeder:
         self.voltage = self._public(slack)
         self.current = np.zeros(shape, np.uint64)
         self.flow_p = self.flow_q = self.current
+        self.first_p = self.first_q = self.first_voltage = self.current
         self.wide_voltage = self.voltage
 
     def _public(self, values: "np.typing.NDArray[np.float64]") -> Words:
@@ -56,7 +59,7 @@ class _Feeder:
         words = encode_words(factors(values))
         return np.array([_scale(words[[bus]], rows[bus]) for bus in range(len(rows))])
 
-    def _cut(self, parts: list[Words], bits: int) -> Steps[list[Words]]:
+    def cut(self, parts: list[Words], bits: int) -> Steps[list[Words]]:
         """Round shared numbers down to fewer places."""
         flat = np.concatenate([part.reshape(-1, 2) for part in parts])
         wide = self.mpc.wrap(flat, COMPARED_BOUND // 2) + 2 ** (bits - 1)
@@ -65,7 +68,7 @@ class _Feeder:
         found = np.split(fine.data, sizes)
         return [one.reshape(part.shape) for one, part in zip(found, parts, strict=True)]
 
-    def _products(self, pairs: list[tuple[Words, Words]]) -> Steps[list[Words]]:
+    def products(self, pairs: list[tuple[Words, Words]]) -> Steps[list[Words]]:
         left = np.concatenate([one.reshape(-1, 2) for one, _ in pairs])
         right = np.concatenate([other.reshape(-1, 2) for _, other in pairs])
         bound = 2**38
@@ -89,7 +92,7 @@ class _Feeder:
             above = int(self.tree.parent[bus])
             wide_p[above] = _add(wide_p[above], _add(wide_p[bus], loss_p[bus]))
             wide_q[above] = _add(wide_q[above], _add(wide_q[bus], loss_q[bus]))
-        self.flow_p, self.flow_q = yield from self._cut([wide_p, wide_q], FACTOR_BITS)
+        self.flow_p, self.flow_q = yield from self.cut([wide_p, wide_q], FACTOR_BITS)
 
     def voltages(self) -> Steps[None]:
         """Follow the drops from the substation outwards."""
@@ -105,21 +108,26 @@ class _Feeder:
             own = _add(_add(drop_p[bus], drop_q[bus]), drop_i[bus])
             wide[bus] = _subtract(wide[int(tree.parent[bus])], own)
         self.wide_voltage = wide
-        (self.voltage,) = yield from self._cut([wide], FACTOR_BITS)
+        (self.voltage,) = yield from self.cut([wide], FACTOR_BITS)
+
+    def keep_lossless(self) -> None:
+        """Keep what the first sweep found, which is LinDistFlow."""
+        self.first_p, self.first_q = self.flow_p, self.flow_q
+        self.first_voltage = self.voltage
 
     def currents(self) -> Steps[None]:
         """Square the currents: flows squared over the voltage at the far end, squared."""
         off = _each(_subtract, self.voltage, self._one(self.voltage))
         pairs = [(off, off), (self.flow_p, self.flow_p), (self.flow_q, self.flow_q)]
-        bent, active, reactive = yield from self._products(pairs)
+        bent, active, reactive = yield from self.products(pairs)
         power = _each(_add, active, reactive)
-        bent, power = yield from self._cut([bent, power], POWER_BITS)
+        bent, power = yield from self.cut([bent, power], POWER_BITS)
         # 1 / (1 + e) = 1 - e + e^2 (1 - e + e^2) - ..., |e| < 0.2
         ramp = _each(_subtract, self._one(off), off)
-        (rest,) = yield from self._products([(bent, _each(_add, ramp, bent))])
-        (rest,) = yield from self._cut([rest], POWER_BITS)
-        (current,) = yield from self._products([(power, _each(_add, ramp, rest))])
-        (self.current,) = yield from self._cut([current], POWER_BITS)
+        (rest,) = yield from self.products([(bent, _each(_add, ramp, bent))])
+        (rest,) = yield from self.cut([rest], POWER_BITS)
+        (current,) = yield from self.products([(power, _each(_add, ramp, rest))])
+        (self.current,) = yield from self.cut([current], POWER_BITS)
         self.current[self.tree.root] = 0
 
     def _one(self, like: Words) -> Words:
@@ -141,15 +149,15 @@ class _Feeder:
         near_q = _each(_subtract, near_q, charge_up)
         share = 1.0 / tree.rating_pu[rated]
         wide = [far_q[rated], near_p[rated], near_q[rated]]
-        cut = yield from self._cut([np.ascontiguousarray(part) for part in wide], FACTOR_BITS)
+        cut = yield from self.cut([np.ascontiguousarray(part) for part in wide], FACTOR_BITS)
         parts = [np.ascontiguousarray(self.flow_p[rated]), *cut]
         words = encode_words(factors(share))
         shares = [
             np.array([_scale(words[[row]], part[row]) for row in range(len(rated))])
             for part in parts
         ]
-        own = yield from self._cut(shares, FACTOR_BITS)
-        squares = yield from self._products([(part, part) for part in own])
+        own = yield from self.cut(shares, FACTOR_BITS)
+        squares = yield from self.products([(part, part) for part in own])
         return _each(_add, squares[0], squares[1]), _each(_add, squares[2], squares[3])
 
 
@@ -166,7 +174,12 @@ def _scale_all(rows: Words) -> Words:
 
 
 def electrical_check(
-    mpc: Mpc, register: Register, demand_p: Shares, demand_q: Shares
+    mpc: Mpc,
+    register: Register,
+    demand_p: Shares,
+    demand_q: Shares,
+    *,
+    is_shown: bool = False,
 ) -> Steps[dict[str, Any]]:
     """Open whether net demands pass the AC power flow, and its extremes.
 
@@ -176,17 +189,21 @@ def electrical_check(
         Where to compute, and the public model; its planning margin is not used.
     demand_p, demand_q : (bus * interval,), scale 2**32 per-unit
         Net demands, bus by bus.
+    is_shown
+        Whether to open what both models say of the places beyond limits [sealed 6.2].
 
     Returns
     -------
     dict
         ``vm_min_pu``, ``vm_max_pu``, ``loading_max`` (None without ratings); ``low`` and ``high``:
         (bus, interval) beyond voltage limits; ``over``: (bus, interval) of overloaded branches;
-        ``moving``: voltages that had not settled.
+        ``moving``: voltages that had not settled; ``shown`` as in
+        :func:`veilgrid.roles.sealed.narrowing.narrowed`.
     """
     feeder = _Feeder(mpc, register, demand_p, demand_q)
     yield from feeder.flows()
     yield from feeder.voltages()
+    feeder.keep_lossless()
     former = feeder.voltage
     for _ in range(SWEEPS):
         former = feeder.voltage
@@ -198,8 +215,59 @@ def electrical_check(
     low, high = (yield from mpc.open(least)), (yield from mpc.open(most))
     found["vm_min_pu"] = (low[0] / 2.0**POWER_BITS) ** 0.5
     found["vm_max_pu"] = (high[0] / 2.0**POWER_BITS) ** 0.5
-    found |= yield from _ratings(mpc, register, feeder)
+    ratings, ends = yield from _ratings(mpc, register, feeder)
+    found |= ratings
+    if is_shown and has_places(found) and not found["moving"]:
+        found["shown"] = yield from _shown(mpc, register, feeder, found, ends)
     return found
+
+
+def _shown(
+    mpc: Mpc, register: Register, feeder: _Feeder, found: dict[str, Any], ends: tuple[Words, Words]
+) -> Steps[dict[str, Any]]:
+    """Open voltages, or what is carried, by both models where limits are exceeded."""
+    places = [(name, *place) for name in ("low", "high") for place in found[name]]
+    buses = np.array([bus for _, bus, _ in places], dtype=np.int64)
+    times = np.array([time for *_, time in places], dtype=np.int64)
+    parts = [feeder.voltage[buses, times], feeder.first_voltage[buses, times]]
+    opened = yield from mpc.open(mpc.wrap(np.concatenate(parts), 2**40)) if places else _nothing()
+    result: dict[str, Any] = {"low": [], "high": [], "over": []}
+    for place, (name, bus, time) in enumerate(places):
+        numbers = [opened[place] / 2.0**POWER_BITS, opened[len(places) + place] / 2.0**POWER_BITS]
+        result[name].append([bus, time, *numbers])
+    if found["over"]:
+        result["over"] = yield from _shown_branches(mpc, register, feeder, found["over"], ends)
+    return result
+
+
+def _nothing() -> Steps[list[int]]:
+    yield from ()
+    return []
+
+
+def _shown_branches(
+    mpc: Mpc,
+    register: Register,
+    feeder: _Feeder,
+    over: list[list[int]],
+    ends: tuple[Words, Words],
+) -> Steps[list[list[float]]]:
+    rated = register.limits.rated
+    rows = np.searchsorted(rated, np.array([branch for branch, _ in over]))
+    times = np.array([time for _, time in over], dtype=np.int64)
+    share = encode_words(factors(1.0 / register.limits.tree.rating_pu[rated[rows]]))
+    parts = [flow[rated[rows], times] for flow in (feeder.first_p, feeder.first_q)]
+    scaled = [PRIME_FIELD.multiply(np.ascontiguousarray(part), share) for part in parts]
+    own = yield from feeder.cut(scaled, FACTOR_BITS)
+    squares = yield from feeder.products([(part, part) for part in own])
+    linear = _add(*squares)
+    whole = np.concatenate([*(end[rows, times] for end in ends), linear])
+    opened = yield from mpc.open(mpc.wrap(whole, COMPARED_BOUND))
+    numbers = np.array(opened, dtype=np.float64).reshape(3, -1) / 2.0 ** (2 * POWER_BITS)
+    return [
+        [*place, float(max(far, near)), float(first)]
+        for place, far, near, first in zip(over, *numbers, strict=True)
+    ]
 
 
 def _limits(mpc: Mpc, register: Register, feeder: _Feeder, former: Words) -> Steps[dict[str, Any]]:
@@ -229,11 +297,13 @@ def _limits(mpc: Mpc, register: Register, feeder: _Feeder, former: Words) -> Ste
     return result
 
 
-def _ratings(mpc: Mpc, register: Register, feeder: _Feeder) -> Steps[dict[str, Any]]:
-    """Compare both ends' apparent power with the ratings."""
+def _ratings(
+    mpc: Mpc, register: Register, feeder: _Feeder
+) -> Steps[tuple[dict[str, Any], tuple[Words, Words]]]:
+    """Compare both ends' apparent power with the ratings; return it as well."""
     rated = register.limits.rated
     if not len(rated):
-        return {"over": [], "loading_max": None}
+        return {"over": [], "loading_max": None}, (feeder.current, feeder.current)
     far, near = yield from feeder.ends()
     whole = np.concatenate([far.reshape(-1, 2), near.reshape(-1, 2)])
     steps = rounded_steps(1.0 + TOLERANCE_PU, 2 * POWER_BITS)
@@ -244,4 +314,5 @@ def _ratings(mpc: Mpc, register: Register, feeder: _Feeder) -> Steps[dict[str, A
     over = [[int(rated[place // times]), place % times] for place in places]
     _, most = yield from minimum_maximum(mpc, mpc.wrap(whole, COMPARED_BOUND // 4))
     opened = yield from mpc.open(most)
-    return {"over": over, "loading_max": (opened[0] / 2.0 ** (2 * POWER_BITS)) ** 0.5}
+    found = {"over": over, "loading_max": (opened[0] / 2.0 ** (2 * POWER_BITS)) ** 0.5}
+    return found, (far, near)

@@ -360,6 +360,7 @@ class SealedParty:
             self._mailboxes.get(course.regret_task),
             course.absent,
             self._limits,
+            course.may_narrow,
         )
 
     def _priced(self) -> Priced:
@@ -447,7 +448,6 @@ class SealedParty:
             return self._stop("a party was lost too often", [str(self.me)], is_lost=False)
         return self._stop("a party restarted", [str(self.me)], is_lost=True)
 
-    def _on_stopped(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
     def _on_rejoined(self, group: str, rejoined: Rejoined) -> list[Effect]:
         """Begin another attempt for sites that no longer know what they said."""
         if rejoined.day != self.agreement.day or self._attempts.is_waiting:

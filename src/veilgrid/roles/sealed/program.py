@@ -486,6 +486,7 @@ class Said:
     regrets: Mailbox | None
     absent: Collection[int]
     limits: Tolerances
+    may_narrow: bool = False
 
 
 def _heads(vectors: Mapping[int, Shares], count: int) -> dict[int, Shares]:
@@ -529,19 +530,23 @@ def certificate_program(
     found = yield from certify(mpc, register, stack, np.arange(len(buses), dtype=np.int64), step)
     outside = yield from beyond(mpc, found.windows)
     failed = [count + (bus in outside) for bus, count in enumerate(found.failed)]
-    electrical: dict[str, Any] = {}
-    if not any(failed):
-        electrical = yield from electrical_check(mpc, register, found.demand_p, found.demand_q)
     allowed = said.limits.gap_max * max(abs(found.cost), said.limits.turnover_min)
     differ = yield from unlike(mpc, found, answers, regrets, times, allowed)
+    is_close = found.gap <= GAP_FACTOR * allowed and not found.exceeded
+    electrical: dict[str, Any] = {}
+    if not any(failed) and not differ:
+        is_shown = said.may_narrow and is_close
+        plan = found.demand_p, found.demand_q
+        electrical = yield from electrical_check(mpc, register, *plan, is_shown=is_shown)
     yield from mpc.agree()
-    for bus in buses:
+    # A plan that is planned again is paid by nobody.
+    for bus in buses if "shown" not in electrical else ():
         amounts = concatenate([found.payments[bus], found.own_costs[bus]])
         mpc.deliveries.append((f"{bus}", "payment", amounts.data))
     return {
         "failed": failed,
         "unlike": differ,
-        "is_close": found.gap <= GAP_FACTOR * allowed and not found.exceeded,
+        "is_close": is_close,
         "exceeded": [list(one) for one in found.exceeded],
         "cost": found.cost * register.unit,
         "gap": found.gap * register.unit,

@@ -420,13 +420,8 @@ class SiteGroup:
         self._opened.clear()
         before = set(self.course.excluded), len(self.course.refused)
         self.course.advance(result)
-        if set(self.course.excluded) != before[0]:
+        if (set(self.course.excluded), len(self.course.refused)) != before:
             self._arrange()
-        elif len(self.course.refused) != before[1]:
-            # The same coordination within narrower limits: it goes on from where it was.
-            former, self._is_warm = self._mine, True
-            self._arrange()
-            self._mine.resume(former)
         return self._act()
 
     def _has_parcels(self, result: bytes) -> bool:
