@@ -495,6 +495,7 @@ class SealedParty:
         self._ended = ended
         return [Persist(ended), Decide(ended)]
 
+    def _on_stopped(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
         agreement, attempts = self.agreement, self._attempts
         if (stopped.day, stopped.attempt) != (agreement.day, agreement.attempt):
             return []
