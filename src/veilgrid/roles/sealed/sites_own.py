@@ -6,6 +6,7 @@ the same arithmetic site by site.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import numpy as np
 
@@ -16,11 +17,14 @@ from veilgrid.roles.sealed.bid import proof_of
 from veilgrid.roles.sealed.challenge import moved_price_steps, plan_steps
 from veilgrid.roles.sealed.mixing import MixingMemory, Mixture
 from veilgrid.roles.sealed.program import AMOUNT_BITS, PRODUCT_BITS
-from veilgrid.roles.sealed.register import POWER_BITS, Integers, Register, power_steps
+from veilgrid.roles.sealed.register import POWER_BITS, POWER_MAX, Integers, Register, power_steps
 from veilgrid.roles.sealed.sites_solve import Cheapest, free_of_cost
 
 Vectors = dict[int, Integers | list[int]]
 """What each site shares, by bus."""
+
+WISH_MAX: Final = POWER_MAX / 2.0**POWER_BITS
+"""Per-unit; a wish beyond it is refused and its site named."""
 
 
 class OwnSites:
@@ -151,6 +155,8 @@ class OwnSites:
         if mixture is not None:
             point, step = self._flat(self.wish), self._flat(self.step)
             self.wish = self._unflat(self._memory.next_point(point, step, mixture))
+        # Whatever prices others' wishes led to, an honest wish stays within the range of shares.
+        self.wish = np.clip(self.wish, -WISH_MAX, WISH_MAX)
         self.is_stepped = False
         pairs = self._pairs(self.wish)
         return {bus: [*pairs[bus].tolist(), *products[place]] for place, bus in enumerate(self.own)}
