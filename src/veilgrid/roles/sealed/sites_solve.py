@@ -37,7 +37,8 @@ def cheapest(sites: list[Site], price_p: Floats, price_q: Floats) -> Cheapest:
             matrix=problem.matrix,
             lower=problem.lower,
             upper=problem.upper,
-        )
+        ),
+        "piqp",
     )
     ends = np.cumsum([site.matrix.shape[0] for site in sites])
     multipliers = np.split(-solution.multipliers[: ends[-1]], ends[:-1])
