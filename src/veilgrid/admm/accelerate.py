@@ -7,9 +7,12 @@ parts of the state to themselves and add up inner products [Walker and Ni 2011].
 from collections import deque
 
 import numpy as np
+from numpy.typing import NDArray
 
 from veilgrid.errors import invariant
 from veilgrid.grid.network import Floats
+
+Flags = NDArray[np.bool_]
 
 BALANCE_FACTOR = 4.0
 """By which a balance changes penalties at a time."""
@@ -130,6 +133,65 @@ class PenaltyBalance:
         self._window *= 2
         self._ratios.clear()
         return BALANCE_FACTOR if mean > self._high else 1.0 / BALANCE_FACTOR
+
+
+class IntervalBalance:
+    """Change the penalties of single intervals while prices and targets move out of proportion.
+
+    Residual balancing [Boyd 2011, section 3.4.1], interval by interval, because they differ: where
+    storage can serve any of several intervals, targets move far and prices little, and where it
+    serves none, only the price moves. One penalty for both makes either crawl. What is judged are
+    sums of squares over all sites, in the metric, since it was judged last; twice the sums decide
+    by their signs alone, so that shares of them do as well.
+
+    Attributes
+    ----------
+    stiffness : (interval,)
+        By which the penalties of all sites are multiplied.
+    """
+
+    JUDGED = (7, 13, 19, 25, 31, 37)
+    """Network steps after which it is judged."""
+
+    LOW, HIGH = 0.25, 4.0
+    """Price movement over target movement outside of which an interval's penalties change."""
+
+    STIFFNESS_MAX = 64.0
+
+    LEAST = 2.0**-40
+    """Times the highest tariff: less movement than this, in currency, does not count."""
+
+    def __init__(self, interval_count: int) -> None:
+        self.stiffness = np.ones(interval_count)
+
+    @classmethod
+    def excess(cls, price_moved: Floats, target_moved: Floats) -> tuple[Floats, Floats]:
+        """Return by how much prices, and targets, moved too far: positive where they did.
+
+        Parameters
+        ----------
+        price_moved, target_moved : (..., interval), >= 0
+            Sums of squares in the metric.
+        """
+        return (
+            price_moved - cls.HIGH**2 * target_moved,
+            cls.LOW**2 * target_moved - price_moved,
+        )
+
+    def change(self, is_stiffer: Flags, is_softer: Flags) -> bool:
+        """Change the stiffness of some intervals; return whether any changed.
+
+        Parameters
+        ----------
+        is_stiffer, is_softer : (interval,)
+            Where prices, and where targets, moved too far.
+        """
+        factor = np.where(is_stiffer, BALANCE_FACTOR, np.where(is_softer, 1.0 / BALANCE_FACTOR, 1))
+        bounded = np.clip(self.stiffness * factor, 1.0 / self.STIFFNESS_MAX, self.STIFFNESS_MAX)
+        is_changed = bool((bounded != self.stiffness).any())
+        if is_changed:
+            self.stiffness = bounded
+        return is_changed
 
 
 class GuardedAnderson:

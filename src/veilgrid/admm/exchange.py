@@ -15,7 +15,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from veilgrid.admm.accelerate import SCALE_MAX, GuardedAnderson, PenaltyBalance
+from veilgrid.admm.accelerate import (
+    SCALE_MAX,
+    GuardedAnderson,
+    IntervalBalance,
+    PenaltyBalance,
+)
 from veilgrid.admm.certify import bound_from_prices, turnover
 from veilgrid.admm.exchange_message import traffic
 from veilgrid.admm.network_step import NetworkStep, NetworkTarget
@@ -61,6 +66,8 @@ class ExchangeSettings:
         Part of ``gap_max`` that may be spent on an inner distance from limits.
     change_count_max : >= 0
         How often the penalties may be changed to balance targets and prices.
+    by_interval
+        Balance them interval by interval instead (:class:`IntervalBalance`).
     strength_max : > 0
         Ceiling of a row's strength in units of the highest tariff.
     """
@@ -75,6 +82,7 @@ class ExchangeSettings:
     mixing_interval: int = 3
     inner_share: float = 0.5
     change_count_max: int = 4
+    by_interval: bool = False
     strength_max: float = 200.0
 
 
@@ -187,6 +195,8 @@ class Coordinator:
         balance: PenaltyBalance | None = None,
     ) -> None:
         self.settings, self._base, self._balance = settings, metric, balance
+        self.intervals = IntervalBalance(day.interval_count)
+        self._moved = np.zeros((2, day.interval_count))
         self._members, self._count = list(day.flexible), len(day.sites)
         self._names = tuple(str(day.sites[i].name) for i in day.flexible)
         self._opening: ExchangeState | None = None
@@ -206,7 +216,8 @@ class Coordinator:
         """Multiply the penalties given at first by a number from here on."""
         self.scale = scale
         self.metric = metric = self._base.scaled(scale)
-        self._weight = np.sqrt(np.concatenate([metric.active, metric.reactive]))[:, np.newaxis]
+        own = np.concatenate([metric.active, metric.reactive])[:, np.newaxis]
+        self._weight = np.sqrt(own * self.intervals.stiffness)
         reactive_give = np.divide(
             1.0, metric.reactive, out=np.zeros_like(metric.reactive), where=metric.reactive > 0.0
         )
@@ -214,6 +225,7 @@ class Coordinator:
             _spread(1.0 / metric.active, self._members, self._count),
             _spread(reactive_give, self._members, self._count),
         )
+        self.network.stiffen(self.intervals.stiffness)
 
     @property
     def result(self) -> NetworkTarget:
@@ -258,10 +270,12 @@ class Coordinator:
 
     def _wish(self, state: ExchangeState) -> None:
         """Set the wishes that have these targets and prices."""
-        members, metric = self._members, self.metric
-        self._wish_p[members] = state.target_p + state.price_p / metric.active[:, np.newaxis]
+        members, metric, stiffness = self._members, self.metric, self.intervals.stiffness
+        penalty = metric.active[:, np.newaxis] * stiffness
+        self._wish_p[members] = state.target_p + state.price_p / penalty
         if self._has_reactive:
-            self._wish_q[members] = state.target_q + state.price_q / metric.reactive[:, np.newaxis]
+            penalty = metric.reactive[:, np.newaxis] * stiffness
+            self._wish_q[members] = state.target_q + state.price_q / penalty
 
     def offer(self) -> ExchangeState:
         """Do the network step; return targets and prices for the flexible sites."""
@@ -271,6 +285,7 @@ class Coordinator:
             scale = float(np.abs(previous.price * previous.target_p.sum(axis=0)).sum())
             self.network.tighten(self.settings.inner_share * self.settings.gap_max * scale)
         self._target = found = self.network.project(self._wish_p, self._wish_q)
+        before = self.intervals.stiffness
         factor = 1.0 if previous is None else self._compare(previous, found)
         members = self._members
         offered = ExchangeState(
@@ -281,7 +296,7 @@ class Coordinator:
             scale=self.scale * factor,
             members=self._names,
         )
-        if factor != 1.0:
+        if factor != 1.0 or before is not self.intervals.stiffness:
             # The same targets and prices come out of other wishes under other penalties.
             self._weigh(offered.scale)
             self._wish(offered)
@@ -302,16 +317,29 @@ class Coordinator:
             ]
         )
         self.dual = float(np.max(np.abs(self._weight**2 * target), initial=0.0))
-        if self._balance is None or self._mixer.is_striding:
+        if self._balance is None or (self._mixer.is_striding and not self.settings.by_interval):
             return 1.0
         price = np.concatenate(
             [moved(previous.price_p, found.price_p), moved(previous.price_q, found.price_q)]
         )
         ratio = np.divide(price, self._weight, out=price, where=self._weight > 0.0)
+        if self.settings.by_interval:
+            self._balance_intervals(ratio, self._weight * target)
+            return 1.0
         factor = self._balance.judge(
             float(np.linalg.norm(ratio)), float(np.linalg.norm(self._weight * target))
         )
         return factor if 1.0 / SCALE_MAX <= self.scale * factor <= SCALE_MAX else 1.0
+
+    def _balance_intervals(self, price: Floats, target: Floats) -> None:
+        """Add up what a step changed, in the metric; now and then change penalties by it."""
+        if not self._mixer.is_striding:
+            self._moved += [(price**2).sum(axis=0), (target**2).sum(axis=0)]
+        if self._offers in IntervalBalance.JUDGED:
+            least = IntervalBalance.LEAST * float(np.max(np.abs(self.network.buy)))
+            stiffer, softer = IntervalBalance.excess(*self._moved)
+            self.intervals.change(stiffer > least, softer > least)
+            self._moved[:] = 0.0
 
     def take(self, answer: SiteAnswer) -> None:
         """Move the wishes by what the sites answered to the last offer."""
@@ -409,7 +437,7 @@ class _Run:
         balance = PenaltyBalance(change_count_max=settings.change_count_max)
         self.coordinator = Coordinator(day, limits, metric, settings, balance)
         sites = [day.sites[i] for i in day.flexible]
-        self._near: dict[float, SiteSteps] = {}
+        self._near: dict[tuple[float, bytes], SiteSteps] = {}
         self._metric, self._sites, self._pool = metric, sites, pool
         nothing = np.zeros(len(sites))
         self.cheapest = SiteSteps(sites, nothing, nothing, pool)
@@ -439,18 +467,21 @@ class _Run:
 
     def iterate(self, offer: ExchangeState) -> ExchangeState:
         """Let all sites answer an offer; return the next offer."""
-        near = self._near_at(offer.scale)
+        near = self._near_at(offer.scale, self.coordinator.intervals.stiffness)
         answer = near.answer(offer.price_p, offer.price_q, offer.target_p, offer.target_q)
         self._adopt(answer)
         self.coordinator.take(answer)
         return self.coordinator.offer()
 
-    def _near_at(self, scale: float) -> SiteSteps:
+    def _near_at(self, scale: float, stiffness: Floats) -> SiteSteps:
         """Prepare the sites' problems once for each scale of the penalties."""
-        if scale not in self._near:
+        key = (scale, stiffness.tobytes())
+        if key not in self._near:
             metric = self._metric.scaled(scale)
-            self._near[scale] = SiteSteps(self._sites, metric.active, metric.reactive, self._pool)
-        return self._near[scale]
+            active = metric.active[:, np.newaxis] * stiffness
+            reactive = metric.reactive[:, np.newaxis] * stiffness
+            self._near[key] = SiteSteps(self._sites, active, reactive, self._pool)
+        return self._near[key]
 
     def _adopt(self, answer: SiteAnswer) -> None:
         for index, x in zip(self.day.flexible, answer.setpoints, strict=True):

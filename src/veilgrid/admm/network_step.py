@@ -83,12 +83,17 @@ class NetworkStep:
         self.limits, self.buy, self.sell = limits, buy, sell
         self.give_p, self.give_q, self.strength_max = give_p, give_q, strength_max
         self.inner = 0.0
+        self.stiffness = np.ones(len(buy))
         self._rows = [_Rows() for _ in buy]
         self._row_cache: dict[int, tuple[Floats, Floats, float, float]] = {}
 
     def reweigh(self, give_p: Floats, give_q: Floats) -> None:
         """Change the penalties; rows and strengths found so far stay as a start."""
         self.give_p, self.give_q = give_p, give_q
+
+    def stiffen(self, stiffness: Floats) -> None:
+        """Multiply all penalties of an interval by its number, (interval,), > 0."""
+        self.stiffness = stiffness
 
     def tighten(self, budget: float) -> None:
         """Keep all limits with an inner distance that costs about ``budget``, currency.
@@ -111,7 +116,7 @@ class NetworkStep:
         """
         total, give = wish_p.sum(axis=0), float(self.give_p.sum())
         if give > 0.0:
-            price = np.clip(total / give, self.sell, self.buy)
+            price = np.clip(self.stiffness * total / give, self.sell, self.buy)
         else:
             price = np.where(total > 0.0, self.buy, self.sell)
         price_p = np.tile(price, (len(wish_p), 1))
@@ -119,8 +124,8 @@ class NetworkStep:
         rent = np.zeros(len(price))
         if not self.limits.are_absent:
             self._settle(wish_p, wish_q, price, price_p, price_q, rent)
-        target_p = wish_p - self.give_p[:, np.newaxis] * price_p
-        target_q = wish_q - self.give_q[:, np.newaxis] * price_q
+        target_p = wish_p - self.give_p[:, np.newaxis] / self.stiffness * price_p
+        target_q = wish_q - self.give_q[:, np.newaxis] / self.stiffness * price_q
         return NetworkTarget(target_p, target_q, price, price_p, price_q, rent)
 
     def _settle(
@@ -138,8 +143,10 @@ class NetworkStep:
                 self._resolve(start, wish_p, wish_q, price, price_p, price_q, rent)
         todo = np.arange(len(price), dtype=np.int64)
         while len(todo):
-            target_p = wish_p[:, todo] - self.give_p[:, np.newaxis] * price_p[:, todo]
-            target_q = wish_q[:, todo] - self.give_q[:, np.newaxis] * price_q[:, todo]
+            soft_p = self.give_p[:, np.newaxis] / self.stiffness[todo]
+            soft_q = self.give_q[:, np.newaxis] / self.stiffness[todo]
+            target_p = wish_p[:, todo] - soft_p * price_p[:, todo]
+            target_q = wish_q[:, todo] - soft_q * price_q[:, todo]
             state = flows(self.limits.tree, target_p, target_q)
             excess = self.limits.excess(state, todo) + self.inner
             open_intervals = []
@@ -194,6 +201,7 @@ class NetworkStep:
         active = np.vstack([np.ones(len(self.give_p)), rows.active])
         reactive = np.vstack([np.zeros(len(self.give_q)), rows.reactive])
         gram = (active * self.give_p) @ active.T + (reactive * self.give_q) @ reactive.T
+        gram /= self.stiffness[interval]
         push = active @ wish_p[:, interval] + reactive @ wish_q[:, interval]
         scales = np.array([self.scaled_row(number)[3] for number in rows.numbers])
         push[1:] -= rows.bounds - self.inner / scales

@@ -38,21 +38,24 @@ class SiteStep:
     ----------
     sites
         The group; all have the same horizon.
-    penalty_p, penalty_q : (site,), currency per per-unit squared and interval
+    penalty_p, penalty_q : (site,) or (site, interval), currency per per-unit squared and interval
         Zero asks for the cheapest answer to the price alone.
     """
 
     def __init__(self, sites: list[Site], penalty_p: Floats, penalty_q: Floats) -> None:
         self.sites = sites
-        self.penalty_p, self.penalty_q = penalty_p[:, np.newaxis], penalty_q[:, np.newaxis]
+        shape = (len(sites), sites[0].interval_count)
+        self.penalty_p, self.penalty_q = (
+            np.broadcast_to(penalty if penalty.ndim == 2 else penalty[:, np.newaxis], shape)
+            for penalty in (penalty_p, penalty_q)
+        )
         self._program = stack(sites)
         self._inject_p = sparse.block_diag([site.inject_p for site in sites], format="csr")
         self._inject_q = sparse.block_diag([site.inject_q for site in sites], format="csr")
         self._load_p = np.array([site.load_p for site in sites])
         self._load_q = np.array([site.load_q for site in sites])
-        count = self._load_p.shape[1]
-        pull_p = sparse.diags(np.repeat(penalty_p, count))
-        pull_q = sparse.diags(np.repeat(penalty_q, count))
+        pull_p = sparse.diags(self.penalty_p.ravel())
+        pull_q = sparse.diags(self.penalty_q.ravel())
         quadratic = (
             self._program.quadratic
             + self._inject_p.T @ pull_p @ self._inject_p
