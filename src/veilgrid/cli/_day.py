@@ -24,6 +24,12 @@ from veilgrid.roles.operator import COORDINATIONS, SCHEMES, DayPlan, plan_day
 
 _DEFAULT_SCHEME = "exchange"
 _COORDINATIONS = ("neighbour", "exchange", "published")
+_EXAMPLES = """\b
+Examples:
+  veilgrid run
+  veilgrid run six-bus --scheme central --json
+  veilgrid run my-feeder/2026-06-0? --out runs/june
+"""
 _SEED_HELP = "Of keys, masks and shares, where the scheme has any; plans do not depend on it."
 _REPORT_SEED_HELP = "Accepted by every verb; a report draws nothing at random."
 
@@ -37,7 +43,7 @@ _SETPOINTS_MAX = 10_000
 """Set-points up to which a day is small enough for `compare` to run all schemes."""
 
 
-@click.command()
+@click.command(epilog=_EXAMPLES)
 @click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
 @click.option("--scheme", type=click.Choice(list(SCHEMES)), help="Who decides. Default: exchange.")
 @click.option(
@@ -59,13 +65,6 @@ def run(
     """Plan SCENARIO, a folder or the name of a bundled day; without one, the default day.
 
     Several SCENARIOs run in order, each started from the last.
-
-    Examples:
-      veilgrid run
-
-      veilgrid run six-bus --scheme central --json
-
-      veilgrid run my-feeder/2026-06-0? --out runs/june
     """
     chosen, coordination = _scheme(scheme, coordination)
     opened = _open_all(scenarios or (BUNDLED_DAY,))
