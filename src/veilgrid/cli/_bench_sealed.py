@@ -69,7 +69,6 @@ def bench_sealed(
         if round_trips_ms:
             rows += check_model(
                 day,
-                found,
                 parties=party_count,
                 round_trips_ms=round_trips_ms,
                 by=delay_by,
