@@ -201,6 +201,7 @@ def lifted(own: list[int]) -> list[int]:
 
 
 RELIEF = {
+    "all that it can": (list, "claimed"),
     "nothing": (lambda own: [0] * SET_POINTS.stop + own[SET_POINTS.stop :], "relieves"),
     "less by its multipliers": (lifted, "relieves"),
     "more than its devices can": (plus(SET_POINTS, 2**31), "relieves"),
@@ -215,7 +216,7 @@ def test_who_relieves_less_than_its_bid_lets_it_cannot_have_a_day_called_infeasi
 ) -> None:
     """Payments claimed too high make prices look too high; the day must not end by that alone."""
     change, word = RELIEF[lie]
-    overpaid, asked = plus(slice(TIMES + 1, TIMES + 2), 2**46), []
+    overpaid, asked = plus(slice(TIMES + 1, TIMES + 2), 2**46), list[int]()
 
     def both(kind: str, at: int, own: list[int]) -> list[int] | None:
         if kind == "surplus":
@@ -225,7 +226,8 @@ def test_who_relieves_less_than_its_bid_lets_it_cannot_have_a_day_called_infeasi
 
     day, limits = TIGHT.day(), Limits.of(TIGHT.network)
     ended = run_day(day, limits, {STORE: both}, settings=SHORT)
-    assert asked == [4]
+    assert asked[0] == 4
+    assert word == "claimed" or len(asked) == 1
     assert set(ended.excluded) == {STORE}
     assert word in ended.excluded[STORE]
     assert ended.public["status"] == "converged"

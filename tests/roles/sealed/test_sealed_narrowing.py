@@ -25,6 +25,13 @@ from veilgrid.secret import SeededRandomness
 
 from .sealed_days import Ended, run_day, setpoints_of, small
 
+CERTIFIED = {
+    *("failed", "unlike", "is_close", "exceeded", "cost", "gap", "rent", "exchange_cost"),
+    *("worse_off", "electrical"),
+}
+ELECTRICAL = {"low", "high", "over", "moving", "vm_min_pu", "vm_max_pu", "loading_max", "shown"}
+"""What opens of a whole plan: the last row of the table of [sealed 4.3]."""
+
 REFUSED = replace(small(2, low=0.98), load_p_mw=1.2 * small(2).load_p_mw)
 
 
@@ -117,6 +124,9 @@ def test_of_a_refused_plan_only_its_places_open_and_nobody_pays_it(again: Ended)
     assert last in paid
     assert not paid & set(earlier)
     assert "shown" not in certificates[last]["electrical"]
+    for found in certificates.values():
+        assert set(found) == CERTIFIED
+        assert set(found["electrical"]) <= ELECTRICAL
     for task in earlier:
         found = certificates[task]["electrical"]
         for name in ("low", "high", "over"):

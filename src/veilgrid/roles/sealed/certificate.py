@@ -285,7 +285,7 @@ def _windows(stack: Stack, products: _Products, price_p: Shares) -> list[Window]
 
 
 def beyond(mpc: Engine, windows: Sequence[Window]) -> Steps[list[int]]:
-    """Open which sites' products are too large for the checks to mean anything [sealed 6.5].
+    """Open which sites' products are too large for the checks to mean anything [sealed 6].
 
     A comparison looks at the low bits of a number, so one that is far too large can pass it.
     """

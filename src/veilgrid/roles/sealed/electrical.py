@@ -190,7 +190,7 @@ def electrical_check(
     demand_p, demand_q : (bus * interval,), scale 2**32 per-unit
         Net demands, bus by bus.
     is_shown
-        Whether to open what both models say of the places beyond limits [sealed 6.2].
+        Whether to open what both models say of the places beyond limits [sealed 6.1].
 
     Returns
     -------

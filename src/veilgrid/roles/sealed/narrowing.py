@@ -1,4 +1,4 @@
-"""Narrower limits after the AC power flow refused a plan, without anybody's demands [sealed 6.2].
+"""Narrower limits after the AC power flow refused a plan, without anybody's demands [sealed 6.1].
 
 At the places where the refused plan is beyond its limits (these open in any case), what both models
 say of it opens: voltages, or what a branch carries. That is what :mod:`veilgrid.grid.correction`

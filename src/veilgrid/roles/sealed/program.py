@@ -14,7 +14,8 @@ answer          cost and claimed gap of the iterate, which way the exchange
                 their movements (for the acceleration)
 regret          the claimed gap with all sites' regrets
 certificate     verdicts, cost, gap, rent, how many pay more than alone,     its payment
-                whether the AC power flow passes and its extremes
+                whether the AC power flow passes and its extremes;
+                of a refused plan what both models say of its places
 ==============  ===========================================================  ==================
 """
 
