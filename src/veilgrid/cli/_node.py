@@ -77,6 +77,10 @@ def node(
         path = out / f"{settings.node}.json"
         write_private(path, json.dumps(found, indent=1).encode() + b"\n")
         tale.line(f"wrote {path}")
+        for name, octets in work.files().items():
+            beside = out / f"{settings.node}.{name}"
+            write_private(beside, octets)
+            tale.line(f"wrote {beside}")
     if as_json:
         click.echo(json.dumps(found))
     return code or (0 if _is_wanted(tale.last) else 1)

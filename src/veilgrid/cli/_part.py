@@ -32,7 +32,7 @@ from veilgrid.roles.ledger_seat import Agreement, bus_of, client_of
 from veilgrid.secret import SystemRandomness
 
 _MASKED_ROLES: Final = frozenset({"operator", "site", "validator", "worker"})
-_SEALED_ROLES: Final = frozenset({"party", "site"})
+_SEALED_ROLES: Final = frozenset({"operator", "party", "site", "validator"})
 
 
 @dataclass(slots=True)
@@ -43,10 +43,13 @@ class Work:
     ----------
     plan
         Of a process of sites: what each of its own sites does, pays and costs; else empty.
+    files
+        What else it leaves, by the end of the name; else empty.
     """
 
     part: Part
     plan: Callable[[], list[dict[str, Any]]] = list
+    files: Callable[[], dict[str, bytes]] = dict
     machines: list[Machine] = field(default_factory=list)
 
 
@@ -116,7 +119,7 @@ def _key(one: ProcessEntry) -> bytes:
 
 
 def agreement_in(settings: Settings, day: Day) -> Agreement:
-    """Return who takes part in a masked day; the same from every process's files."""
+    """Return who takes part in a day on a ledger; the same from every process's files."""
     return Agreement(
         day=day_of(settings, day),
         operator=names_of(settings, "operator")[0],
@@ -178,7 +181,7 @@ def _masked(settings: Settings, day: Day, base_mva: float) -> Work:
         build=build,
         peers=_MASKED_ROLES,
         quorum=("validator", 2 * ((len(agreement.validators) - 1) // 3) + 1),
-        is_patient=True,
+        needed=frozenset(),
         is_end=lambda outcome: isinstance(outcome, DayResult | Closed),
     )
     if role != "site":

@@ -2,24 +2,42 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from nacl.signing import SigningKey, VerifyKey
 
 from veilgrid.cli._part import Work, day_of, groups_of, names_of, planned, session_of
+from veilgrid.cli._part import agreement_in as ledger_agreement_in
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.site import Site
 from veilgrid.machine import Machine, NodeId
 from veilgrid.node.hosted import Part
 from veilgrid.node.settings import Settings
+from veilgrid.roles import ledger_seat
+from veilgrid.roles.ledger_message import Seated
+from veilgrid.roles.ledger_validator import Validator
 from veilgrid.roles.sealed import message
 from veilgrid.roles.sealed.day import SETTINGS, PublicDay, costs_alone
+from veilgrid.roles.sealed.ledger import (
+    LEDGER_JOURNAL,
+    SEATED_RECORDS,
+    WIRE,
+    Recorded,
+    RecordingSites,
+    SealedOperator,
+    SealedValidator,
+    TellingParty,
+    Words,
+)
 from veilgrid.roles.sealed.message import Agreement, DayEnded
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys, SiteOutcome, SiteRecord
 from veilgrid.secret import Secret, SystemRandomness
 from veilgrid.signature import Signer
+
+_ROLES: Final = frozenset({"operator", "party", "site", "validator"})
 
 
 def box_key_of(signer: Signer) -> Secret[bytes]:
@@ -51,68 +69,44 @@ def agreement_in(settings: Settings, day: Day) -> Agreement:
 
 
 def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
-    """Return what a party or a process of sites does."""
-    agreement = agreement_in(settings, day)
+    """Return what a process does on a sealed day, by its role."""
+    if settings.me.role in ("operator", "validator"):
+        return _recorder(settings, day)
+    agreement, ledger = agreement_in(settings, day), _ledger_in(settings, day)
     public = PublicDay.of(day, Limits.of(day.network), SETTINGS)
-    signer, me = settings.signer(), settings.node
-    alone = costs_alone(day) if settings.me.role == "site" else {}
-    own = [bus for bus, home in agreement.groups.items() if home == me]
+    is_site = settings.me.role == "site"
+    alone = costs_alone(day) if is_site else {}
+    own = [bus for bus, home in agreement.groups.items() if home == settings.node]
     ended: list[SiteOutcome] = []
 
-    def party(records: Sequence[Any]) -> Machine:
-        from veilgrid.mpc.workload import warm_up
-
-        warm_up()
-        return SealedParty(
-            me,
-            agreement,
-            public.course(),
-            public.shapes,
-            public.tolerances,
-            box_key=box_key_of(signer),
-            signer=signer,
-            verify_keys={
-                NodeId(one.node): bytes.fromhex(one.verify_key)
-                for one in settings.deployment.process
-                if one.role == "party"
-            },
-            randomness=SystemRandomness(),
-            patience_ns=round(settings.deployment.patience_s * 1e9),
-            records=records,
-        )
-
-    def sites(records: Sequence[Any]) -> Machine:
-        keys = SiteKeys(signer, box_key_of(signer))
-        return SiteGroup(
-            me,
-            agreement,
-            public.course(),
-            {bus: day.sites[bus] for bus in own},
-            {bus: alone[bus] for bus in own},
-            keys=dict.fromkeys(own, keys),
-            randomness=SystemRandomness(),
-            executor=ThreadPoolExecutor(2),
-            records=records,
-        )
-
     def build(records: Sequence[Any]) -> Machine:
-        return party(records) if settings.me.role == "party" else sites(records)
+        if not is_site:
+            party = _party(settings, agreement, public, records)
+            return party if ledger is None else TellingParty(party, ledger)
+        held = [record for record in records if not isinstance(record, Seated)]
+        sites = {bus: day.sites[bus] for bus in own}
+        group = _sites(settings, agreement, public, sites, alone, held)
+        if ledger is None:
+            return group
+        return RecordingSites(settings.node, group, ledger, settings.signer(), records)
 
     def is_end(outcome: Any) -> bool:
         if isinstance(outcome, SiteOutcome):
             ended.append(outcome)
+        if is_site and ledger is not None:
+            return isinstance(outcome, Recorded)
         return isinstance(outcome, SiteOutcome | DayEnded)
 
     part = Part(
         day=day_of(settings, day),
-        messages=message.Message,
-        records=message.Record if settings.me.role == "party" else SiteRecord,
+        messages=message.Message if ledger is None else WIRE,
+        records=_records(is_site=is_site, is_recorded=ledger is not None),
         build=build,
-        peers=frozenset({"party", "site"}),
+        peers=_ROLES,
         quorum=("party", len(agreement.parties)),
-        is_patient=False,
+        needed=frozenset({"party", "site"}),
         is_end=is_end,
-        is_over=lambda records: any(is_end(record) for record in records),
+        is_over=lambda records: ledger is None and any(is_end(record) for record in records),
     )
 
     def plan() -> list[dict[str, Any]]:
@@ -130,4 +124,97 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
             for bus in own
         ]
 
-    return Work(part, plan=plan if settings.me.role == "site" else list)
+    return Work(part, plan=plan if is_site else list)
+
+
+def _records(*, is_site: bool, is_recorded: bool) -> Any:
+    """Return the union that a journal holds."""
+    if not is_site:
+        return message.Record
+    return SEATED_RECORDS if is_recorded else SiteRecord
+
+
+def _ledger_in(settings: Settings, day: Day) -> ledger_seat.Agreement | None:
+    """Return who keeps the ledger of a sealed day; None if the deployment has none."""
+    return ledger_agreement_in(settings, day) if names_of(settings, "validator") else None
+
+
+def _party(
+    settings: Settings, agreement: Agreement, public: PublicDay, records: Sequence[Any]
+) -> SealedParty:
+    from veilgrid.mpc.workload import warm_up
+
+    warm_up()
+    signer = settings.signer()
+    return SealedParty(
+        settings.node,
+        agreement,
+        public.course(),
+        public.shapes,
+        public.tolerances,
+        box_key=box_key_of(signer),
+        signer=signer,
+        verify_keys={
+            NodeId(one.node): bytes.fromhex(one.verify_key)
+            for one in settings.deployment.process
+            if one.role == "party"
+        },
+        randomness=SystemRandomness(),
+        patience_ns=round(settings.deployment.patience_s * 1e9),
+        records=records,
+    )
+
+
+def _sites(
+    settings: Settings,
+    agreement: Agreement,
+    public: PublicDay,
+    sites: dict[int, Site],
+    alone: dict[int, float],
+    records: Sequence[Any],
+) -> SiteGroup:
+    signer = settings.signer()
+    keys = SiteKeys(signer, box_key_of(signer))
+    return SiteGroup(
+        settings.node,
+        agreement,
+        public.course(),
+        sites,
+        {bus: alone[bus] for bus in sites},
+        keys=dict.fromkeys(sites, keys),
+        randomness=SystemRandomness(),
+        executor=ThreadPoolExecutor(2),
+        records=records,
+    )
+
+
+def _recorder(settings: Settings, day: Day) -> Work:
+    """Return what the operator or a validator of a sealed day's ledger does."""
+    ledger = ledger_agreement_in(settings, day)
+    public = PublicDay.of(day, Limits.of(day.network), SETTINGS)
+    parties = agreement_in(settings, day)
+    signer, me, exports = settings.signer(), settings.node, list[bytes]()
+
+    def build(records: Sequence[Any]) -> Machine:
+        words = Words(ledger.day, parties.parties, parties.degree)
+        if settings.me.role == "operator":
+            return SealedOperator(me, ledger, words, signer, records)
+        inner = Validator(me, ledger, public, signer, records, tells_all=False)
+        return SealedValidator(inner, ledger, words)
+
+    def is_end(outcome: Any) -> bool:
+        if isinstance(outcome, Recorded) and outcome.export:
+            exports[:] = [outcome.export]
+        return isinstance(outcome, Recorded)
+
+    part = Part(
+        day=ledger.day,
+        messages=WIRE,
+        records=LEDGER_JOURNAL,
+        build=build,
+        peers=_ROLES,
+        quorum=("validator", 2 * ((len(ledger.validators) - 1) // 3) + 1),
+        needed=frozenset({"party", "site"}),
+        is_end=is_end,
+    )
+    return Work(part, files=lambda: {"ledger.json": exports[-1]} if exports else {})

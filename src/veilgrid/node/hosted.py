@@ -36,8 +36,8 @@ class Part:
         Roles of the processes that it talks to.
     quorum
         Roles and how many processes of them must be there; with fewer nothing can come of the day.
-    is_patient
-        Whether a day can begin without the others; if not, everybody must be there at first.
+    needed
+        Roles of which everybody must be there at first.
     is_end
         Whether an outcome is how the day ended for this process.
     is_over
@@ -50,7 +50,7 @@ class Part:
     build: Callable[[Sequence[Any]], Machine]
     peers: frozenset[str]
     quorum: tuple[str, int]
-    is_patient: bool
+    needed: frozenset[str]
     is_end: Callable[[Any], bool]
     is_over: Callable[[Sequence[Any]], bool] = lambda _: False
 
@@ -168,7 +168,8 @@ async def _meet(
         await asyncio.sleep(_LOOK_S)
     if not missing:
         return
-    if not has_quorum() or not (is_resumed or part.is_patient):
+    must = {peer.node for peer in peers if peer.role in part.needed and not is_resumed}
+    if not has_quorum() or must & set(missing):
         await member.connected(0.0, missing)
         raise Unreachable(f"no connection to {', '.join(missing)}")
     manners.tell(f"going on without {', '.join(missing)}")

@@ -159,7 +159,8 @@ def _check(plan: Plan) -> None:
     if sites > buses:
         problem = f"{sites} processes for the {buses} sites of {plan.scenario}"
         findings.append(Finding("--sites", problem, f"take {buses} or fewer"))
-    if plan.counts.get("validator") and not plan.counts.get("worker"):
+    is_masked = plan.planned_by == "masked"
+    if is_masked and plan.counts.get("validator") and not plan.counts.get("worker"):
         findings.append(Finding("--workers", "nobody solves what is masked", "take 1 or more"))
     if plan.counts.get("worker") and not plan.counts.get("validator"):
         findings.append(Finding("--validators", "nobody checks what workers solve", "take 4"))

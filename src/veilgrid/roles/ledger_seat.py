@@ -8,6 +8,7 @@ import msgspec
 from veilgrid.ledger.client import TIMER, Client
 from veilgrid.ledger.message import Answer, Configuration, Member, Reply, encode
 from veilgrid.ledger.operation import Operation
+from veilgrid.ledger.service import CHECKPOINT_OPERATION
 from veilgrid.machine import (
     START,
     Decide,
@@ -152,6 +153,11 @@ class Desk:
     def submit(self, name: str, *operations: Operation) -> list[Effect]:
         """Submit as one client, together with what else waits."""
         self._waiting[name] += [encode(operation) for operation in operations]
+        return self._flush(name)
+
+    def checkpoint(self, name: str) -> list[Effect]:
+        """Ask, as one client, that what is recorded so far is certified."""
+        self._waiting[name].append(CHECKPOINT_OPERATION)
         return self._flush(name)
 
     def handle(self, event: Received | TimerFired) -> list[Effect] | None:

@@ -87,6 +87,14 @@ COLD_FACTOR: Final = 4
 _record = msgspec.msgpack.Decoder(Record).decode
 
 
+def folded(day: str, records: Sequence[bytes]) -> DayView:
+    """Return a day as these records tell it."""
+    view = DayView(day)
+    for octets in records:
+        view.fold(_record(octets))
+    return view
+
+
 def judge_kernel(task: Task, problem: MaskedProblem, solved: Solved, key: bytes) -> bool:
     """Recompute a claim's certificate from masked data; return whether it holds."""
     solution = solution_of(solved)

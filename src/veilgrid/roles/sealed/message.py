@@ -112,10 +112,13 @@ class Began(msgspec.Struct, frozen=True, tag=True):
     ----------
     returned
         Processes of sites that had the day begin again, once for each time.
+    bids
+        Of sites: digest of each one's committed message, by bus.
     """
 
     attempt: int
     returned: list[str] = []
+    bids: dict[int, bytes] = {}
 
 
 class Committed(msgspec.Struct, frozen=True, tag=True):

@@ -33,7 +33,7 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
-from veilgrid.mpc.client import read_present, submit
+from veilgrid.mpc.client import digest_of, read_present, submit
 from veilgrid.mpc.message import Output
 from veilgrid.roles.sealed.bid import Shape, bid_of
 from veilgrid.roles.sealed.certificate import COST_BITS
@@ -183,6 +183,7 @@ class SiteGroup:
         self._ended: SiteOutcome | None = None
         self._proved: Proved | None = None
         self._overs: dict[NodeId, Over] = {}
+        self.bid_digests: dict[int, bytes] = {}
         self._restore(records)
         self._arrange()
 
@@ -190,7 +191,8 @@ class SiteGroup:
         """Take up what an earlier life left; it says nothing more in that attempt."""
         for record in records:
             match record:
-                case Began(attempt):
+                case Began(attempt, _, bids):
+                    self.bid_digests = dict(bids)
                     self._is_back = True
                     self.agreement = replace(self.agreement, attempt=attempt)
                 case Wished():
@@ -215,7 +217,7 @@ class SiteGroup:
             return []
         match event:
             case TimerFired(name) if name == START:
-                return self._back() if self._is_back else [Persist(Began(0)), *self._bid()]
+                return self._back() if self._is_back else self._bid()
             case Received(sender, Over() as over) if sender in self.agreement.parties:
                 return self._on_over(sender, over)
             case Received(sender, Parcel() as parcel) if self._is_back:
@@ -307,7 +309,8 @@ class SiteGroup:
     def _bid(self) -> list[Effect]:
         unit = self.course.register.unit
         bids = {bus: bid_of(site, unit, self._alone[bus]) for bus, site in self._sites.items()}
-        return self._submit(bids, BID)
+        said = self._submit(bids, BID)
+        return [Persist(Began(self.agreement.attempt, bids=self.bid_digests)), *said]
 
     def _submit(self, vectors: Mapping[int, Integers | list[int]], name: str) -> list[Effect]:
         """Share one vector a site with all parties, for the present task."""
@@ -323,6 +326,8 @@ class SiteGroup:
                 signer=self._keys[bus].signer,
                 randomness=self._randomness,
             )
+            if name == BID:
+                self.bid_digests[bus] = digest_of(submission)
             effects += [Send(party, submission) for party in agreement.parties]
         return effects
 
@@ -365,12 +370,11 @@ class SiteGroup:
         self.agreement = replace(agreement, attempt=again.attempt)
         is_warm = self.course.task.iteration > 1
         former, was_back, self._is_back = self._mine, self._is_back, False
-        kept: list[Effect] = [Persist(Began(again.attempt))]
         if again.is_from_bids or was_back:
             self.course = copy.deepcopy(self._opening)
         if again.is_from_bids:
             self._arrange()
-            return [*kept, *self._bid()]
+            return self._bid()
         if was_back:
             self.course.advance(msgspec.msgpack.decode(again.bids))
         self.course.begin_again()
@@ -380,7 +384,7 @@ class SiteGroup:
             self._mine.resume(former)
         elif was_back and self._wished is not None and self._wished.own == self._mine.own:
             self._is_warm = self._mine.restore(self._wished.values)
-        return [*kept, *self._act()]
+        return [Persist(Began(again.attempt, bids=self.bid_digests)), *self._act()]
 
     def _on_word(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
         """Stop once more parties say so than may be corrupt, and blame whom that many blame."""

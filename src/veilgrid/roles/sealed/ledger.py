@@ -1,0 +1,600 @@
+"""A sealed day of a deployment on the ledger: validators compare what parties say [sealed 6.5].
+
+When a day has ended, each party tells operator and validators what opened, in digests. A word of
+``degree + 1`` parties counts, because one of them is honest. Each site writes the digest of its
+committed message under its own key and pledges its payment; the operator proposes, validators
+accept what agrees with the word, and miss sites whose entries do not.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from veilgrid.ledger.export import exported
+from veilgrid.ledger.journalled import RECORDS as LEDGER_RECORDS
+from veilgrid.ledger.operation import (
+    Absent,
+    Approve,
+    Bid,
+    CloseBids,
+    OpenDay,
+    ProposeIteration,
+    subject_of,
+)
+from veilgrid.machine import (
+    START,
+    Decide,
+    Effect,
+    Event,
+    NodeId,
+    Received,
+    Send,
+    SetTimer,
+    TimerFired,
+)
+from veilgrid.roles.ledger_message import MESSAGES, Seated
+from veilgrid.roles.ledger_seat import AGAIN, Agreement, Seat, bus_of, client_of, send_all
+from veilgrid.roles.ledger_validator import Validator, folded
+from veilgrid.roles.ledger_view import DayView
+from veilgrid.roles.masked_chain import residual_of
+from veilgrid.roles.sealed.message import DayEnded, Message, Stopped
+from veilgrid.roles.sealed.party import SealedParty
+from veilgrid.roles.sealed.record import commitment_of, digest_of_opened
+from veilgrid.roles.sealed.sites import SiteGroup, SiteOutcome, SiteRecord
+from veilgrid.signature import Signs, verify
+
+PLEDGE_DOMAIN: Final = "sealed/1/pledge"
+_BIDS: Final = "sealed bids"
+_PLEDGES: Final = "sealed pledges"
+_UNRECORDED: Final = "sealed unrecorded"
+_RECORD_PATIENCE_TIMES: Final = 4
+
+
+class Word(msgspec.Struct, frozen=True, tag=True):
+    """A party's word on how a day ended; ``degree + 1`` equal ones are believed.
+
+    Attributes
+    ----------
+    bids
+        Digest of each committed message, by bus name.
+    excluded
+        Buses that took their fallback after they had bid.
+    opened
+        Digest of all that opened; empty if the day ended without a result.
+    gap
+        Of the certificate, price units.
+    is_accepted
+        Whether the certificate says that the plan may be accepted.
+    """
+
+    day: str
+    bids: dict[str, bytes]
+    excluded: list[str]
+    opened: bytes
+    gap: float
+    is_accepted: bool
+
+    @classmethod
+    def of(cls, day: str, names: Sequence[str], party: SealedParty, ended: DayEnded) -> "Word":
+        """Say what a party knows of an ended day; ``names`` are those of the buses."""
+        public = ended.public
+        bids = {names[bus]: digest for bus, digest in party.bid_digests().items()}
+        left_out = sorted(names[int(bus)] for bus in public["excluded"])
+        opened = {**public["certificate"], "excluded": public["excluded"]}
+        is_accepted = bool(opened.get("is_close")) and not any(opened.get("failed", ()))
+        return cls(
+            day,
+            dict(sorted(bids.items())),
+            [name for name in left_out if name in bids],
+            digest_of_opened(opened),
+            float(max(opened.get("gap", 0.0), 0.0)),
+            is_accepted,
+        )
+
+    @classmethod
+    def without_result(cls, day: str) -> "Word":
+        """Say that a day ended without a result."""
+        return cls(day, {}, [], b"", 0.0, is_accepted=False)
+
+
+class Pledge(msgspec.Struct, frozen=True, tag=True):
+    """A site's commitment to what it pays, under the key of its process."""
+
+    day: str
+    site: str
+    commitment: bytes
+    signature: bytes
+
+
+class Pledges(msgspec.Struct, frozen=True, tag=True):
+    """All pledges by which the operator proposes to end a day."""
+
+    day: str
+    pledges: list[Pledge]
+
+
+class FetchWord(msgspec.Struct, frozen=True, tag=True):
+    """Somebody asks again for a party's word, a process's pledges, or the operator's collection."""
+
+    day: str
+
+
+class Recorded(msgspec.Struct, frozen=True, tag=True):
+    """How the record of a day ended for a participant.
+
+    Attributes
+    ----------
+    public
+        Of a process of sites: what opened. Else ``status`` alone.
+    export
+        Of a validator: the file that ``veilgrid verify`` checks.
+    """
+
+    public: dict[str, Any]
+    export: bytes = b""
+
+
+WIRE = Message | MESSAGES | Word | Pledge | Pledges | FetchWord
+"""The union that crosses the links of a sealed day with a ledger."""
+
+SEATED_RECORDS = SiteRecord | Seated
+"""The union that journals of its sites hold."""
+
+LEDGER_JOURNAL = LEDGER_RECORDS | Seated
+"""The union that journals of its operator and its validators hold."""
+
+
+def _payload(pledge: Pledge) -> bytes:
+    return msgspec.msgpack.encode((pledge.day, pledge.site, pledge.commitment))
+
+
+def pledged(day: str, site: str, amount: int, salt: bytes, signer: Signs) -> Pledge:
+    """Return a site's pledge to pay an amount, micro-units."""
+    plain = Pledge(day, site, commitment_of(site, amount, salt), b"")
+    return msgspec.structs.replace(plain, signature=signer.sign(PLEDGE_DOMAIN, _payload(plain)))
+
+
+def is_genuine(pledge: Pledge, agreement: Agreement) -> bool:
+    """Whether a site of the day made this pledge."""
+    if pledge.day != agreement.day or pledge.site not in agreement.groups:
+        return False
+    key = agreement.keys[agreement.groups[pledge.site]]
+    return verify(key, PLEDGE_DOMAIN, _payload(pledge), pledge.signature)
+
+
+def digest_of_pledges(pledges: Iterable[Pledge]) -> bytes:
+    """Return one digest of all commitments, by site."""
+    ordered = sorted(pledges, key=lambda one: one.site)
+    return hashlib.sha256(b"".join(one.commitment for one in ordered)).digest()
+
+
+class Words:
+    """What parties say of a day, and what is believed of it.
+
+    Parameters
+    ----------
+    parties
+        Who counts.
+    degree
+        So many of them may be corrupt.
+    """
+
+    def __init__(self, day: str, parties: Sequence[NodeId], degree: int) -> None:
+        self.day, self.parties, self._degree = day, tuple(parties), degree
+        self._said: dict[NodeId, Word] = {}
+        self.agreed: Word | None = None
+
+    def take(self, sender: NodeId, word: Word) -> None:
+        """Count a word: the first one of each party."""
+        if sender not in self.parties or word.day != self.day:
+            return
+        self._said.setdefault(sender, word)
+        equal = [one for one in self._said.values() if one == word]
+        if self.agreed is None and len(equal) > self._degree:
+            self.agreed = word
+
+
+def unfit(view: DayView, word: Word) -> list[str]:
+    """Return the clients whose entry is not what the parties say, and who are not out yet."""
+    return [
+        client
+        for client, digest in sorted(view.bids.items())
+        if client not in view.excluded
+        and (word.bids.get(bus_of(client)) != digest or bus_of(client) in word.excluded)
+    ]
+
+
+def outcome_proposal(day: str, word: Word) -> ProposeIteration:
+    """Return the step that holds what opened."""
+    return ProposeIteration(day, 1, word.opened, 0, residual_of(word.gap), is_last=False)
+
+
+def payments_proposal(day: str, pledges: Iterable[Pledge]) -> ProposeIteration:
+    """Return the last step, which holds the digest of all pledges."""
+    return ProposeIteration(day, 2, digest_of_pledges(pledges), 0, 0, is_last=True)
+
+
+class TellingParty:
+    """A party that tells operator and validators how its day ended."""
+
+    def __init__(self, party: SealedParty, agreement: Agreement) -> None:
+        self.party, self._agreement = party, agreement
+        self._word: Word | None = None
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Advance by one event."""
+        agreement = self._agreement
+        told = (agreement.operator, *agreement.validators)
+        if isinstance(event, Received) and event.sender in told:
+            is_asked = isinstance(event.message, FetchWord) and self._word is not None
+            return [Send(event.sender, self._word)] if is_asked else []
+        effects: list[Effect] = []
+        for effect in self.party.handle(event):
+            match effect:
+                case Decide(DayEnded() as ended):
+                    self._word = Word.of(agreement.day, agreement.buses, self.party, ended)
+                case Decide(Stopped()):
+                    self._word = Word.without_result(agreement.day)
+            if isinstance(effect, Decide) and self._word is not None:
+                effects += send_all(told, self._word)
+            effects.append(effect)
+        return effects
+
+
+class RecordingSites:
+    """Sites of one process that also write to the ledger and pledge their payments.
+
+    Their day does not depend on the ledger: what they do and pay is decided as soon as it is
+    known, and recorded after.
+    """
+
+    def __init__(
+        self,
+        me: NodeId,
+        group: SiteGroup,
+        agreement: Agreement,
+        signer: Signs,
+        records: Sequence[Any],
+    ) -> None:
+        self.group, self._agreement, self._signer = group, agreement, signer
+        own = [client_of(bus) for bus, home in agreement.groups.items() if home == me]
+        self._seat = Seat(me, agreement, own, signer, records)
+        self._own, self._bids_done, self._is_over = own, set[str](), False
+        self._pledges: list[Pledge] = []
+        self._ended: SiteOutcome | None = None
+
+    @property
+    def view(self) -> DayView:
+        """The day as its records tell it."""
+        return self._seat.view
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Advance by one event."""
+        effects = self._take(event)
+        return [*effects, *self._act()]
+
+    def _take(self, event: Event) -> list[Effect]:
+        agreement = self._agreement
+        match event:
+            case TimerFired(name) if name == START:
+                return [*self._seat.start(), *self._passed(event)]
+            case TimerFired(name) if name == AGAIN:
+                return [] if self._is_over else self._seat.again()
+            case TimerFired(name) if name == _UNRECORDED:
+                return self._over(is_recorded=False)
+            case Received(sender, FetchWord()):
+                ledger = (agreement.operator, *agreement.validators)
+                return (
+                    send_all([sender], Pledges(agreement.day, self._pledges))
+                    if (sender in ledger and self._pledges)
+                    else []
+                )
+            case Received() | TimerFired():
+                found = self._seat.handle(event)
+                return self._passed(event) if found is None else found
+        return self._passed(event)
+
+    def _passed(self, event: Event) -> list[Effect]:
+        effects: list[Effect] = []
+        for effect in self.group.handle(event):
+            effects.append(effect)
+            match effect:
+                case Decide(SiteOutcome() as ended):
+                    effects += self._on_ended(ended)
+        return effects
+
+    def _on_ended(self, ended: SiteOutcome) -> list[Effect]:
+        agreement, salts = self._agreement, self.group.salts()
+        self._ended = ended
+        self._pledges = [
+            pledged(agreement.day, site, round(ended.payments[bus] * 1e6), salts[bus], self._signer)
+            for bus, site in enumerate(agreement.buses)
+            if bus in ended.payments
+        ]
+        patience = _RECORD_PATIENCE_TIMES * agreement.patience.bids_ns
+        effects: list[Effect] = [SetTimer(_UNRECORDED, patience)]
+        told = Pledges(agreement.day, self._pledges)
+        return [*effects, *send_all((agreement.operator, *agreement.validators), told)]
+
+    def _act(self) -> list[Effect]:
+        """Write what is due; look whether the record is there."""
+        view = self.view
+        if self._ended is None or self._is_over or not view.is_open:
+            return []
+        if view.last is not None or view.refusals:
+            return self._over(is_recorded=view.last is not None)
+        effects: list[Effect] = []
+        digests = self.group.bid_digests
+        for client in self._own if view.is_bidding else []:
+            bus = self._agreement.buses.index(bus_of(client))
+            if client in self._bids_done or client in view.bids or bus not in digests:
+                continue
+            if self._agreement.is_attested and client not in view.admitted:
+                continue
+            self._bids_done.add(client)
+            bid = Bid(self._agreement.day, digests[bus])
+            effects += self._seat.desk.submit(client, bid)
+        return effects
+
+    def _over(self, *, is_recorded: bool) -> list[Effect]:
+        if self._is_over or self._ended is None:
+            return []
+        self._is_over = True
+        return [Decide(Recorded({**self._ended.public, "is_recorded": is_recorded}))]
+
+
+class SealedOperator:
+    """Opens the record of a day, proposes what parties and sites say, and ends it."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        agreement: Agreement,
+        words: Words,
+        signer: Signs,
+        records: Sequence[Any],
+    ) -> None:
+        self.me, self._agreement, self.words = me, agreement, words
+        self._seat = Seat(me, agreement, [str(me)], signer, records)
+        self._pledges: dict[str, Pledge] = {}
+        self._done: set[tuple[Any, ...]] = set()
+        self._is_over = self._are_bids_late = False
+
+    @property
+    def view(self) -> DayView:
+        """The day as its records tell it."""
+        return self._seat.view
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Advance by one event."""
+        effects = self._take(event)
+        return [*effects, *self._act()]
+
+    def _take(self, event: Event) -> list[Effect]:
+        agreement = self._agreement
+        match event:
+            case TimerFired(name) if name == START:
+                flexible = {agreement.buses[index] for index in agreement.flexible}
+                rigid = tuple(client_of(bus) for bus in agreement.buses if bus not in flexible)
+                opening = OpenDay(agreement.day, agreement.clients, 0, rigid)
+                return [*self._seat.start(), *self._seat.desk.submit(str(self.me), opening)]
+            case TimerFired(name) if name == AGAIN:
+                return [] if self._is_over else [*self._seat.again(), *self._fetch()]
+            case TimerFired(name) if name == _BIDS:
+                self._are_bids_late = True
+                return []
+            case Received(sender, Word() as word):
+                self.words.take(sender, word)
+                return []
+            case Received(sender, Pledges() as told):
+                self._keep(sender, told)
+                return []
+            case Received(sender, FetchWord()) if sender in agreement.validators:
+                return send_all([sender], self._collected())
+            case Received() | TimerFired():
+                return self._seat.handle(event) or []
+        return []
+
+    def _keep(self, sender: NodeId, told: Pledges) -> None:
+        for pledge in told.pledges:
+            is_own = self._agreement.groups.get(pledge.site) == sender
+            if is_own and is_genuine(pledge, self._agreement):
+                self._pledges.setdefault(pledge.site, pledge)
+
+    def _collected(self) -> Pledges:
+        present = [bus for bus in self._agreement.buses if client_of(bus) not in self.view.excluded]
+        own = [self._pledges[bus] for bus in present if bus in self._pledges]
+        return Pledges(self._agreement.day, own)
+
+    def _fetch(self) -> list[Effect]:
+        """Ask for what a restart lost, or what never came."""
+        ask, effects = FetchWord(self._agreement.day), list[Effect]()
+        if self.words.agreed is None:
+            effects += send_all(self.words.parties, ask)
+        homes = {
+            self._agreement.groups[bus]
+            for bus in self._agreement.buses
+            if bus not in self._pledges and client_of(bus) not in self.view.excluded
+        }
+        return effects if self.words.agreed is None else [*effects, *send_all(sorted(homes), ask)]
+
+    def _act(self) -> list[Effect]:
+        view, word, day = self.view, self.words.agreed, self._agreement.day
+        if self._is_over or word is None:
+            return []
+        if not word.opened:
+            self._is_over = True
+            return [Decide(Stopped(day.encode(), 0, "the day ended without a result", []))]
+        if not view.is_open:
+            return []
+        if view.last is not None or view.refusals:
+            self._is_over = True
+            status = "closed" if view.last is not None else "refused"
+            last = self._seat.desk.checkpoint(str(self.me))
+            return [*last, Decide(Recorded({"status": status}))]
+        if view.is_bidding:
+            return self._close_bids(word)
+        if unfit(view, word):
+            return []  # Validators take them out first.
+        if view.iteration == 1:
+            return self._propose(outcome_proposal(day, word))
+        collected = self._collected().pledges
+        present = [one for one in view.sites if one not in view.excluded]
+        if len(collected) < len(present):
+            return []
+        told = send_all(self._agreement.validators, Pledges(day, collected))
+        proposal = self._propose(payments_proposal(day, collected))
+        return [*told, *proposal] if proposal else []
+
+    def _close_bids(self, word: Word) -> list[Effect]:
+        """End bidding when all have written, or have had the time for it."""
+        due = {client_of(bus) for bus in word.bids} - set(self.view.excluded)
+        effects: list[Effect] = []
+        if ("wait",) not in self._done:
+            self._done.add(("wait",))
+            effects.append(SetTimer(_BIDS, self._agreement.patience.bids_ns))
+        is_due = due <= set(self.view.bids) or self._are_bids_late
+        if is_due and self.view.bids and ("close",) not in self._done:
+            self._done.add(("close",))
+            effects += self._seat.desk.submit(str(self.me), CloseBids(self._agreement.day))
+        return effects
+
+    def _propose(self, proposal: ProposeIteration) -> list[Effect]:
+        key = (proposal, len(self.view.excluded))
+        if self.view.proposal is not None or key in self._done:
+            return []
+        self._done.add(key)
+        return self._seat.desk.submit(str(self.me), proposal)
+
+
+class SealedValidator:
+    """A replica that accepts what ``degree + 1`` parties say, and nothing else [sealed 6.5]."""
+
+    def __init__(self, validator: Validator, agreement: Agreement, words: Words) -> None:
+        self._validator, self._agreement, self.words = validator, agreement, words
+        self._heard: dict[str, Pledge] = {}
+        self._offered: list[Pledge] = []
+        self._done: set[tuple[Any, ...]] = set()
+        self._are_pledges_late = self._is_over = False
+
+    def __getattr__(self, name: str) -> Any:
+        """Look into the validator, as the gate of evidence does."""
+        if name == "_validator":
+            raise AttributeError(name)
+        return getattr(self._validator, name)
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Advance by one event."""
+        effects = self._take(event)
+        return [*effects, *self._act()]
+
+    def _take(self, event: Event) -> list[Effect]:
+        agreement = self._agreement
+        match event:
+            case Received(sender, Word() as word):
+                self.words.take(sender, word)
+                return []
+            case Received(sender, Pledges() as told) if sender == agreement.operator:
+                if told.day == agreement.day:
+                    self._offered = [one for one in told.pledges if is_genuine(one, agreement)]
+                return []
+            case Received(sender, Pledges() as told):
+                for one in told.pledges:
+                    if agreement.groups.get(one.site) == sender and is_genuine(one, agreement):
+                        self._heard.setdefault(one.site, one)
+                return []
+            case Received(_, FetchWord()):
+                return []
+            case TimerFired(name) if name == _PLEDGES:
+                self._are_pledges_late = True
+                return []
+        effects: list[Effect] = self._validator.handle(event)
+        if isinstance(event, TimerFired) and event.name == AGAIN and not self._is_over:
+            ask = FetchWord(agreement.day)
+            if self.words.agreed is None:
+                effects += send_all(self.words.parties, ask)
+            elif self.view.iteration == 2:
+                effects += send_all([agreement.operator], ask)
+        return effects
+
+    def _act(self) -> list[Effect]:
+        view, word = self.view, self.words.agreed
+        if self._is_over or word is None or not (view.is_open or not word.opened):
+            return []
+        if not word.opened:
+            self._is_over = True
+            day = self._agreement.day.encode()
+            return [Decide(Stopped(day, 0, "the day ended without a result", []))]
+        if view.last is not None or view.refusals:
+            return self._end()
+        if view.is_bidding:
+            return []
+        wrong = unfit(view, word)
+        if wrong:
+            return self._miss(wrong)
+        effects: list[Effect] = []
+        if view.iteration == 2 and self._once("pledges"):
+            effects.append(SetTimer(_PLEDGES, self._agreement.patience.site_ns))
+        return [*effects, *self._judge(word), *self._miss_silent()]
+
+    def _once(self, *key: Any) -> bool:
+        if key in self._done:
+            return False
+        self._done.add(key)
+        return True
+
+    def _miss(self, clients: Iterable[str]) -> list[Effect]:
+        day, effects = self._agreement.day, list[Effect]()
+        for client in clients:
+            if self._once("absent", client):
+                effects += self._submit(Absent(day, client))
+        return effects
+
+    def _miss_silent(self) -> list[Effect]:
+        """Miss sites that pledge nothing, once they have had the time for it."""
+        if self.view.iteration != 2 or not self._are_pledges_late:
+            return []
+        known = {one.site for one in self._offered} | set(self._heard)
+        present = [one for one in self.view.sites if one not in self.view.excluded]
+        return self._miss(one for one in present if bus_of(one) not in known)
+
+    def _judge(self, word: Word) -> list[Effect]:
+        """Compare what the operator proposes with the parties' word and the sites' pledges."""
+        proposal, day = self.view.proposal, self._agreement.day
+        if not isinstance(proposal, ProposeIteration):
+            return []
+        if self.view.iteration == 1:
+            is_accepted = word.is_accepted and proposal == outcome_proposal(day, word)
+        else:
+            present = [one for one in self.view.sites if one not in self.view.excluded]
+            if sorted(client_of(one.site) for one in self._offered) != sorted(present):
+                return []  # Not here yet; it is asked for again.
+            is_accepted = proposal == payments_proposal(day, self._offered)
+        subject = subject_of(proposal)
+        if not self._once("vote", subject, len(self.view.excluded)):
+            return []
+        return self._submit(Approve(day, subject, is_accepted))
+
+    def _submit(self, operation: Absent | Approve) -> list[Effect]:
+        effects: list[Effect] = self._validator.desk.submit(self._validator.me, operation)
+        return effects
+
+    def _end(self) -> list[Effect]:
+        """Ask for a checkpoint, and end with the export when it is certified."""
+        replica = self._validator.replica
+        lineage, records = replica.lineage, replica.service.records
+        count = lineage.stable.summary.record_count if lineage is not None else 0
+        if lineage is None or not _is_told(records[:count], self._agreement.day):
+            return []
+        self._is_over = True
+        status = "closed" if self.view.last is not None else "refused"
+        export = exported(self._agreement.genesis, lineage, list(records[:count]))
+        return [Decide(Recorded({"status": status}, export))]
+
+
+def _is_told(records: Sequence[bytes], day: str) -> bool:
+    """Whether records tell a day to its end."""
+    view = folded(day, records)
+    return view.last is not None or view.refusals > 0

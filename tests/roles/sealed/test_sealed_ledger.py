@@ -1,0 +1,340 @@
+"""A sealed day of a deployment on its ledger: one lying party records nothing false."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.ledger.export import check_export
+from veilgrid.ledger.operation import ProposeIteration
+from veilgrid.machine import (
+    START,
+    Compute,
+    Computed,
+    Decide,
+    Effect,
+    Event,
+    NodeId,
+    Persist,
+    Received,
+    Send,
+    SetTimer,
+    TimerFired,
+)
+from veilgrid.roles.ledger_seat import Agreement
+from veilgrid.roles.ledger_validator import Validator
+from veilgrid.roles.sealed.day import SETTINGS, SITES, PublicDay
+from veilgrid.roles.sealed.ledger import (
+    WIRE,
+    Pledge,
+    Pledges,
+    Recorded,
+    RecordingSites,
+    SealedOperator,
+    SealedValidator,
+    TellingParty,
+    Word,
+    Words,
+)
+from veilgrid.roles.sealed.record import commitment_of
+from veilgrid.roles.sealed.sites import SiteOutcome
+from veilgrid.secret import Secret
+from veilgrid.signature import Signer
+
+from .sealed_days import cast_for, small
+
+DAY = small(1).day()
+LIMITS = Limits.of(DAY.network)
+VALIDATORS = tuple(f"validator-{k}" for k in (1, 2, 3, 4))
+OPERATOR = NodeId("operator")
+FALSE = b"f" * 32
+Meddle = Callable[[NodeId, NodeId, Any], Any]
+SIGNERS = {
+    name: Signer(Secret(bytes([k]) * 32))
+    for k, name in enumerate(("sites", "operator", *VALIDATORS), 1)
+}
+
+
+def agreement() -> Agreement:
+    names = tuple(str(site.name) for site in DAY.sites)
+    keys = {name: signer.verify_key for name, signer in SIGNERS.items()}
+    return Agreement(
+        day="small",
+        operator="operator",
+        validators=VALIDATORS,
+        workers=(),
+        buses=names,
+        flexible=tuple(DAY.flexible),
+        groups=dict.fromkeys(names, "sites"),
+        keys=keys,
+    )
+
+
+@dataclass
+class World:
+    """All machines of a day with a ledger; messages in order, timers when nothing else is left."""
+
+    meddle: Meddle = lambda _sender, _to, message: message
+    outcomes: dict[NodeId, list[Any]] = field(default_factory=dict)
+    journals: dict[NodeId, list[Any]] = field(default_factory=dict)
+    queue: "deque[tuple[NodeId, Event]]" = field(default_factory=deque)
+    timers: dict[tuple[NodeId, str], int] = field(default_factory=dict)
+    now_ns: int = 0
+
+    def __post_init__(self) -> None:
+        cast, told = cast_for(DAY, LIMITS), agreement()
+        self.parties = tuple(name for name in cast.machines if name != SITES)
+        self.group, self.told = cast.group, told
+        self.public = PublicDay.of(DAY, LIMITS, SETTINGS)
+        self.machines: dict[NodeId, Any] = {
+            name: TellingParty(cast.machines[name], told)  # type: ignore[arg-type]
+            for name in self.parties
+        }
+        self.machines[SITES] = RecordingSites(SITES, cast.group, told, SIGNERS["sites"], [])
+        for name in (OPERATOR, *map(NodeId, VALIDATORS)):
+            self.machines[name] = self.recorder(name)
+        self.queue.extend((name, TimerFired(START)) for name in self.machines)
+
+    def recorder(self, name: NodeId) -> Any:
+        words, signer = Words("small", self.parties, 1), SIGNERS[name]
+        kept = self.journals.get(name, [])
+        if name == OPERATOR:
+            return SealedOperator(name, self.told, words, signer, kept)
+        inner = Validator(name, self.told, self.public, signer, kept, tells_all=False)
+        return SealedValidator(inner, self.told, words)
+
+    def restart(self, name: NodeId) -> None:
+        self.timers = {key: at for key, at in self.timers.items() if key[0] != name}
+        self.machines[name] = self.recorder(name)
+        self.queue.append((name, TimerFired(START)))
+
+    def step(self) -> bool:
+        if not self.queue:
+            if not self.timers:
+                return False
+            self.now_ns = min(self.timers.values())
+            for key in [key for key, at in self.timers.items() if at == self.now_ns]:
+                del self.timers[key]
+                self.queue.append((key[0], TimerFired(key[1])))
+        name, event = self.queue.popleft()
+        for effect in self.machines[name].handle(event):
+            match effect:
+                case Send(to, message):
+                    shown = self.meddle(name, to, message)
+                    if shown is not None:
+                        self.queue.append((to, Received(name, shown)))
+                case SetTimer(timer, delay_ns):
+                    self.timers[name, timer] = self.now_ns + delay_ns
+                case Compute(job, kernel, arguments):
+                    self.queue.append((name, Computed(job, kernel(*arguments))))
+                case Persist(record):
+                    self.journals.setdefault(name, []).append(record)
+                case Decide(outcome):
+                    self.outcomes.setdefault(name, []).append(outcome)
+        return True
+
+    def recorded(self, name: str) -> Recorded | None:
+        said = [one for one in self.outcomes.get(NodeId(name), []) if isinstance(one, Recorded)]
+        return said[-1] if said else None
+
+    def run(self, names: Sequence[str] = VALIDATORS, steps: int = 60_000) -> None:
+        for _ in range(steps):
+            if all(self.recorded(name) for name in names) or not self.step():
+                return
+
+    @property
+    def word(self) -> Word:
+        agreed = self.machines[NodeId("validator-1")].words.agreed
+        assert agreed is not None
+        return agreed
+
+
+def octets_of(export: bytes) -> bytes:
+    """Return all records of an accepted export."""
+    checked = check_export(export, "ledger.json", agreement().genesis.digest())
+    assert not checked.problems
+    return b"".join(bytes.fromhex(one) for one in msgspec.json.decode(export)["records"])
+
+
+def test_every_validator_exports_what_an_outsider_accepts() -> None:
+    """And no payment stands in it: only a commitment that its site can open."""
+    world = World()
+    world.run((*VALIDATORS, "operator", "sites"))
+    exports = [world.recorded(name) for name in VALIDATORS]
+    digests = set()
+    for one in exports:
+        assert one is not None
+        assert one.public["status"] == "closed"
+        octets = octets_of(one.export)
+        digests.add(hashlib.sha256(octets).digest())
+        assert world.word.opened in octets
+        assert all(digest in octets for digest in world.word.bids.values())
+    assert len(digests) == 1
+    found = next(one for one in world.outcomes[SITES] if isinstance(one, SiteOutcome))
+    names = [str(site.name) for site in DAY.sites]
+    salts = world.group.salts()
+    amounts = {names[bus]: round(1e6 * paid) for bus, paid in found.payments.items()}
+    leaves = [
+        commitment_of(name, amounts[name], salts[names.index(name)]) for name in sorted(names)
+    ]
+    assert hashlib.sha256(b"".join(leaves)).digest() in octets
+    told = world.recorded("sites")
+    assert told is not None
+    assert told.public["is_recorded"] is True
+    assert world.word.bids == {names[bus]: d for bus, d in world.group.bid_digests.items()}
+
+
+def lied(word: Word) -> Word:
+    return msgspec.structs.replace(word, opened=FALSE, excluded=["a"])
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_one_party_alone_does_not_get_a_false_record(order: int) -> None:
+    """Whether it speaks first or last: a word counts when degree + 1 say it."""
+    spoke: list[NodeId] = []
+
+    def meddle(sender: NodeId, _to: NodeId, message: Any) -> Any:
+        if not isinstance(message, Word):
+            return message
+        if sender not in spoke:
+            spoke.append(sender)
+        return lied(message) if spoke.index(sender) == order else message
+
+    world = World(meddle)
+    world.run()
+    for name in VALIDATORS:
+        found = world.recorded(name)
+        assert found is not None
+        octets = octets_of(found.export)
+        assert FALSE not in octets
+        assert world.word.opened in octets
+        assert b"Absent" not in octets
+
+
+def test_more_parties_than_the_degree_can_lie() -> None:
+    """The control: what the test above would miss if a lie could not be recorded at all."""
+
+    def meddle(sender: NodeId, _to: NodeId, message: Any) -> Any:
+        is_liar = sender in ("party-1", "party-3") and isinstance(message, Word)
+        return lied(message) if is_liar else message
+
+    world = World(meddle)
+    world.run()
+    found = world.recorded("validator-1")
+    assert found is not None
+    assert FALSE in octets_of(found.export)
+
+
+def test_an_operator_does_not_get_a_false_record() -> None:
+    """It proposes; validators accept what the parties said, and nothing else."""
+
+    def meddle(_sender: NodeId, to: NodeId, message: Any) -> Any:
+        is_heard = to == OPERATOR and isinstance(message, Word)
+        return msgspec.structs.replace(message, opened=FALSE) if is_heard else message
+
+    world = World(meddle)
+    world.run()
+    found = world.recorded("validator-1")
+    assert found is not None
+    assert found.public["status"] == "refused"
+
+
+class FalseAtLast(SealedOperator):
+    """Proposes payments that nobody pledged."""
+
+    def _propose(self, proposal: ProposeIteration) -> list[Effect]:
+        changed = {"digest": FALSE} if proposal.is_last else {}
+        return super()._propose(msgspec.structs.replace(proposal, **changed))
+
+
+def test_an_operator_does_not_get_other_payments_recorded() -> None:
+    world = World()
+    world.machines[OPERATOR].__class__ = FalseAtLast
+    world.run()
+    found = world.recorded("validator-1")
+    assert found is not None
+    assert found.public["status"] == "refused"
+
+
+def test_an_operator_cannot_pledge_for_a_site() -> None:
+    """It would put a commitment of its own where the site's belongs."""
+
+    def meddle(sender: NodeId, _to: NodeId, message: Any) -> Any:
+        if sender != OPERATOR or not isinstance(message, Pledges):
+            return message
+        own = [msgspec.structs.replace(one, commitment=FALSE) for one in message.pledges]
+        return Pledges(message.day, own)
+
+    world = World(meddle)
+    world.run(steps=6_000)
+    assert world.recorded("validator-1") is None
+
+
+def test_a_site_that_writes_another_digest_than_its_bid_has_is_taken_out_of_the_record() -> None:
+    """Else its own entry could contradict what all parties agreed on."""
+    world = World()
+    digests = world.group.bid_digests
+
+    def meddle(_sender: NodeId, _to: NodeId, message: Any) -> Any:
+        if isinstance(message, Word):
+            digests[2] = FALSE
+        return message
+
+    world.meddle = meddle
+    world.run()
+    found = world.recorded("validator-1")
+    assert found is not None
+    assert found.public["status"] == "closed"
+    view = world.machines[NodeId("validator-1")].view
+    assert view.excluded == {"site:b": "absent"}
+
+
+def test_a_site_that_pledges_nothing_does_not_stop_the_record() -> None:
+    def meddle(sender: NodeId, _to: NodeId, message: Any) -> Any:
+        if sender == SITES and isinstance(message, Pledges):
+            return Pledges(message.day, [one for one in message.pledges if one.site != "c"])
+        return message
+
+    world = World(meddle)
+    world.run()
+    found = world.recorded("validator-1")
+    assert found is not None
+    assert found.public["status"] == "closed"
+    assert world.machines[NodeId("validator-1")].view.excluded == {"site:c": "absent"}
+
+
+@pytest.mark.parametrize("after", ["Word", "Pledges", "Bid"])
+def test_operator_and_validators_that_start_again_finish_the_record(after: str) -> None:
+    """What they heard beside the ledger is asked for again."""
+    seen: list[str] = []
+
+    def meddle(_sender: NodeId, _to: NodeId, message: Any) -> Any:
+        seen.append(type(message).__name__)
+        return message
+
+    world = World(meddle)
+    while not (after in seen or (after == "Bid" and world.machines[OPERATOR].view.bids)):
+        assert world.step()
+    for _ in range(40):
+        world.step()
+    for name in (OPERATOR, NodeId("validator-1"), NodeId("validator-2")):
+        world.restart(name)
+    world.run()
+    for name in VALIDATORS:
+        found = world.recorded(name)
+        assert found is not None
+        assert found.public["status"] == "closed"
+        octets_of(found.export)
+
+
+def test_what_crosses_the_links_can_be_told_apart() -> None:
+    """Two messages of one name would be taken for each other."""
+    word = Word("small", {"a": FALSE}, [], FALSE, 0.0, is_accepted=True)
+    for message in (word, Pledges("small", [Pledge("small", "a", FALSE, b"s")])):
+        octets = msgspec.msgpack.encode(message)
+        assert msgspec.msgpack.decode(octets, type=WIRE) == message
