@@ -86,7 +86,7 @@ def run_sealed(
         sum(one.frames_sent for one in results),
         sum(one.octets_sent for one in results),
     )
-    coordination = coordination_of(day, driven, SITES, public.register.unit)
+    coordination = coordination_of(day, driven, SITES, public.register.unit, limits)
     parties = [one for one in results if one.node != SITES]
     ended = _ended(parties)
     return SealedRun(

@@ -55,7 +55,16 @@ def high_and_over() -> Scenario:
     )
 
 
-@pytest.mark.parametrize("scenario", [REFUSED, high_and_over()], ids=["low", "high and over"])
+def over_by_import() -> Scenario:
+    """Load beyond a rating: the end nearer the substation carries the losses as well."""
+    plain, export = small(2, rating=0.6, low=0.8), high_and_over()
+    return replace(plain, load_p_mw=-export.load_p_mw, load_q_mvar=-export.load_q_mvar)
+
+
+KINDS = {"low": REFUSED, "high and over": high_and_over(), "over by import": over_by_import()}
+
+
+@pytest.mark.parametrize("scenario", KINDS.values(), ids=list(KINDS))
 def test_limits_narrow_as_in_plain_where_a_plan_is_beyond_them_and_nowhere_else(
     scenario: Scenario,
 ) -> None:
@@ -72,8 +81,9 @@ def test_limits_narrow_as_in_plain_where_a_plan_is_beyond_them_and_nowhere_else(
     assert expected is not None
     low = exact.magnitude < network.voltage_min_pu - 1e-6
     high = exact.magnitude > network.voltage_max_pu + 1e-6
-    assert low.any() or (high.any() and (exact.loading > 1.0).any())
     beyond = (low, high, exact.loading > 1.0 + 1e-6)
+    kind = next(name for name, one in KINDS.items() if one is scenario)
+    assert [places.any() for places in beyond] == [word in kind for word in ("low", "high", "over")]
     for part, oracle, places in zip(mine, expected, beyond, strict=True):
         np.testing.assert_allclose(part[places], oracle[places], atol=2e-6)
         assert not part[~places].any()
