@@ -42,7 +42,7 @@ def test_what_waits_for_an_answer_takes_a_round_trip(by: str) -> None:
     with kept_apart(by, ["answerer", "client"], 0.02) as wiring:
         found = run_processes(specs, import_paths=[MACHINES], wiring=wiring)
     assert found[1].outcomes == [20]
-    assert 0.8 <= found[1].seconds < 1.2
+    assert 0.8 <= found[1].seconds < 1.5, "whole round trips would be 1.6"
 
 
 @pytest.mark.parametrize("by", WAYS)

@@ -90,6 +90,12 @@ def check_model(
         found, told = _apart(day, nodes, round_trip_ms, by=by, timeout_s=timeout_s)
         after = _run(day, parties, timeout_s, None).seconds
         rows.append(_row(len(day.sites), (before, after), found, told))
+        click.echo(
+            f"{round_trip_ms:g} ms by {told['by']}: {found.seconds:.2f} s; on loopback before and "
+            f"after {before:.2f} and {after:.2f} s, {found.rounds} rounds, {found.trips} trips of "
+            f"{told['round_trip_ms'] / 2:.3f} ms: the model says {rows[-1]['peer']:.2f} s",
+            err=True,
+        )
         before = after
     return rows
 
@@ -114,7 +120,6 @@ def _apart(
         run = _run(day, len(nodes) - 1, timeout_s, wiring)
     if run.trips == 0:
         raise RunAborted("the day ended without a message")
-    click.echo(f"{round_trip_ms:g} ms by {wiring.what}: {run.seconds:.2f} s", err=True)
     return run, told
 
 
