@@ -64,7 +64,7 @@ def _library() -> ctypes.CDLL:
 class Namespaces:
     """One namespace a process, all joined by links of one delay; a context manager.
 
-    Only the thread that made it may enter a namespace.
+    Entering a namespace moves the calling thread alone.
 
     Parameters
     ----------
