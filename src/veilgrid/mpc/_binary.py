@@ -20,13 +20,19 @@ _TOP = np.uint64(63)
 
 
 @compiled
-def product(a: Any, b: Any) -> Any:
-    """Multiply two elements below 2**63, and fold with x**63 = x + 1."""
-    low, high = carryless(a, b)
+def reduced(low: Any, high: Any) -> Any:
+    """Fold a product of two elements, or a sum of such, with x**63 = x + 1."""
     upper = (high << _ONE) | (low >> _TOP)
     folded = (low & _MASK) ^ upper ^ (upper << _ONE)
     wrap = folded >> _TOP
     return (folded & _MASK) ^ wrap ^ (wrap << _ONE)
+
+
+@compiled
+def product(a: Any, b: Any) -> Any:
+    """Multiply two elements below 2**63."""
+    low, high = carryless(a, b)
+    return reduced(low, high)
 
 
 @compiled
@@ -64,10 +70,12 @@ def combine(factors: Words, blocks: Words) -> Words:
     """Return the sum over blocks of factor times block: (block,), (block, element)."""
     out = np.empty(blocks.shape[1], np.uint64)
     for i in range(blocks.shape[1]):
-        total = np.uint64(0)
+        low, high = np.uint64(0), np.uint64(0)
         for k in range(blocks.shape[0]):
-            total ^= product(factors[k], blocks[k, i])
-        out[i] = total
+            wide = carryless(factors[k], blocks[k, i])
+            low ^= wide[0]
+            high ^= wide[1]
+        out[i] = reduced(low, high)
     return out
 
 
@@ -83,10 +91,12 @@ def rows(a: Words, b: Words) -> Words:
     """Return the inner product of each row: (row, column) twice gives (row,)."""
     out = np.empty(a.shape[0], np.uint64)
     for r in range(a.shape[0]):
-        total = np.uint64(0)
+        low, high = np.uint64(0), np.uint64(0)
         for i in range(a.shape[1]):
-            total ^= product(a[r, i], b[r, i])
-        out[r] = total
+            wide = carryless(a[r, i], b[r, i])
+            low ^= wide[0]
+            high ^= wide[1]
+        out[r] = reduced(low, high)
     return out
 
 

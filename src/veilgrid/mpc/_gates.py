@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from veilgrid.mpc._binary import product
-from veilgrid.mpc._jit import compiled
+from veilgrid.mpc._binary import product, reduced
+from veilgrid.mpc._jit import carryless, compiled
 
 Words = npt.NDArray[np.uint64]
 
@@ -58,15 +58,23 @@ def _look(planes: Words, i: int, shift: Any, table: Words) -> Any:
 @compiled
 def inner(x: Words, y: Words, alpha: Words, beta: Words, table_x: Words, table_y: Words) -> Any:
     """Return the weighted inner product of both blocks' combinations, one element."""
+    # With the weight of each octet in its own table, products are added up before they are folded.
+    weighed = np.empty((8, 3, 256), np.uint64)
+    for s in range(8):
+        for plane in range(3):
+            for octet in range(256):
+                weighed[s, plane, octet] = product(table_x[plane, octet], beta[s])
     total = np.uint64(0)
     for i in range(x.shape[0]):
-        part = np.uint64(0)
+        low, high = np.uint64(0), np.uint64(0)
         for s in range(8):
             shift = np.uint64(8 * s)
-            left = _look(x, i, shift, table_x)
+            left = _look(x, i, shift, weighed[s])
             right = _look(y, i, shift, table_y)
-            part ^= product(product(left, right), beta[s])
-        total ^= product(part, alpha[i])
+            wide = carryless(left, right)
+            low ^= wide[0]
+            high ^= wide[1]
+        total ^= product(reduced(low, high), alpha[i])
     return total
 
 

@@ -82,6 +82,7 @@ class Engine:
         self.deliveries: list[tuple[str, str, Words]] = []
         self.kept: dict[str, Shares] = {}
         self._pending = {"products": 0, "gates": 0}
+        self._agreed = b""
         self._weights = {
             field.name: field.vector([weights(field, self.n)[self.me - 1]])
             for field in (PRIME_FIELD, BINARY_FIELD)
@@ -310,15 +311,18 @@ class Engine:
 
         Nothing is corrected here: shares that contradict each other end the computation.
         """
+        was_agreed = self._is_agreed
         heard = yield Round(PRIME_FIELD.flat(data), label="masked")
         shares = [PRIME_FIELD.from_words(one.shared) for one in heard]
         opening = open_shares(PRIME_FIELD, shares, self.degree)
         if not opening.is_consistent or opening.values is None:
             raise CheckFailed("shares of a masked opening contradict each other", opening.cheaters)
+        self._stays_agreed(was_agreed)
         return opening.values
 
     def reveal_octal(self, data: Words) -> Steps[Words]:
         """Open bit-sliced shares (word, 3) that are masked by a secret uniform element."""
+        was_agreed = self._is_agreed
         heard = yield Round(np.ascontiguousarray(data).reshape(-1), label="masked bits")
         rows = octal_parity(self.n, self.degree)
         totals = []
@@ -330,6 +334,7 @@ class Engine:
             totals.append(total)
         if any(bool(total.any()) for total in totals[1:]):
             raise CheckFailed("shares of a masked opening of bits contradict each other")
+        self._stays_agreed(was_agreed)
         return totals[0]
 
     def coin(self) -> Steps[int]:
@@ -337,29 +342,51 @@ class Engine:
         opened = yield from self.reveal(self.uniform(1))
         return PRIME_FIELD.numbers(opened)[0]
 
-    def check(self) -> Steps[None]:
-        """Verify every multiplication since the last check [mpc 6]."""
+    def check(self, *last: Steps[None]) -> Steps[bool]:
+        """Verify every multiplication since the last check [mpc 6]; ``last`` goes with its end."""
         from veilgrid.mpc.verify import verify_all
 
         products, self.products = self.products, []
         gates, self.gates = self.gates, []
         self._pending = {"products": 0, "gates": 0}
         if products or gates:
-            yield from verify_all(self, products, gates)
+            yield from verify_all(self, products, gates, *last)
+        return bool(products or gates)
 
     def agree(self) -> Steps[None]:
-        """Verify what is pending, then that all parties heard the same [mpc 6.4]."""
-        yield from self.check()
+        """Verify what is pending, and that all parties heard the same [mpc 6.4].
+
+        What is known to be the same already takes no round.
+        """
+        has_compared = yield from self.check(self._compare())
+        if not has_compared and not self._is_agreed:
+            yield from self._compare()
+
+    def _compare(self) -> Steps[None]:
+        """Compare digests of all that was said before."""
         own = np.frombuffer(self.digest(), "<u8").astype(np.uint64)
         heard = yield Round(own, label="agree")
         if any(not np.array_equal(one.shared, own) for one in heard):
             raise CheckFailed("the parties did not hear the same")
+        self._agreed = self.digest()
+
+    @property
+    def _is_agreed(self) -> bool:
+        """Whether all that was heard is the same for all parties, and verified."""
+        return self._agreed == self.digest() and not self.products and not self.gates
+
+    def _stays_agreed(self, was_agreed: bool) -> None:
+        """Remember that consistent shares are the same for all parties.
+
+        The honest ones fix the polynomial where they are more than the degree, so nobody can send
+        two parties different shares and both find them consistent.
+        """
+        if was_agreed and 2 * self.degree < self.n:
+            self._agreed = self.digest()
 
     def open(self, x: Shares) -> Steps[list[int]]:
         """Open to all parties, after everything it depends on has been verified."""
-        yield from self.agree()
-        heard = yield Round(PRIME_FIELD.flat(x.data), label="output")
-        values, _ = self.decoded(heard, self.degree)
+        values = yield from self.open_elements(x.data)
         if any(abs(value) > x.bound for value in values):
             # All multiplications were verified, so a share of the result must be wrong.
             raise CheckFailed("an opened result exceeds its bound")
@@ -368,8 +395,10 @@ class Engine:
     def open_elements(self, data: Words) -> Steps[list[int]]:
         """Open field elements as they are, after everything has been verified."""
         yield from self.agree()
+        was_agreed = self._is_agreed
         heard = yield Round(PRIME_FIELD.flat(data), label="output")
         values, _ = self.decoded(heard, self.degree)
+        self._stays_agreed(was_agreed)
         return values
 
     def deliver(self, client: str, label: str, x: Shares) -> Steps[None]:

@@ -22,16 +22,21 @@ if TYPE_CHECKING:
     from veilgrid.mpc.engine import Engine
 
 Claim = tuple[Words, Words, Words]
+_Folded = tuple[Field, Claim]
 
 _LAST: Final = 32
-_WIDE: Final = 8
-_LONG: Final = 1 << 14
-_SHORT: Final = 1 << 9
-"""From here on rounds cost more than products: wider blocks, fewer folds."""
+"""Vectors this short are not folded any more but multiplied out."""
+
+_WIDE: Final = 32
+_NARROW: Final = 4
+_CHEAP: Final = {"prime": 1 << 18, "binary": 1 << 21}
+"""So many products, a few milliseconds, cost no more than the two rounds of another fold."""
 
 
-def verify_all(engine: "Engine", products: Sequence[Claim], gates: Sequence[Claim]) -> Steps[None]:
-    """Check prime-field products and Boolean gates side by side."""
+def verify_all(
+    engine: "Engine", products: Sequence[Claim], gates: Sequence[Claim], *last: Steps[None]
+) -> Steps[None]:
+    """Check prime-field products and Boolean gates side by side; ``last`` goes with the end."""
     seed = yield from engine.coin()
     stream = Stream(seed.to_bytes(16, "little"), b"weights")
     checks = []
@@ -39,10 +44,11 @@ def verify_all(engine: "Engine", products: Sequence[Claim], gates: Sequence[Clai
         checks.append(_folded(engine, PRIME_FIELD, *_combined(PRIME_FIELD, products, stream)))
     if gates:
         checks.append(_gates_checked(engine, gates, stream))
-    yield from together(*checks)
+    folded = yield from together(*checks)
+    yield from together(*(_compared(engine, *one) for one in folded), *last)
 
 
-def _gates_checked(engine: "Engine", gates: Sequence[Claim], stream: Stream) -> Steps[None]:
+def _gates_checked(engine: "Engine", gates: Sequence[Claim], stream: Stream) -> Steps[_Folded]:
     """Make the first fold of the gates while they are bits, then go on as for products."""
     field, width = BINARY_FIELD, 8
     x, y, z = (np.concatenate([claim[k] for claim in gates]) for k in range(3))
@@ -67,7 +73,7 @@ def _gates_checked(engine: "Engine", gates: Sequence[Claim], stream: Stream) -> 
     a = _gates.weighted(x, alpha, beta, _gates.tables(field.multiply(near, delta), basis))
     b = _gates.spread(y, _gates.tables(near, basis))
     c = field.combine(far, curve[:, np.newaxis])
-    yield from _folded(engine, field, a, b, c)
+    return (yield from _folded(engine, field, a, b, c))
 
 
 def _by_block(sums: Words, beta: Words, delta: Words, basis: Words) -> Words:
@@ -100,24 +106,41 @@ def _combined(field: Field, claims: Sequence[Claim], stream: Stream) -> Claim:
     return np.concatenate(left), np.concatenate(right), total
 
 
-def _folded(engine: "Engine", field: Field, a: Words, b: Words, c: Words) -> Steps[None]:
-    """Reduce one inner-product claim to one blinded product and check that [mpc 6.2]."""
+def _folded(engine: "Engine", field: Field, a: Words, b: Words, c: Words) -> Steps[_Folded]:
+    """Reduce one inner-product claim to one about a blinded product [mpc 6.2]."""
     while a.shape[0] > _LAST:
-        width = 2 if a.shape[0] > _LONG else _WIDE if a.shape[0] > _SHORT else _LAST
+        width = _width(field, a.shape[0])
         a, b, c = yield from _fold(
             engine, field, _blocks(field, a, width), _blocks(field, b, width), c
         )
     blind_a, blind_b = engine.source.random(field, 1), engine.source.random(field, 1)
     left = np.concatenate([blind_a, a])[:, np.newaxis]
     right = np.concatenate([blind_b, b])[:, np.newaxis]
-    a, b, c = yield from _fold(engine, field, left, right, c, is_blinded=True)
-    heard = yield Round(field.flat(np.concatenate([a, b, c])), label=f"check {field.name}")
+    return field, (yield from _fold(engine, field, left, right, c, is_blinded=True))
+
+
+def _compared(engine: "Engine", field: Field, claim: Claim) -> Steps[None]:
+    """Open a blinded product and its factors."""
+    heard = yield Round(field.flat(np.concatenate(claim)), label=f"check {field.name}")
     opened = open_shares(field, [field.from_words(one.shared) for one in heard], engine.degree)
     if not opened.is_consistent or opened.values is None:
         raise _failed("shares of a check contradict each other", opened.cheaters)
     x, y, z = field.numbers(opened.values)
     if field.times(x, y) != z:
         raise _failed("a multiplication was wrong", ())
+
+
+def _width(field: Field, length: int) -> int:
+    """Return into how many blocks to cut: for the fewest folds that are cheap enough."""
+    folds = 1
+    while True:
+        width = next(
+            (one for one in range(2, _WIDE + 1) if _LAST * one**folds >= length), _WIDE + 1
+        )
+        is_cheap = length * (width - 1) <= _CHEAP[field.name] and width <= _WIDE
+        if is_cheap or width <= _NARROW:
+            return width
+        folds += 1
 
 
 def _failed(what: str, cheaters: tuple[int, ...]) -> Exception:
