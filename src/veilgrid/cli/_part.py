@@ -133,7 +133,7 @@ def agreement_in(settings: Settings, day: Day) -> Agreement:
     )
 
 
-def _provider(settings: Settings) -> SoftwareProvider:
+def provider_of(settings: Settings) -> SoftwareProvider:
     """Return what makes a process's evidence.
 
     Raises
@@ -170,7 +170,7 @@ def _masked(settings: Settings, day: Day, base_mva: float) -> Work:
             group = group_arguments(day, limits, agreement, str(me))
             machine = build_group(me, group, records, signer, SystemRandomness(), own)
         if agreement.is_attested and role != "operator":
-            machine = attested(machine, me, agreement, _provider(settings), settings.policy_path)
+            machine = attested(machine, me, agreement, provider_of(settings), settings.policy_path)
         held.append(machine)
         return machine
 

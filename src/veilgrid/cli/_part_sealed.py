@@ -1,5 +1,6 @@
 """What the processes of a sealed day do: parties compute on shares, sites keep their data."""
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -7,18 +8,29 @@ from typing import Any, Final
 import numpy as np
 from nacl.signing import SigningKey, VerifyKey
 
-from veilgrid.cli._part import Work, day_of, groups_of, names_of, planned, session_of
+from veilgrid.cli._part import (
+    Work,
+    day_of,
+    groups_of,
+    names_of,
+    planned,
+    provider_of,
+    session_of,
+)
 from veilgrid.cli._part import agreement_in as ledger_agreement_in
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.site import Site
 from veilgrid.machine import Machine, NodeId
+from veilgrid.node.attest.admission import PolicyAssessor, quote_by
+from veilgrid.node.attest.day import attested
 from veilgrid.node.hosted import Part
 from veilgrid.node.settings import Settings
 from veilgrid.roles import ledger_seat
 from veilgrid.roles.ledger_message import Seated
 from veilgrid.roles.ledger_validator import Validator
 from veilgrid.roles.sealed import message
+from veilgrid.roles.sealed.admission import Admitting, asked_of
 from veilgrid.roles.sealed.day import SETTINGS, PublicDay, costs_alone
 from veilgrid.roles.sealed.ledger import (
     LEDGER_JOURNAL,
@@ -80,6 +92,14 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
     ended: list[SiteOutcome] = []
 
     def build(records: Sequence[Any]) -> Machine:
+        machine = plain(records)
+        if not settings.deployment.attested:
+            return machine
+        if is_site and ledger is not None:
+            machine = _evidenced(settings, machine, ledger)
+        return _admitting(settings, machine)
+
+    def plain(records: Sequence[Any]) -> Machine:
         if not is_site:
             party = _party(settings, agreement, public, records)
             return party if ledger is None else TellingParty(party, ledger)
@@ -99,7 +119,7 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
 
     part = Part(
         day=day_of(settings, day),
-        messages=message.Message if ledger is None else WIRE,
+        messages=WIRE,
         records=_records(is_site=is_site, is_recorded=ledger is not None),
         build=build,
         peers=_ROLES,
@@ -137,6 +157,28 @@ def _records(*, is_site: bool, is_recorded: bool) -> Any:
 def _ledger_in(settings: Settings, day: Day) -> ledger_seat.Agreement | None:
     """Return who keeps the ledger of a sealed day; None if the deployment has none."""
     return ledger_agreement_in(settings, day) if names_of(settings, "validator") else None
+
+
+def _evidenced(settings: Settings, machine: Machine, ledger: ledger_seat.Agreement) -> Machine:
+    """Show the ledger's validators evidence and, of a validator, ask for it."""
+    return attested(machine, settings.node, ledger, provider_of(settings), settings.policy_path)
+
+
+def _admitting(settings: Settings, machine: Machine) -> Machine:
+    """Have parties and sites hear only whom they admit by evidence."""
+    keys = {one.node: bytes.fromhex(one.verify_key) for one in settings.deployment.process}
+
+    def of(role: str) -> dict[NodeId, bytes]:
+        return {NodeId(name): keys[name] for name in names_of(settings, role)}
+
+    return Admitting(
+        machine,
+        settings.node,
+        asked_of(settings.node, of("party"), of("site")),
+        quote=quote_by(provider_of(settings), time.time),
+        assessor=PolicyAssessor(settings.policy_path, SystemRandomness(), time.time),
+        patience_ns=round(settings.deployment.patience_s * 1e9),
+    )
 
 
 def _party(
@@ -200,7 +242,8 @@ def _recorder(settings: Settings, day: Day) -> Work:
         if settings.me.role == "operator":
             return SealedOperator(me, ledger, words, signer, records)
         inner = Validator(me, ledger, public, signer, records, tells_all=False)
-        return SealedValidator(inner, ledger, words)
+        machine = SealedValidator(inner, ledger, words)
+        return _evidenced(settings, machine, ledger) if ledger.is_attested else machine
 
     def is_end(outcome: Any) -> bool:
         if isinstance(outcome, Recorded) and outcome.export:

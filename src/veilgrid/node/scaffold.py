@@ -234,7 +234,7 @@ def _deployment_text(plan: Plan, processes: Sequence[ProcessEntry]) -> str:
         f"scenario = {_text(plan.scenario)}",
         f"scheme = {_text(plan.planned_by)}",
     ]
-    if plan.planned_by == "masked" and plan.is_software_accepted:
+    if plan.is_software_accepted:
         lines.append("attested = true  # by software: not hardware. docs/protocol/attestation.md 8")
     if parties:
         lines.append(f"degree = {(parties - 1) // 2}  # so many parties together learn nothing")

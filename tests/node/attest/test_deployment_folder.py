@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from veilgrid.cli import cli
-from veilgrid.cli._part import _provider
+from veilgrid.cli._part import provider_of
 from veilgrid.errors import ConfigError, InputError, SetupError
 from veilgrid.node import scaffold
 from veilgrid.node.keys import KeyFolder
@@ -71,10 +71,11 @@ def test_evidence_is_asked_for_where_there_is_something_to_make_it_with(
     folders = {"production": {"is_software_accepted": False}, "sealed": {"scheme": "sealed"}}
     for name, changes in folders.items():
         scaffold.create(tmp_path / name, plan(**changes))
-        assert not read_deployment(tmp_path / name / "deployment.toml").attested
-    assert _provider(read_settings(made / "nodes" / "worker-1.toml")).hardware is False
+        is_asked = name == "sealed"  # Its parties and sites ask each other.
+        assert read_deployment(tmp_path / name / "deployment.toml").attested is is_asked
+    assert provider_of(read_settings(made / "nodes" / "worker-1.toml")).hardware is False
     with pytest.raises(SetupError, match="software_root"):
-        _provider(read_settings(tmp_path / "production" / "nodes" / "worker-1.toml"))
+        provider_of(read_settings(tmp_path / "production" / "nodes" / "worker-1.toml"))
 
 
 def test_only_the_owner_can_read_secret_files(made: Path) -> None:
