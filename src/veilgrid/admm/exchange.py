@@ -333,13 +333,13 @@ class Coordinator:
 
     def _balance_intervals(self, price: Floats, target: Floats) -> None:
         """Add up what a step changed, in the metric; now and then change penalties by it."""
-        if not self._mixer.is_striding:
-            self._moved += [(price**2).sum(axis=0), (target**2).sum(axis=0)]
         if self._offers in IntervalBalance.JUDGED:
             least = IntervalBalance.LEAST * float(np.max(np.abs(self.network.buy)))
             stiffer, softer = IntervalBalance.excess(*self._moved)
             self.intervals.change(stiffer > least, softer > least)
             self._moved[:] = 0.0
+        elif not self._mixer.is_striding:
+            self._moved += [(price**2).sum(axis=0), (target**2).sum(axis=0)]
 
     def take(self, answer: SiteAnswer) -> None:
         """Move the wishes by what the sites answered to the last offer."""

@@ -27,7 +27,10 @@ YINGKOU = Path(__file__).parents[4] / "shared" / "scenarios" / "yingkou-2023-11-
 
 OPENED = {
     "bids": {"bids"},
-    "wish": {"binding", "passes", "square", "rent", "strength", "challenged"},
+    "wish": {
+        *("binding", "passes", "square", "rent", "strength", "challenged"),
+        *("stiffer", "softer"),
+    },
     "challenge": {"strange"},
     "answer": {"products", "cost", "exchange_cost", "gap", "fits", "exceeded"},
     "regret": {"regret"},

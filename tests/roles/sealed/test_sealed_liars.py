@@ -133,7 +133,8 @@ class Pretender(LiarGroup):
             for bus in self._mine.own
         ]
         mine, nothing = self._mine, np.zeros(len(members))
-        mine.steps = SiteSteps(members, mine.penalty_p, mine.penalty_q, self._executor)
+        mine.solved = members
+        mine.reweigh(mine.register)
         mine.alone_steps = SiteSteps(members, nothing, nothing, self._executor)
 
 

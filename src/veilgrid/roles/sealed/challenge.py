@@ -69,17 +69,21 @@ def moved_price_steps(
     half, out = 2 ** (FACTOR_BITS - 1), []
     for part, factor in enumerate(_penalties(register, [bus])[:, 0].tolist()):
         off = [int(value) for value in wish[part] - demand[part]]
-        moved = [(value * factor + half) >> FACTOR_BITS for value in off]
-        own = 2 * price[part] if factor else price[part]
+        pairs = zip(off, factor, strict=True)
+        moved = [(value * own + half) >> FACTOR_BITS for value, own in pairs]
+        own = 2 * price[part] if any(factor) else price[part]
         out.append(own - np.array(moved, dtype=np.int64))
     return np.array(out)
 
 
 def _penalties(register: Register, buses: Sequence[int]) -> Integers:
-    """Return penalties in price units per per-unit, scale 2**30, (active then reactive, bus)."""
+    """Return penalties, price units per per-unit, scale 2**30.
+
+    (active then reactive, bus, interval)
+    """
     give = np.stack([register.give_p[list(buses)], register.give_q[list(buses)]])
     own = np.divide(1.0, give, out=np.zeros_like(give), where=give > 0.0) / register.unit
-    return factors(own)
+    return factors(own[:, :, np.newaxis] / register.softness)
 
 
 def _demand_steps(load: Integers, inject: Any, x: Integers, *, is_rounded: bool) -> Integers:
@@ -181,11 +185,11 @@ def _moved_prices(
         if not penalties.any():
             out.append(paid[part])
             continue
-        weights = encode_words(np.repeat(penalties, register.interval_count))
+        weights = encode_words(penalties.ravel())
         off = PRIME_FIELD.subtract(wish[part].data, demand[part].data)
         wide = mpc.wrap(PRIME_FIELD.multiply(off, weights), COMPARED_BOUND // 2)
         moved = yield from rounded(mpc, wide)
-        twice = encode_words(np.repeat(np.where(penalties != 0, 2, 1), register.interval_count))
+        twice = encode_words(np.where(penalties != 0, 2, 1).ravel())
         own = PRIME_FIELD.multiply(paid[part].data, twice)
         out.append(mpc.wrap(PRIME_FIELD.subtract(own, moved.data), NARROW))
     return out
@@ -215,9 +219,9 @@ def _step_rooms(
         own = give[list(buses)]
         if not own.any():
             continue
-        weights = factors(np.repeat(asked.relaxation * own * register.unit, times))
+        weights = factors(np.outer(asked.relaxation * own * register.unit, register.softness))
         target = multiply(share, subtract(demand[part].data, wish[part].data))
-        target = add(target, multiply(encode_words(weights), paid[part].data))
+        target = add(target, multiply(encode_words(weights.ravel()), paid[part].data))
         moved = multiply(one, subtract(after[part].data, wish[part].data))
         off = subtract(moved, target)
         allowed = np.repeat(near, len(off), axis=0)

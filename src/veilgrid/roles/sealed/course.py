@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
+from veilgrid.admm.accelerate import IntervalBalance
 from veilgrid.admm.exchange import TIGHTENED, ExchangeSettings
 from veilgrid.errors import invariant
 from veilgrid.roles.sealed.bid import Shape
@@ -130,6 +132,7 @@ class Course:
         self._residual_tried = float("inf")
         self._claimed, self._fits = (0.0, 0.0), False
         self.is_watched = False
+        self.balance = IntervalBalance(self.register.interval_count)
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -180,6 +183,17 @@ class Course:
             return int(self.rule.is_judged and is_after and self.task.iteration > 1)
         return self.rule.product_count if self.task.iteration > 1 else 0
 
+    @property
+    def is_balanced(self) -> bool:
+        """Whether the present wishes come with what tells how penalties are to change."""
+        is_due = self.task.kind == WISH and self.task.iteration in IntervalBalance.JUDGED
+        return is_due and self.settings.by_interval and not self.is_watched
+
+    @property
+    def is_moving_counted(self) -> bool:
+        """Whether what the present step changes counts for the balance."""
+        return not self.rule.is_striding and not self.is_balanced
+
     def lengths(self, shapes: Sequence[Shape]) -> dict[int, int]:
         """Return how many numbers each bus's site sends for the present task."""
         times = self.register.interval_count
@@ -187,7 +201,8 @@ class Course:
             case "bids":
                 return {bus: sum(shape.bid_parts.values()) for bus, shape in enumerate(shapes)}
             case "wish":
-                return dict.fromkeys(self.members, 2 * times + self.product_count)
+                count = self.product_count + 2 * times * self.is_balanced
+                return dict.fromkeys(self.members, 2 * times + count)
             case "answer":
                 return dict.fromkeys(self.members, 2 * times + 2 + self.product_count)
             case "regret":
@@ -313,6 +328,8 @@ class Course:
         self.wish_tasks.clear()
         self.mixture = Mixture(PLAIN)
         self._residual_tried = float("inf")
+        self.balance = IntervalBalance(self.register.interval_count)
+        self.register = self.register.stiffened(None)
         self._go(WISH, 1)
 
     def _on_wish(self, result: dict[str, Any], iteration: int) -> None:
@@ -323,6 +340,8 @@ class Course:
         self._passes = int(result["passes"])
         if "square" in result:
             self.rule.judge(float(result["square"]))
+        if "stiffer" in result:
+            self._rebalance(result["stiffer"], result["softer"])
         if iteration == 1:
             self._go(ANSWER, 1)
             return
@@ -333,6 +352,14 @@ class Course:
             self._go(CHALLENGE, iteration)
         else:
             self._begin(iteration + 1)
+
+    def _rebalance(self, stiffer: list[int], softer: list[int]) -> None:
+        """Change the penalties of some intervals; what was mixed before is of another map."""
+        flags = np.zeros((2, self.register.interval_count), bool)
+        flags[0, stiffer], flags[1, softer] = True, True
+        if self.balance.change(*flags):
+            self.register = self.register.stiffened(self.balance.stiffness)
+            self.rule = MixingRule(self.settings.memory, self.settings.mixing_interval)
 
     def _on_challenge(self, result: dict[str, Any], iteration: int) -> None:
         if result["strange"]:

@@ -52,8 +52,8 @@ from veilgrid.signature import Signer
 
 SITES: Final = NodeId("sites")
 
-SETTINGS: Final = ExchangeSettings(change_count_max=0)
-"""As of `exchange`, but penalties stay: balancing them would need more sums to open."""
+SETTINGS: Final = ExchangeSettings(change_count_max=0, by_interval=True)
+"""As of `exchange`, but penalties are balanced by interval: only signs open for that."""
 
 
 @dataclass(frozen=True, kw_only=True)

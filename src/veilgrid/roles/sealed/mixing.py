@@ -68,6 +68,11 @@ class MixingRule:
         return self._memory > 1 and is_turn and not self._is_back
 
     @property
+    def is_striding(self) -> bool:
+        """Whether the sites' map drifts and steps along it are stretched."""
+        return self._stretch > 1.0
+
+    @property
     def is_judged(self) -> bool:
         """Whether the next step tells if the mixing before it went too far."""
         return self._has_plain

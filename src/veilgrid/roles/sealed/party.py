@@ -303,6 +303,7 @@ class SealedParty:
                     course.binding,
                     looks=course.looks,
                     is_watched=course.is_watched,
+                    is_balanced=course.is_balanced,
                 )
             case "answer":
                 steps = answer_program(

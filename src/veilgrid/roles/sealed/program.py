@@ -9,6 +9,7 @@ task            opens to all parties and sites                               ope
 ==============  ===========================================================  ==================
 bids            who sent a readable bid
 wish            which limits bind, which way the exchange goes, by interval  its prices
+                six times: where prices or targets of all move too far
 answer          cost and claimed gap of the iterate, which way the exchange
                 goes, exceeded rows; sums over all sites of products of
                 their movements (for the acceleration)
@@ -26,6 +27,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from veilgrid.admm.accelerate import IntervalBalance
 from veilgrid.errors import RunAborted
 from veilgrid.mpc import Engine, Form, Mailbox, Shares, Steps, concatenate
 from veilgrid.mpc.bounded import Part, out_of_range
@@ -52,6 +54,9 @@ PRODUCT_BITS: Final = 70
 
 BID: Final = "bid"
 """What a site's committed message is called."""
+
+BALANCE_BITS: Final = 56
+"""Binary places of what tells how penalties are to change, in price units."""
 
 AMOUNT_BITS: Final = 40
 """Binary places of amounts that sites claim, in price units."""
@@ -264,10 +269,12 @@ def wish_program(
     *,
     looks: Looks = EVERYTHING,
     is_watched: bool = False,
+    is_balanced: bool = False,
 ) -> Steps[dict[str, Any]]:
     """Do the network step on the sites' wishes; send each site its own prices.
 
-    While a day is watched, a coin says afterwards whether the wishes are to be proved.
+    While a day is watched, a coin says afterwards whether the wishes are to be proved. Balanced
+    wishes end with numbers whose sums are positive where penalties are to change; signs open.
     """
     taken = yield from take_in(mpc, mailbox, POWER_MAX)
     if taken.flags:
@@ -284,16 +291,36 @@ def wish_program(
         if not fine.flags:
             raise
         return fine.refusal
-    squares = _total([one[2 * register.interval_count :] for one in taken.vectors.values()])
+    tails = [one[2 * register.interval_count :] for one in taken.vectors.values()]
+    moved = _total([one[-2 * register.interval_count :] for one in tails] if is_balanced else [])
+    if moved is not None:
+        tails = [one[: len(one) - len(moved)] for one in tails]
+    squares = _total(tails)
     opened = yield from _open_sums(mpc, step, squares)
     buses = sorted(taken.vectors)
     for bus, prices in zip(buses, _both(mpc, step, buses), strict=True):
         mpc.deliveries.append((f"{bus}", "prices", np.ascontiguousarray(prices)))
     binding = msgspec.to_builtins(Binding.of(step.active))
     result: dict[str, Any] = {"binding": binding, "passes": step.passes, **opened}
+    if moved is not None:
+        result |= yield from _out_of_balance(mpc, register, moved)
     if is_watched:
         result["challenged"] = (yield from mpc.coin()) % CHALLENGED_OF == 0
     return result
+
+
+def _out_of_balance(mpc: Engine, register: Register, moved: Shares) -> Steps[dict[str, Any]]:
+    """Open in which intervals prices, and in which targets, moved too far."""
+    highest = float(np.max(np.abs(register.buy))) / register.unit
+    least = round(IntervalBalance.LEAST * highest * 2.0**BALANCE_BITS)
+    room = PRIME_FIELD.subtract(mpc.constant([least] * len(moved)).data, moved.data)
+    bits = yield from below_zero(mpc, [room])
+    times = register.interval_count
+    chosen = [place for place, bit in enumerate(bits) if bit]
+    return {
+        "stiffer": [place for place in chosen if place < times],
+        "softer": [place - times for place in chosen if place >= times],
+    }
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ class Register:
         Tariff at the substation.
     give_p, give_q : (bus,), >= 0
         Inverse penalties, from the register's rated ranges; 0 = the bus has no flexible device.
+    stiffness : (interval,), None = one everywhere
+        By which the penalties of all buses are multiplied; always powers of two.
     strength_max : > 0
         Ceiling of a scaled row's strength, currency.
     inner : >= 0, per-unit
@@ -59,6 +61,7 @@ class Register:
     strength_max: float
     inner: float = 0.0
     voltage_limits: tuple[float | None, float | None] = (None, None)
+    stiffness: Floats | None = None
 
     def __post_init__(self) -> None:
         invariant(len(self.give_p) == len(self.limits.tree), "one inverse penalty a bus")
@@ -72,6 +75,15 @@ class Register:
     def interval_count(self) -> int:
         """Number of intervals."""
         return len(self.buy)
+
+    @property
+    def softness(self) -> Floats:
+        """By which inverse penalties are multiplied, (interval,)."""
+        return np.ones(self.interval_count) if self.stiffness is None else 1.0 / self.stiffness
+
+    def stiffened(self, stiffness: Floats | None) -> "Register":
+        """Multiply the penalties given at first by other numbers, (interval,)."""
+        return replace(self, stiffness=stiffness)
 
     def voltage_bounds(self, kind: int) -> Floats:
         """Return the bounds (bus, interval) of lower (0) or upper (1) voltage rows, unscaled."""

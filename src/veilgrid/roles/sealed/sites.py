@@ -423,9 +423,13 @@ class SiteGroup:
         self._parcels.pop(task.number, None)
         self._opened.clear()
         before = set(self.course.excluded), len(self.course.refused)
+        if task.kind == WISH and not result.get("missing"):
+            self._mine.count_moves(is_counted=self.course.is_moving_counted)
         self.course.advance(result)
         if (set(self.course.excluded), len(self.course.refused)) != before:
             self._arrange()
+        elif self.course.register.stiffness is not self._mine.register.stiffness:
+            self._mine.reweigh(self.course.register)
         return self._act()
 
     def _has_parcels(self, result: bytes) -> bool:
@@ -547,7 +551,9 @@ class SiteGroup:
     def _send_wish(self) -> list[Effect]:
         iteration = self.course.task.iteration
         mixture = self.course.mixture if iteration > 1 else None
-        wishes = self._mine.next_wishes(self._products(), mixture)
+        wishes = self._mine.next_wishes(
+            self._products(), mixture, is_balanced=self.course.is_balanced
+        )
         kept: list[Effect] = []
         if iteration % WISHES_KEPT_INTERVAL == 0:
             kept.append(Persist(Wished(self._mine.own, self._mine.state())))

@@ -10,13 +10,14 @@ from typing import Final
 
 import numpy as np
 
+from veilgrid.admm.accelerate import IntervalBalance
 from veilgrid.admm.site_step import SiteSteps
 from veilgrid.grid.network import Floats
 from veilgrid.grid.site import Site
 from veilgrid.roles.sealed.bid import proof_of
 from veilgrid.roles.sealed.challenge import moved_price_steps, plan_steps
 from veilgrid.roles.sealed.mixing import MixingMemory, Mixture
-from veilgrid.roles.sealed.program import AMOUNT_BITS, PRODUCT_BITS
+from veilgrid.roles.sealed.program import AMOUNT_BITS, BALANCE_BITS, PRODUCT_BITS
 from veilgrid.roles.sealed.register import POWER_BITS, POWER_MAX, Integers, Register, power_steps
 from veilgrid.roles.sealed.sites_solve import Cheapest, free_of_cost
 
@@ -47,6 +48,8 @@ class OwnSites:
     ----------
     price_p, price_q, pull_p, pull_q : (site, interval), currency per per-unit
     wish, step, demand : (active then reactive, site, interval), per-unit
+    solved
+        The problems that wishes are made from; honest sites' are ``members``.
     is_stepped
         Whether ``step`` follows from the present wishes.
     """
@@ -59,18 +62,13 @@ class OwnSites:
         memory: int,
         executor: ThreadPoolExecutor,
     ) -> None:
-        self.own, self.register = list(own), register
+        self.own, self._executor = list(own), executor
         self.members = [sites[bus] for bus in self.own]
-        give_p, give_q = register.give_p[self.own], register.give_q[self.own]
-        self.penalty_p = np.divide(1.0, give_p)
-        self.penalty_q = np.divide(1.0, give_q, out=np.zeros_like(give_q), where=give_q > 0.0)
-        self._give = np.stack([give_p, give_q])[:, :, np.newaxis]
-        self._weight = np.sqrt(np.stack([self.penalty_p, self.penalty_q]))[:, :, np.newaxis]
-        self._weight = self._weight / np.sqrt(register.unit)
-        self.steps = SiteSteps(self.members, self.penalty_p, self.penalty_q, executor)
+        self.solved = self.members
+        self._weigh(register)
         nothing = np.zeros(len(self.own))
         self.alone_steps = SiteSteps(self.members, nothing, nothing, executor)
-        self._memory = MixingMemory(memory)
+        self._memory, self._memory_size = MixingMemory(memory), memory
         shape = (len(self.own), register.interval_count)
         self.price_p, self.price_q = np.tile(register.buy, (len(self.own), 1)), np.zeros(shape)
         self.pull_p, self.pull_q = np.zeros(shape), np.zeros(shape)
@@ -78,8 +76,43 @@ class OwnSites:
         self._former_price = np.zeros((2, *shape))
         self.demand = np.zeros((2, *shape))
         self.step = np.zeros((2, *shape))
+        self._moved = np.zeros((2, *shape))
+        self._last: tuple[Floats, Floats] | None = None
         self.setpoints: list[Floats] = []
         self.is_stepped = False
+
+    def _weigh(self, register: Register) -> None:
+        """Take the penalties of the public model; arrays are (part, site, interval)."""
+        self.register = register
+        give = np.stack([register.give_p[self.own], register.give_q[self.own]])
+        self._give = give[:, :, np.newaxis] * register.softness
+        penalty = np.divide(1.0, self._give, out=np.zeros_like(self._give), where=self._give > 0.0)
+        self._weight = np.sqrt(penalty / register.unit)
+        self.steps = SiteSteps(self.solved, penalty[0], penalty[1], self._executor)
+
+    def reweigh(self, register: Register) -> None:
+        """Go on from the same targets and prices under other penalties, without a past."""
+        targets = self.targets
+        self._weigh(register)
+        self.wish = targets + self._give * np.stack([self.price_p, self.price_q])
+        self._memory = MixingMemory(self._memory_size)
+
+    def count_moves(self, *, is_counted: bool) -> None:
+        """Add up, in the metric, by how much the prices just heard and their targets moved."""
+        price, targets = np.stack([self.price_p, self.price_q]), self.targets
+        if is_counted and self._last is not None:
+            moved = np.zeros_like(price)
+            scaled = (price - self._last[0]) / self.register.unit
+            np.divide(scaled, self._weight, out=moved, where=self._weight > 0.0)
+            self._moved[0] += (moved**2).sum(axis=0)
+            self._moved[1] += ((self._weight * (targets - self._last[1])) ** 2).sum(axis=0)
+        self._last = price, targets
+
+    def _imbalances(self) -> Integers:
+        """Return each site's part of what tells how penalties change, (site, 2 intervals)."""
+        found = np.concatenate(IntervalBalance.excess(*self._moved), axis=1)
+        self._moved[:] = 0.0
+        return np.asarray(np.rint(found * 2.0**BALANCE_BITS), dtype=np.int64)
 
     # -- hearing --------------------------------------------------------------------------------
 
@@ -135,10 +168,8 @@ class OwnSites:
 
     def measure(self, relaxation: float) -> None:
         """Take the step from the present wishes that the answers ask for."""
-        has_reactive = self.penalty_q[np.newaxis, :, np.newaxis] > 0.0
         off = self.demand - self.targets
-        is_moving = np.concatenate([np.ones_like(has_reactive), has_reactive])
-        self.step = relaxation * np.where(is_moving, off, 0.0)
+        self.step = relaxation * np.where(self._give > 0.0, off, 0.0)
         self.is_stepped = True
 
     # -- what is shared -------------------------------------------------------------------------
@@ -148,8 +179,13 @@ class OwnSites:
         found = self._memory.products(self._flat(self.wish), self._flat(self.step), is_due=is_due)
         return [[round(value * 2.0**PRODUCT_BITS) for value in row] for row in found.tolist()]
 
-    def next_wishes(self, products: list[list[int]], mixture: Mixture | None) -> Vectors:
-        """Move the wishes, by ``None`` not at all, and return them with the products."""
+    def next_wishes(
+        self, products: list[list[int]], mixture: Mixture | None, *, is_balanced: bool = False
+    ) -> Vectors:
+        """Move the wishes, by ``None`` not at all, and return them with the products.
+
+        If ``is_balanced``, what tells how penalties are to change follows.
+        """
         self._former_wish = self.wish
         self._former_price = np.stack([self.price_p, self.price_q])
         if mixture is not None:
@@ -159,7 +195,11 @@ class OwnSites:
         self.wish = np.clip(self.wish, -WISH_MAX, WISH_MAX)
         self.is_stepped = False
         pairs = self._pairs(self.wish)
-        return {bus: [*pairs[bus].tolist(), *products[place]] for place, bus in enumerate(self.own)}
+        more = self._imbalances().tolist() if is_balanced else [[] for _ in self.own]
+        return {
+            bus: [*pairs[bus].tolist(), *products[place], *more[place]]
+            for place, bus in enumerate(self.own)
+        }
 
     def _flat(self, values: Floats) -> Floats:
         """Return (part, site, interval) as weighted (site, element)."""

@@ -323,6 +323,7 @@ def _dual_of(register: Register, active: ActiveSet, interval: int) -> Dual:
     free = tuple(place for place, status in enumerate(statuses) if status == FREE)
     fixed = np.where(np.array(statuses) == AT_HIGH, high, low)
     gram = (own_p * register.give_p) @ own_p.T + (own_q * register.give_q) @ own_q.T
+    gram = gram * register.softness[interval]
     empty = np.zeros((0, register.bus_count))
     if not free:
         return Dual(

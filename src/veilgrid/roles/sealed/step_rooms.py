@@ -123,6 +123,7 @@ class Rooms:
             dual, entries = self._duals[interval], result.duals[interval]
             push = self._scaled(self.total[[interval]])
             gram = (dual.active * register.give_p) @ dual.active[0]
+            gram = gram * register.softness[interval]
             pull = PRIME_FIELD.inner(entries, encode_words(factors(gram * register.unit)))
             slope = PRIME_FIELD.subtract(push, pull)
             if status == AT_LOW:
@@ -147,17 +148,19 @@ class Rooms:
         self, result: StepResult, base: Words, response_p: Floats, response_q: Floats
     ) -> Words:
         """Subtract what prices move: ``base - response (rows' dual)``, each (bus, interval)."""
-        unit, buses = self.register.unit, base.shape[0]
+        units = self.register.unit * self.register.softness
         out = base.copy()
-        to_price = encode_words(factors(response_p.sum(axis=1) * unit))
+        to_price = factors(np.outer(response_p.sum(axis=1), units))
         price = np.concatenate([dual[:1] for dual in result.duals])
-        for bus in range(buses):
-            out[bus] = PRIME_FIELD.subtract(out[bus], PRIME_FIELD.scale(to_price[[bus]], price))
+        for bus, own in enumerate(to_price):
+            moved = PRIME_FIELD.multiply(encode_words(own), price)
+            out[bus] = PRIME_FIELD.subtract(out[bus], moved)
         for interval, dual in enumerate(self._duals):
             if not dual.numbers:
                 continue
             matrix = response_p @ dual.active[1:].T + response_q @ dual.reactive[1:].T
-            words = encode_words(factors(matrix * unit).ravel()).reshape(*matrix.shape, 2)
+            steps = factors(matrix * units[interval])
+            words = encode_words(steps.ravel()).reshape(*matrix.shape, 2)
             moved = apply_matrix(words, np.ascontiguousarray(result.duals[interval][1:]))
             out[:, interval] = PRIME_FIELD.subtract(np.ascontiguousarray(out[:, interval]), moved)
         return out
@@ -284,7 +287,7 @@ class Rooms:
         moved = dual.active @ (row_p * scale * register.give_p) + dual.reactive @ (
             row_q * scale * register.give_q
         )
-        weights = encode_words(factors(moved * register.unit))
+        weights = encode_words(factors(moved * register.unit * register.softness[interval]))
         correction = PRIME_FIELD.inner(result.duals[interval], weights)
         bound = self._bounds([number], [interval])
         return np.asarray(PRIME_FIELD.add(PRIME_FIELD.subtract(bound, activity), correction))
