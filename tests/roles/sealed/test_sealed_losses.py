@@ -20,9 +20,18 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
+from veilgrid.mpc.message import Said
 from veilgrid.roles.sealed.attempts import RETURNS_MAX
 from veilgrid.roles.sealed.day import SITES
-from veilgrid.roles.sealed.message import Began, Committed, DayEnded, Rejoined, Stopped, Wished
+from veilgrid.roles.sealed.message import (
+    Began,
+    Committed,
+    DayEnded,
+    Parcel,
+    Rejoined,
+    Stopped,
+    Wished,
+)
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.sites import SiteGroup, SiteOutcome
 from veilgrid.secret import SeededRandomness
@@ -300,3 +309,27 @@ def test_only_a_process_of_sites_may_say_that_it_started_again() -> None:
     party = world.machines[VICTIM]
     for name in (NodeId("party-1"), NodeId("stranger")):
         assert party.handle(Received(name, Rejoined(party.agreement.day, 0))) == []  # type: ignore[attr-defined]
+
+
+def test_who_has_finished_still_answers_who_has_not() -> None:
+    """One party withholds its last words and its parcels: the others are enough for the sites."""
+    scenario = small(1)
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    words = [said for _, _, said in run_day(day, limits).sent if isinstance(said, Said)]
+    last = words[-1].session
+    latest = max(said.round for said in words if said.session == last)
+    lost: set[NodeId] = set()
+
+    def meddle(sender: NodeId, to: NodeId, message: Any) -> Any:
+        if sender == "party-2" and to == SITES and isinstance(message, Parcel):
+            return message if message.task + 1 < len({one.session for one in words}) else None
+        is_last = isinstance(message, Said) and (message.session, message.round) == (last, latest)
+        if to == "party-1" and is_last and (sender == "party-2" or sender not in lost):
+            lost.add(sender)
+            return None
+        return message
+
+    ended = run_day(day, limits, meddle=meddle)
+    assert lost == {"party-2", "party-3"}
+    assert ended.public["status"] == "converged"
+    assert len(ended.parties) == 3

@@ -475,6 +475,8 @@ class SealedParty:
                 last: list[Effect] = [one for one in self._last if one.to == sender]
             case Received(sender, Stopped(is_lost=True)) if sender in self.agreement.parties:
                 last = []
+            case Received(sender, message) if sender in self.agreement.parties:
+                return self._said_again(event, message)
             case _:
                 return []
         if self._ended is None:
@@ -482,6 +484,14 @@ class SealedParty:
         agreement, public = self.agreement, msgspec.msgpack.encode(self._ended.public)
         over = Over(agreement.day, agreement.attempt, self.course.task.number, public)
         return [Send(sender, over), *last]
+
+    def _said_again(self, event: Event, message: Any) -> list[Effect]:
+        """Answer who still asks what was said in the last task: it cannot end without."""
+        said = getattr(message, "said", message)
+        if self._inner is None or getattr(said, "session", b"") != self._inner.session:
+            return []
+        effects = self._inner.handle(event)
+        return [effect for effect in effects if isinstance(effect, Send)]
 
     def _on_over(self, sender: NodeId, over: Over) -> list[Effect]:
         """Believe how a day ended if more parties say so than may be corrupt."""
