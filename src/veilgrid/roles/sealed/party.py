@@ -85,7 +85,8 @@ class SealedParty:
     box_key
         Own decryption key for the sites' messages.
     patience_ns
-        How long to wait for the sites' messages of a task, and for other parties.
+        Half of it is what other parties have to speak before they are asked again, five quarters
+        what sites have for the messages of a task.
     records
         What an earlier life of this party persisted.
     """
@@ -194,9 +195,12 @@ class SealedParty:
             verify_keys=self._keys,
             randomness=self._randomness,
             session=self.agreement.session(task.number),
-            patience_ns=self._patience_ns,
+            patience_ns=self._patience_ns // 2,
         )
-        effects: list[Effect] = [SetTimer(f"{_DEADLINE} {self._tag}", self._patience_ns)]
+        # Longer than a party that was starved in the last task asks for what it lacks, twice: sites
+        # wait for its word. Shorter than who starts at once takes others, who wait, for silent.
+        deadline_ns = 5 * self._patience_ns // 4
+        effects: list[Effect] = [SetTimer(f"{_DEADLINE} {self._tag}", deadline_ns)]
         early = self._early.pop(task.number, [])
         if not self._mailboxes[task.number].clients:
             effects += self._run()
