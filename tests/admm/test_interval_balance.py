@@ -29,9 +29,9 @@ def test_stiffness_changes_where_asked_and_stays_within_bounds() -> None:
     balance = IntervalBalance(3)
     stiffer, softer = np.array([True, False, False]), np.array([False, True, False])
     for count in range(1, 8):
-        assert balance.change(stiffer, softer) == (count <= 3)
+        assert balance.change(stiffer, softer) == (count <= 2)
     most = IntervalBalance.STIFFNESS_MAX
-    assert most == BALANCE_FACTOR**3
+    assert most == BALANCE_FACTOR**2
     np.testing.assert_array_equal(balance.stiffness, [most, 1.0 / most, 1.0])
 
 

@@ -156,7 +156,7 @@ class IntervalBalance:
     LOW, HIGH = 0.25, 4.0
     """Price movement over target movement outside of which an interval's penalties change."""
 
-    STIFFNESS_MAX = 64.0
+    STIFFNESS_MAX = 16.0
 
     LEAST = 2.0**-40
     """Times the highest tariff: less movement than this, in currency, does not count."""

@@ -7,7 +7,7 @@ import numpy as np
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.roles.sealed.day import PublicDay
 from veilgrid.roles.sealed.mixing import MIX, Mixture
-from veilgrid.roles.sealed.register import POWER_MAX
+from veilgrid.roles.sealed.register import WISH_MAX
 from veilgrid.roles.sealed.sites_own import OwnSites
 
 from .sealed_days import run_day, small
@@ -28,8 +28,8 @@ def test_an_honest_wish_stays_within_range_wherever_a_mixing_leads() -> None:
         far = Mixture(MIX, (1.0,), 1.0, 1e6)
         vectors = mine.next_wishes([[] for _ in own], far)
     sent = np.abs(np.array(list(vectors.values())))
-    assert sent.max() == POWER_MAX
-    assert np.abs(mine.wish).max() * 2.0**32 == POWER_MAX
+    assert sent.max() == WISH_MAX
+    assert np.abs(mine.wish).max() * 2.0**32 == WISH_MAX
 
 
 def test_a_wish_out_of_range_names_nobody_but_its_site() -> None:

@@ -37,7 +37,7 @@ from veilgrid.roles.sealed.program import (
 from veilgrid.roles.sealed.register import (
     FACTOR_BITS,
     POWER_BITS,
-    POWER_MAX,
+    WISH_MAX,
     Integers,
     Register,
     factors,
@@ -135,12 +135,12 @@ def challenge_program(
     register, times = asked.former.register, asked.former.register.interval_count
     old = {bus: one[: 2 * times] for bus, one in asked.former.heard(mpc).items()}
     new = {
-        bus: vector(mpc, asked.wishes, name, POWER_MAX)[: 2 * times]
+        bus: vector(mpc, asked.wishes, name, WISH_MAX)[: 2 * times]
         for name in sorted(asked.wishes.received)
         if (bus := int(name.split(" ", 1)[0])) in proved.vectors
     }
     runs = {bus: shapes[bus].proof_runs for bus in proved.vectors}
-    told = {"old": (old, [(2 * times, POWER_MAX)]), "new": (new, [(2 * times, POWER_MAX)])}
+    told = {"old": (old, [(2 * times, WISH_MAX)]), "new": (new, [(2 * times, WISH_MAX)])}
     proved = yield from ranged(mpc, proved, runs, told)
     if proved.flags:
         return proved.refusal

@@ -41,6 +41,7 @@ from veilgrid.roles.sealed.register import (
     FACTOR_BITS,
     POWER_BITS,
     POWER_MAX,
+    WISH_MAX,
     Integers,
     Register,
 )
@@ -55,7 +56,7 @@ PRODUCT_BITS: Final = 70
 BID: Final = "bid"
 """What a site's committed message is called."""
 
-BALANCE_BITS: Final = 56
+BALANCE_BITS: Final = 44
 """Binary places of what tells how penalties are to change, in price units."""
 
 AMOUNT_BITS: Final = 40
@@ -238,7 +239,7 @@ def _network(
     for bus, one in vectors.items():
         active[bus], reactive[bus] = one.data[:times], one.data[times : 2 * times]
     flat = (active.reshape(-1, 2), reactive.reshape(-1, 2))
-    return mpc.wrap(flat[0], POWER_MAX), mpc.wrap(flat[1], POWER_MAX)
+    return mpc.wrap(flat[0], WISH_MAX), mpc.wrap(flat[1], WISH_MAX)
 
 
 # -- bids -----------------------------------------------------------------------------------------
@@ -276,7 +277,7 @@ def wish_program(
     While a day is watched, a coin says afterwards whether the wishes are to be proved. Balanced
     wishes end with numbers whose sums are positive where penalties are to change; signs open.
     """
-    taken = yield from take_in(mpc, mailbox, POWER_MAX)
+    taken = yield from take_in(mpc, mailbox, WISH_MAX)
     if taken.flags:
         return taken.refusal
     wish_p, wish_q = _network(mpc, register, {**taken.vectors, **still})
@@ -285,7 +286,7 @@ def wish_program(
     except RunAborted:
         # Either the step is hard, or a wish is so large that comparisons told nothing.
         heads = Taken(_heads(taken.vectors, 2 * register.interval_count), {})
-        bound = [(2 * register.interval_count, POWER_MAX)]
+        bound = [(2 * register.interval_count, WISH_MAX)]
         runs = dict.fromkeys(heads.vectors, bound)
         fine = yield from ranged(mpc, heads, runs)
         if not fine.flags:
@@ -334,7 +335,7 @@ class Priced:
     def heard(self, mpc: Engine) -> dict[int, Shares]:
         """Return its wishes, by bus."""
         return {
-            bus_of(name): vector(mpc, self.wishes, name, POWER_MAX)
+            bus_of(name): vector(mpc, self.wishes, name, WISH_MAX)
             for name in sorted(self.wishes.received)
         }
 
@@ -544,7 +545,7 @@ def certificate_program(
     answers, regrets = (_heard(mpc, mailbox) for mailbox in (said.answers, said.regrets))
     times = register.interval_count
     runs = {bus: shapes[bus].proof_runs for bus in proved.vectors}
-    told = {"wish": (_heads(priced.heard(mpc), 2 * times), [(2 * times, POWER_MAX)])}
+    told = {"wish": (_heads(priced.heard(mpc), 2 * times), [(2 * times, WISH_MAX)])}
     claimed = [(2 * times, POWER_MAX), (2, CLAIM_MAX)]
     told["answer"] = (_heads(answers, 2 * times + 2), claimed)
     told["regret"] = (regrets, [(1, CLAIM_MAX)])

@@ -27,6 +27,9 @@ FACTOR_BITS: Final = 30
 POWER_MAX: Final = 2**38
 """Bound of a site's power in steps: 64 per-unit."""
 
+WISH_MAX: Final = 2**42
+"""Bound of a site's wish in steps: where penalties are small, prices make up most of it."""
+
 EXCESS_TOLERANCE: Final = 1e-8
 """Per-unit; rows exceeded by less are kept. Below it lies the rounding of factors."""
 

@@ -18,14 +18,14 @@ from veilgrid.roles.sealed.bid import proof_of
 from veilgrid.roles.sealed.challenge import moved_price_steps, plan_steps
 from veilgrid.roles.sealed.mixing import MixingMemory, Mixture
 from veilgrid.roles.sealed.program import AMOUNT_BITS, BALANCE_BITS, PRODUCT_BITS
-from veilgrid.roles.sealed.register import POWER_BITS, POWER_MAX, Integers, Register, power_steps
+from veilgrid.roles.sealed.register import POWER_BITS, WISH_MAX, Integers, Register, power_steps
 from veilgrid.roles.sealed.sites_solve import Cheapest, free_of_cost
 
 Vectors = dict[int, Integers | list[int]]
 """What each site shares, by bus."""
 
-WISH_MAX: Final = POWER_MAX / 2.0**POWER_BITS
-"""Per-unit; a wish beyond it is refused and its site named."""
+BALANCE_MAX: Final = 2.0**60
+"""Larger sums of squares, in steps, count as this: only the sign of all sites' sum matters."""
 
 
 class OwnSites:
@@ -112,7 +112,8 @@ class OwnSites:
         """Return each site's part of what tells how penalties change, (site, 2 intervals)."""
         found = np.concatenate(IntervalBalance.excess(*self._moved), axis=1)
         self._moved[:] = 0.0
-        return np.asarray(np.rint(found * 2.0**BALANCE_BITS), dtype=np.int64)
+        steps = np.clip(np.rint(found * 2.0**BALANCE_BITS), -BALANCE_MAX, BALANCE_MAX)
+        return np.asarray(steps, dtype=np.int64)
 
     # -- hearing --------------------------------------------------------------------------------
 
@@ -192,7 +193,8 @@ class OwnSites:
             point, step = self._flat(self.wish), self._flat(self.step)
             self.wish = self._unflat(self._memory.next_point(point, step, mixture))
         # Whatever prices others' wishes led to, an honest wish stays within the range of shares.
-        self.wish = np.clip(self.wish, -WISH_MAX, WISH_MAX)
+        most = WISH_MAX / 2.0**POWER_BITS
+        self.wish = np.clip(self.wish, -most, most)
         self.is_stepped = False
         pairs = self._pairs(self.wish)
         more = self._imbalances().tolist() if is_balanced else [[] for _ in self.own]
