@@ -150,8 +150,11 @@ class IntervalBalance:
         By which the penalties of all sites are multiplied.
     """
 
-    JUDGED = (7, 13, 19, 25, 31, 37)
+    JUDGED = (7, 13, 19, 25, 31, 37, 49, 61, 85, 109)
     """Network steps after which it is judged."""
+
+    STRIDES_FROM = 37
+    """Network step from which on movements during strides count: without an end, they are all."""
 
     LOW, HIGH = 0.25, 4.0
     """Price movement over target movement outside of which an interval's penalties change."""

@@ -338,7 +338,7 @@ class Coordinator:
             stiffer, softer = IntervalBalance.excess(*self._moved)
             self.intervals.change(stiffer > least, softer > least)
             self._moved[:] = 0.0
-        elif not self._mixer.is_striding:
+        elif not self._mixer.is_striding or self._offers > IntervalBalance.STRIDES_FROM:
             self._moved += [(price**2).sum(axis=0), (target**2).sum(axis=0)]
 
     def take(self, answer: SiteAnswer) -> None:

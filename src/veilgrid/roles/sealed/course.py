@@ -37,7 +37,7 @@ SUSPICION: Final = (4, 8, 16, 32, 64, 128)
 SUSPICIOUS_GAP: Final = -0.05
 """Claimed gap, relative to the cost, below which a day is suspect."""
 
-VOLTAGES_INTERVAL: Final = 4
+VOLTAGES_INTERVAL: Final = 2
 RATINGS_INTERVAL: Final = 12
 """Network steps from one that looks for exceeded rows to the next."""
 
@@ -192,7 +192,9 @@ class Course:
     @property
     def is_moving_counted(self) -> bool:
         """Whether what the present step changes counts for the balance."""
-        return not self.rule.is_striding and not self.is_balanced
+        is_plain = not self.rule.is_striding
+        is_late = self.task.iteration > IntervalBalance.STRIDES_FROM
+        return (is_plain or is_late) and not self.is_balanced
 
     def lengths(self, shapes: Sequence[Shape]) -> dict[int, int]:
         """Return how many numbers each bus's site sends for the present task."""

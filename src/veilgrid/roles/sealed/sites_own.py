@@ -126,12 +126,16 @@ class OwnSites:
             reactive[place] = prices[times:]
 
     def resume(self, former: "OwnSites") -> None:
-        """Go on from the wishes and prices of an attempt that broke off."""
-        self.wish, self.price_p, self.price_q = former.wish, former.price_p, former.price_q
+        """Go on from the targets and prices of an attempt that broke off."""
+        self._go_on(former.targets, former.price_p, former.price_q)
+
+    def _go_on(self, targets: Floats, price_p: Floats, price_q: Floats) -> None:
+        self.price_p, self.price_q = price_p, price_q
+        self.wish = targets + self._give * np.stack([price_p, price_q])
 
     def state(self) -> bytes:
-        """Return wishes and prices as octets of float64."""
-        values = np.concatenate([self.wish, np.stack([self.price_p, self.price_q])])
+        """Return targets and prices as octets of float64: no penalty is in them."""
+        values = np.concatenate([self.targets, np.stack([self.price_p, self.price_q])])
         return np.ascontiguousarray(values, dtype="<f8").tobytes()
 
     def restore(self, octets: bytes) -> bool:
@@ -139,7 +143,8 @@ class OwnSites:
         values, shape = np.frombuffer(octets, "<f8"), (4, *self.price_p.shape)
         if values.size != np.prod(shape):
             return False
-        self.wish, (self.price_p, self.price_q) = np.split(values.reshape(shape).copy(), 2)
+        targets, (price_p, price_q) = np.split(values.reshape(shape).copy(), 2)
+        self._go_on(targets, price_p, price_q)
         return True
 
     # -- answering ------------------------------------------------------------------------------
