@@ -16,7 +16,7 @@ from veilgrid.grid.scenario import BUNDLED_DAY
 from veilgrid.report.folders import open_scenario
 
 SCRIPT = Path(sys.executable).parent / "veilgrid"
-LONG = "simbench-rural-2016-07-18"
+LONG = ("simbench-rural-2016-07-18", "--coordination", "published")
 TIMEOUT_S = 300.0
 
 
@@ -76,7 +76,7 @@ def test_the_default_day_converges_passes_ac_and_is_reported(tmp_path: Path) -> 
 def test_ctrl_c_ends_a_long_run_with_what_it_reached(tmp_path: Path) -> None:
     """An interrupted run is a result with a status, not a traceback and half a folder."""
     target = tmp_path / "run"
-    with started("run", LONG, "--scheme", "neighbour", "--json", "--out", target) as process:
+    with started("run", *LONG, "--json", "--out", target) as process:
         assert process.stderr is not None
         first = process.stderr.readline()
         assert "iteration" in first, first
@@ -97,7 +97,7 @@ def test_ctrl_c_ends_a_long_run_with_what_it_reached(tmp_path: Path) -> None:
 def test_a_second_ctrl_c_drops_the_run_and_leaves_nothing(tmp_path: Path) -> None:
     """Who cannot wait for the iteration to end must get the terminal back, and no halves."""
     target = tmp_path / "run"
-    with started("run", LONG, "--scheme", "neighbour", "--json", "--out", target) as process:
+    with started("run", *LONG, "--json", "--out", target) as process:
         assert process.stderr is not None
         assert "iteration" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
