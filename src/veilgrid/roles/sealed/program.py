@@ -9,7 +9,7 @@ task            opens to all parties and sites                               ope
 ==============  ===========================================================  ==================
 bids            who sent a readable bid
 wish            which limits bind, which way the exchange goes, by interval  its prices
-                six times: where prices or targets of all move too far
+                now and then: where prices or targets of all move too far
 answer          cost and claimed gap of the iterate, which way the exchange
                 goes, exceeded rows; sums over all sites of products of
                 their movements (for the acceleration)
