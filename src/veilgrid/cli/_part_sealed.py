@@ -75,7 +75,6 @@ def agreement_in(settings: Settings, day: Day) -> Agreement:
         (len(parties) - 1) // 2 if degree is None else degree,
         tuple(box_of(keys[name]) for name in parties),
         {bus: keys[home] for bus, home in homes.items()},
-        {bus: box_of(keys[home]) for bus, home in homes.items()},
         {bus: NodeId(home) for bus, home in homes.items()},
     )
 

@@ -140,7 +140,7 @@ def sealed_specs(
         {bus: pack_site(site) for bus, site in enumerate(day.sites)},
         costs_alone(day),
         {bus: seed.reveal_to("its own process") for bus, seed in keys.site_seeds.items()},
-        {bus: one.box_key.reveal_to("its own process") for bus, one in keys.sites.items()},
+        {bus: one.salt_key.reveal_to("its own process") for bus, one in keys.sites.items()},
     )
     sites = ProcessSpec(
         node=SITES,

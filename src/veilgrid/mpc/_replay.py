@@ -53,7 +53,13 @@ class Replayed:
     def octal_zero(self, count: int) -> Words:
         return np.zeros((count, 3), np.uint64)
 
-    def client_words(self, client: str, members: Members, count: int) -> Words:  # noqa: ARG002
+    def client_words(
+        self,
+        client: str,  # noqa: ARG002
+        members: Members,  # noqa: ARG002
+        count: int,
+        purpose: bytes = b"",  # noqa: ARG002
+    ) -> Words:
         return np.zeros(count, np.uint64)
 
     def learn(self, client: str, seeds: Mapping[Members, bytes]) -> None:
@@ -111,8 +117,10 @@ class SetSummand(Replayed):
     def octal_random(self, count: int) -> Words:
         return self._stream.words(3 * count).reshape(count, 3)
 
-    def client_words(self, client: str, members: Members, count: int) -> Words:
-        return client_words(self._seeds[client], members, count)
+    def client_words(
+        self, client: str, members: Members, count: int, purpose: bytes = b""
+    ) -> Words:
+        return client_words(self._seeds[client], members, count, purpose)
 
 
 class PairZeros(Replayed):

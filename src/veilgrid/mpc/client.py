@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-import numpy as np
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from veilgrid.errors import Finding, InputError
-from veilgrid.mpc._points import key_sets, lagrange, place
-from veilgrid.mpc.field import PRIME, PRIME_FIELD, Words, decode, encode, octets_of, words_of
+from veilgrid.mpc._points import key_sets
+from veilgrid.mpc.field import PRIME_FIELD, Words, decode, encode, octets_of, words_of
 from veilgrid.mpc.form import NOTHING, Form
 from veilgrid.mpc.message import Output, Submission
 from veilgrid.mpc.prss import Members, client_words
@@ -99,7 +98,7 @@ def submit(
     randomness
         Where seeds come from.
     """
-    return submit_with_pad(
+    return submit_with_seeds(
         session,
         client,
         bits,
@@ -108,6 +107,37 @@ def submit(
         signer=signer,
         randomness=randomness,
     )[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """What a client chose for its message: only it knows all of them [mpc 7.9].
+
+    Attributes
+    ----------
+    n, degree
+        The committee.
+    octets
+        One seed for each set of parties, in order.
+    """
+
+    n: int
+    degree: int
+    octets: Secret[bytes]
+
+    def words(self, count: int, purpose: bytes = b"") -> Words:
+        """Return what all of them stand for together: ``count`` uniform elements a purpose."""
+        octets, total = self.octets.reveal_to("own pads"), PRIME_FIELD.zeros(count)
+        for number, members in enumerate(key_sets(self.n, self.degree)):
+            seed = octets[_SEED * number : _SEED * (number + 1)]
+            words = client_words(seed, members, 2 * count, purpose)
+            total = PRIME_FIELD.add(total, PRIME_FIELD.from_words(words))
+        return total
+
+    def unpadded(self, octets: bytes, purpose: bytes) -> list[int]:
+        """Return what opened to this client alone, from what opened to all behind its pads."""
+        opened = PRIME_FIELD.from_words(words_of(octets))
+        return decode(PRIME_FIELD.subtract(opened, self.words(len(opened), purpose)))
 
 
 def submit_with_pad(
@@ -124,17 +154,36 @@ def submit_with_pad(
 
     The pad is what the seeds expand to behind the input, so it takes no octet of the message.
     """
-    sets = key_sets(len(box_keys), degree)
-    seeds = {members: randomness.octets(_SEED) for members in sets}
-    rest = np.concatenate([encode(bits), np.zeros((1, 2), np.uint64)])
-    for members, seed in seeds.items():
-        words = client_words(seed, members, 2 * len(bits) + 2)
-        rest = PRIME_FIELD.subtract(rest, PRIME_FIELD.from_words(words))
-    pad = -PRIME_FIELD.numbers(rest[-1:])[0] % PRIME
-    rest = rest[:-1]
+    submission, seeds = submit_with_seeds(
+        session,
+        client,
+        bits,
+        degree=degree,
+        box_keys=box_keys,
+        signer=signer,
+        randomness=randomness,
+    )
+    return submission, Secret(PRIME_FIELD.numbers(seeds.words(len(bits) + 1)[-1:])[0])
+
+
+def submit_with_seeds(
+    session: bytes,
+    client: str,
+    bits: Sequence[int],
+    *,
+    degree: int,
+    box_keys: Sequence[bytes],
+    signer: Signs,
+    randomness: Randomness,
+) -> tuple[Submission, Seeds]:
+    """Make a client's one message, and keep its seeds: pads come from them [mpc 7.9]."""
+    sets, n = key_sets(len(box_keys), degree), len(box_keys)
+    drawn = [randomness.octets(_SEED) for _ in sets]
+    seeds = Seeds(n, degree, Secret(b"".join(drawn)))
+    rest = PRIME_FIELD.subtract(encode(bits), seeds.words(len(bits)))
     boxes = [
         SealedBox(PublicKey(key)).encrypt(
-            b"".join(seed for members, seed in seeds.items() if party in members)
+            b"".join(seed for members, seed in zip(sets, drawn, strict=True) if party in members)
         )
         for party, key in enumerate(box_keys, 1)
     ]
@@ -143,13 +192,16 @@ def submit_with_pad(
         client,
         f"bits {len(bits)}",
         bytes(octets_of(PRIME_FIELD.flat(PRIME_FIELD.from_words(PRIME_FIELD.flat(rest))))),
-        [commitment(session, client, members, seed) for members, seed in seeds.items()],
+        [
+            commitment(session, client, members, seed)
+            for members, seed in zip(sets, drawn, strict=True)
+        ],
         boxes,
         b"",
     )
     return (
         msgspec.structs.replace(plain, signature=signer.sign(DOMAIN, _payload(plain))),
-        Secret(pad),
+        seeds,
     )
 
 
@@ -266,43 +318,6 @@ class Mailbox:
 def seal_output(session: bytes, label: str, octets: bytes, box_key: bytes) -> Output:
     """Return a share of a result, sealed for one client."""
     return Output(session, label, SealedBox(PublicKey(box_key)).encrypt(octets))
-
-
-def read_present(
-    outputs: Mapping[int, Output], n: int, degree: int, box_key: Secret[bytes]
-) -> list[int] | None:
-    """Open a result from the sealed shares of some parties, by place from 0.
-
-    Who sent nothing, or nothing that can be read, counts as absent and is one of the ``degree``
-    that may be corrupt; the shares of all others must agree.
-
-    Returns
-    -------
-    The integers, or None where too few shares are there or where they contradict each other.
-    """
-    box = SealedBox(PrivateKey(box_key.reveal_to("decryption")))
-    blocks: dict[int, Words] = {}
-    for party, output in outputs.items():
-        try:
-            octets = box.decrypt(output.box)
-        except CryptoError:
-            continue
-        if len(octets) % 16 == 0:
-            blocks[party] = PRIME_FIELD.from_words(words_of(octets))
-    lengths = [one.shape[0] for one in blocks.values()]
-    usual = max(set(lengths), key=lengths.count, default=0)
-    blocks = {party: one for party, one in blocks.items() if one.shape[0] == usual}
-    if len(blocks) < max(n - degree, degree + 1):
-        return None
-    base = sorted(blocks)[: degree + 1]
-    points = [place(PRIME_FIELD, party + 1) for party in base]
-    kept = np.stack([blocks[party] for party in base])
-    for party in range(n):
-        if party not in blocks:
-            factors = lagrange(PRIME_FIELD, points, place(PRIME_FIELD, party + 1))
-            blocks[party] = PRIME_FIELD.combine(PRIME_FIELD.vector(factors), kept)
-    opening = open_shares(PRIME_FIELD, [blocks[party] for party in range(n)], degree)
-    return None if opening.values is None else decode(opening.values)
 
 
 def read_output(

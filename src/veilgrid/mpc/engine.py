@@ -12,7 +12,7 @@ import numpy as np
 from veilgrid.errors import RunAborted, invariant
 from veilgrid.mpc import _binary, circuit, prepared
 from veilgrid.mpc._points import octal_parity, octal_weights, weights
-from veilgrid.mpc._round import EMPTY, Heard, Round, Steps
+from veilgrid.mpc._round import EMPTY, Round, Steps
 from veilgrid.mpc._shares import Shares, check_bound
 from veilgrid.mpc.field import BINARY_FIELD, PRIME_FIELD, Field, Words, decode, encode
 from veilgrid.mpc.shamir import open_shares
@@ -56,7 +56,9 @@ class Source(Protocol):
     def zero(self, field: Field, count: int) -> Words: ...
     def octal_random(self, count: int) -> Words: ...
     def octal_zero(self, count: int) -> Words: ...
-    def client_words(self, client: str, members: tuple[int, ...], count: int) -> Words: ...
+    def client_words(
+        self, client: str, members: tuple[int, ...], count: int, purpose: bytes = b""
+    ) -> Words: ...
     def learn(self, client: str, seeds: Mapping[tuple[int, ...], bytes]) -> None: ...
     def learn_all(self, seeds: Mapping[str, Mapping[tuple[int, ...], bytes]]) -> None: ...
 
@@ -394,12 +396,19 @@ class Engine:
 
     def open_elements(self, data: Words) -> Steps[list[int]]:
         """Open field elements as they are, after everything has been verified."""
+        return decode((yield from self.open_words(data)))
+
+    def open_words(self, data: Words) -> Steps[Words]:
+        """Open field elements, and leave them as they are."""
         yield from self.agree()
         was_agreed = self._is_agreed
         heard = yield Round(PRIME_FIELD.flat(data), label="output")
-        values, _ = self.decoded(heard, self.degree)
+        shares = [PRIME_FIELD.from_words(one.shared) for one in heard]
+        opening = open_shares(PRIME_FIELD, shares, self.degree)
+        if opening.cheaters or opening.values is None:
+            raise CheckFailed("shares of an output contradict each other", opening.cheaters)
         self._stays_agreed(was_agreed)
-        return values
+        return opening.values
 
     def deliver(self, client: str, label: str, x: Shares) -> Steps[None]:
         """Let ``x`` open to one client only, after everything it depends on was verified.
@@ -413,14 +422,6 @@ class Engine:
         """Keep ``x`` shared for a later computation, after everything was verified."""
         yield from self.agree()
         self.kept[name] = x
-
-    def decoded(self, heard: list[Heard], degree: int) -> tuple[list[int], tuple[int, ...]]:
-        """Return opened integers and who sent wrong shares but could be corrected."""
-        shares = [PRIME_FIELD.from_words(one.shared) for one in heard]
-        opening = open_shares(PRIME_FIELD, shares, degree)
-        if opening.cheaters or opening.values is None:
-            raise CheckFailed("shares of an output contradict each other", opening.cheaters)
-        return decode(opening.values), opening.cheaters
 
     def abort(self, reason: str) -> RunAborted:
         """Return the error that ends a function which found its input unusable."""

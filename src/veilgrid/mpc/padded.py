@@ -1,8 +1,9 @@
-"""Open very many numbers, each to one client, without public keys [mpc 7.9].
+"""Open numbers to one client each, without public keys [mpc 7.9].
 
-A client's seeds expand to one element more than its input needs: a uniform number that the client
+A client's seeds expand to more than its input needs: to uniform numbers, pads, which the client
 knows and the parties share. They open value plus pad to everybody; only the client can take the
-pad off. Any ``degree`` parties lack one of its seeds, so to them the pad is uniform.
+pad off. Any ``degree`` parties lack one of its seeds, so to them a pad is uniform. What opens is
+verified like any output, and who bends it is named.
 """
 
 from collections.abc import Sequence
@@ -10,13 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from veilgrid.errors import Finding, InputError, invariant
-from veilgrid.mpc._round import Round, Steps
+from veilgrid.mpc._round import Steps
 from veilgrid.mpc._shares import Shares
 from veilgrid.mpc.bulk import BulkBatch
+from veilgrid.mpc.client import Mailbox
 from veilgrid.mpc.engine import CheckFailed, Engine
 from veilgrid.mpc.field import PRIME, PRIME_FIELD, Words, decode, octets_of, words_of
 from veilgrid.mpc.order import Mpc
-from veilgrid.mpc.shamir import open_shares
 from veilgrid.secret import Secret
 
 _WIDTH = 16
@@ -48,25 +49,36 @@ def open_padded(
         told = yield from mpc.open(public)
         return told, _octets(data)
     padded = PRIME_FIELD.add(data, batch.pads)
-    opened = yield from _opened(mpc, np.concatenate([public.data, padded]))
+    opened = yield from mpc.open_words(np.concatenate([public.data, padded]))
     values = decode(opened[: len(public)])
     if any(abs(value) > public.bound for value in values):
         raise CheckFailed("an opened result exceeds its bound")
     return values, _octets(opened[len(public) :])
 
 
+def padded(
+    mpc: Engine, mailbox: Mailbox, clients: Sequence[str], own: Words, purpose: bytes
+) -> Words:
+    """Return shares of each client's numbers behind pads of its own, (client x number, word).
+
+    ``own`` (client, number, word) are shares of what opens to each client, whose message is in
+    ``mailbox``, of this computation or an earlier one. Pads for one ``purpose`` must hide one
+    thing only.
+    """
+    out = []
+    for client, data in zip(clients, own, strict=True):
+        mpc.source.learn(client, mailbox.received[client].seeds)
+        total = np.ascontiguousarray(data)
+        for members in mpc.source.sets:
+            words = mpc.source.client_words(client, members, 2 * len(data), purpose)
+            part = mpc.source.known(PRIME_FIELD, members, PRIME_FIELD.from_words(words))
+            total = PRIME_FIELD.add(total, part)
+        out.append(total)
+    return np.concatenate(out) if out else PRIME_FIELD.zeros(0)
+
+
 def _octets(elements: Words) -> bytes:
     return bytes(octets_of(PRIME_FIELD.from_words(PRIME_FIELD.flat(elements))))
-
-
-def _opened(mpc: Engine, data: Words) -> Steps[Words]:
-    yield from mpc.agree()
-    heard = yield Round(PRIME_FIELD.flat(data), label="output")
-    shares = [PRIME_FIELD.from_words(one.shared) for one in heard]
-    opening = open_shares(PRIME_FIELD, shares, mpc.degree)
-    if opening.cheaters or opening.values is None:
-        raise CheckFailed("shares of an output contradict each other", opening.cheaters)
-    return opening.values
 
 
 def read_padded(told: Sequence[bytes], row: int, pad: Secret[int], degree: int) -> int:

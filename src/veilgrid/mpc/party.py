@@ -7,7 +7,7 @@ that names who deviated (:mod:`veilgrid.mpc._blame`).
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +30,7 @@ from veilgrid.mpc._round import EMPTY, Heard, Round, Steps, misshapen
 from veilgrid.mpc._setup import set_up
 from veilgrid.mpc._state import Heading, State
 from veilgrid.mpc.client import Mailbox, seal_output
+from veilgrid.mpc.dealer import DEALER
 from veilgrid.mpc.engine import CheckFailed, Engine
 from veilgrid.mpc.field import PRIME_FIELD, Words, octets_of, words_of
 from veilgrid.mpc.message import (
@@ -76,6 +77,9 @@ class Party:
         Own signature key, and everybody's public one.
     mailbox, intake_ns
         Where clients' messages go, and how long to wait for the last of them.
+    mailboxes
+        Further ones, filled elsewhere, whose messages the program reads: seeds that parties show
+        when they find out who lied are checked against them.
     session
         Differs between computations; what was said in another is ignored.
     patience_ns, patience_count
@@ -94,6 +98,7 @@ class Party:
         randomness: Randomness,
         mailbox: Mailbox | None = None,
         intake_ns: int = 0,
+        mailboxes: Sequence[Mailbox] = (),
         session: bytes = b"session",
         patience_ns: int = 10_000_000_000,
         patience_count: int = 3,
@@ -105,6 +110,7 @@ class Party:
         self.program, self._signer, self._keys = program, signer, dict(verify_keys)
         self.randomness, self.session = randomness, session
         self._mailbox, self._intake_ns = mailbox, intake_ns
+        self._mailboxes = mailboxes if mailbox is None else (*mailboxes, mailbox)
         self.patience_ns, self._patience_count = patience_ns, patience_count
         self.state = State(head=hashlib.sha256(b"veilgrid mpc transcript" + session).digest())
 
@@ -384,13 +390,16 @@ class Party:
 
     def are_committed(self, members: Members, seeds: Mapping[str, bytes]) -> bool:
         """Return whether clients committed to these seeds of one set."""
-        if self._mailbox is None:
-            return True
-        known = self._mailbox.received
         return set(seeds) == set(self.keyring.seeds) and all(
-            self._mailbox.is_committed(known[client].submission, members, seed)
+            any(_is_committed(mailbox, client, members, seed) for mailbox in self._mailboxes)
             for client, seed in seeds.items()
+            if client != DEALER
         )
+
+
+def _is_committed(mailbox: Mailbox, client: str, members: Members, seed: bytes) -> bool:
+    received = mailbox.received.get(client)
+    return received is not None and mailbox.is_committed(received.submission, members, seed)
 
 
 def _octets(data: Words) -> bytes:

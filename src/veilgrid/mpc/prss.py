@@ -62,13 +62,14 @@ class Stream:
         self._encryptor.update_into(_ZEROS[: block.nbytes], block.view(np.uint8).data)
 
 
-def client_words(seed: bytes, members: Members, count: int) -> Words:
+def client_words(seed: bytes, members: Members, count: int, purpose: bytes = b"") -> Words:
     """Return the words that a client's seed for one set stands for.
 
-    They are the first of :class:`Stream` with the label ``client`` and the members, without
-    working ahead: there are many clients, and each is read once.
+    They are the first of :class:`Stream` with the label ``client``, the members and a purpose,
+    without working ahead: there are many clients, and each is read once. Without a purpose they
+    are the client's input; any other purpose has words of its own.
     """
-    label = b"client" + bytes(members)
+    label = b"client" + bytes(members) + purpose
     key = hashlib.sha256(b"veilgrid mpc stream 1" + label + b"|" + seed).digest()[:16]
     encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     return np.frombuffer(encryptor.update(bytes(8 * count)), "<u8").astype(np.uint64, copy=False)
@@ -132,9 +133,11 @@ class Keyring:
         """Return the next ``count`` words of the key of ``members``."""
         return self._sets[members].words(count)
 
-    def client_words(self, client: str, members: Members, count: int) -> Words:
+    def client_words(
+        self, client: str, members: Members, count: int, purpose: bytes = b""
+    ) -> Words:
         """Return the words that a client chose for one set, which must contain ``me``."""
-        return client_words(self.seeds[client][members], members, count)
+        return client_words(self.seeds[client][members], members, count, purpose)
 
     def learn(self, client: str, seeds: Mapping[Members, bytes]) -> None:
         """Remember a client's seeds of the own sets."""

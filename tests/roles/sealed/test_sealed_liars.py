@@ -12,7 +12,7 @@ from veilgrid.machine import NodeId
 from veilgrid.mpc.field import PRIME
 from veilgrid.mpc.message import Said, Submission
 from veilgrid.roles.sealed import day as sealed_day
-from veilgrid.roles.sealed.message import Notice, Parcel
+from veilgrid.roles.sealed.message import Notice
 
 from .sealed_days import SETTINGS, SITES, Change, Ended, LiarGroup, run_day, setpoints_of, small
 
@@ -166,7 +166,7 @@ def test_an_old_message_is_refused_like_silence() -> None:
     assert ended.public["status"] == "converged"
 
 
-@pytest.mark.parametrize("what", [Said, Parcel, Notice])
+@pytest.mark.parametrize("what", [Said, Notice])
 @pytest.mark.parametrize("first", [10, 200])
 def test_a_silent_party_is_named_or_done_without(what: type, first: int, honest: Ended) -> None:
     """A party that withholds what sites need must not get honest sites excluded."""

@@ -27,7 +27,7 @@ from veilgrid.roles.sealed.message import (
     Began,
     Committed,
     DayEnded,
-    Parcel,
+    Notice,
     Rejoined,
     Stopped,
     Wished,
@@ -312,7 +312,7 @@ def test_only_a_process_of_sites_may_say_that_it_started_again() -> None:
 
 
 def test_who_has_finished_still_answers_who_has_not() -> None:
-    """One party withholds its last words and its parcels: the others are enough for the sites."""
+    """One party withholds its last words and its notice: the others are enough for the sites."""
     scenario = small(1)
     day, limits = scenario.day(), Limits.of(scenario.network)
     words = [said for _, _, said in run_day(day, limits).sent if isinstance(said, Said)]
@@ -321,7 +321,7 @@ def test_who_has_finished_still_answers_who_has_not() -> None:
     lost: set[NodeId] = set()
 
     def meddle(sender: NodeId, to: NodeId, message: Any) -> Any:
-        if sender == "party-2" and to == SITES and isinstance(message, Parcel):
+        if sender == "party-2" and to == SITES and isinstance(message, Notice):
             return message if message.task + 1 < len({one.session for one in words}) else None
         is_last = isinstance(message, Said) and (message.session, message.round) == (last, latest)
         if to == "party-1" and is_last and (sender == "party-2" or sender not in lost):

@@ -18,7 +18,7 @@ from veilgrid.mpc.plain import Plain
 from veilgrid.roles.operator import plan_day
 from veilgrid.roles.sealed.day import PublicDay
 from veilgrid.roles.sealed.electrical import electrical_check
-from veilgrid.roles.sealed.message import Notice, Parcel
+from veilgrid.roles.sealed.message import Notice
 from veilgrid.roles.sealed.narrowing import narrowed
 from veilgrid.roles.sealed.register import power_steps
 from veilgrid.secret import SeededRandomness
@@ -128,7 +128,8 @@ def test_of_a_refused_plan_only_its_places_open_and_nobody_pays_it(again: Ended)
         for _, _, message in again.sent
         if isinstance(message, Notice) and b"electrical" in message.result
     }
-    paid = {message.task for _, _, message in again.sent if isinstance(message, Parcel)}
+    words = [message for _, _, message in again.sent if isinstance(message, Notice)]
+    paid = {message.task for message in words if message.own}
     *earlier, last = sorted(certificates)
     assert len(earlier) == len(again.public["refused"])
     assert last in paid

@@ -136,17 +136,12 @@ class Keys:
 
     def agreement(self, name: bytes, degree: int, group: NodeId = SITES) -> Agreement:
         """Return the public agreement on these keys."""
-        boxes = {
-            bus: bytes(PrivateKey(keys.box_key.reveal_to("public key")).public_key)
-            for bus, keys in self.sites.items()
-        }
         return Agreement(
             name,
             tuple(NodeId(f"party-{place}") for place in range(1, len(self.boxes) + 1)),
             degree,
             tuple(bytes(box.public_key) for box in self.boxes),
             {bus: keys.signer.verify_key for bus, keys in self.sites.items()},
-            boxes,
             dict.fromkeys(self.sites, group),
         )
 

@@ -50,7 +50,6 @@ class Agreed(msgspec.Struct, frozen=True):
     degree: int
     box_keys: list[bytes]
     site_keys: dict[int, bytes]
-    site_boxes: dict[int, bytes]
     groups: dict[int, str]
 
     @classmethod
@@ -62,7 +61,6 @@ class Agreed(msgspec.Struct, frozen=True):
             agreement.degree,
             list(agreement.box_keys),
             dict(agreement.site_keys),
-            dict(agreement.site_boxes),
             {bus: str(name) for bus, name in agreement.groups.items()},
         )
 
@@ -74,7 +72,6 @@ class Agreed(msgspec.Struct, frozen=True):
             self.degree,
             tuple(self.box_keys),
             self.site_keys,
-            self.site_boxes,
             {bus: NodeId(name) for bus, name in self.groups.items()},
         )
 
@@ -96,7 +93,7 @@ class SiteArguments(msgspec.Struct, frozen=True):
     sites: dict[int, bytes]
     costs_alone: dict[int, float]
     signing_seeds: dict[int, bytes]
-    box_keys: dict[int, bytes]
+    salt_keys: dict[int, bytes]
 
 
 def _packed(arrays: Mapping[str, Any]) -> bytes:
@@ -265,7 +262,7 @@ def build_sites(
     public = unpack_public(arguments.public)
     sites = {bus: unpack_site(octets) for bus, octets in arguments.sites.items()}
     keys = {
-        bus: SiteKeys(Signer(Secret(seed)), Secret(arguments.box_keys[bus]))
+        bus: SiteKeys(Signer(Secret(seed)), Secret(arguments.salt_keys[bus]))
         for bus, seed in arguments.signing_seeds.items()
     }
     return SiteGroup(

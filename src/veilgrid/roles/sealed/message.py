@@ -9,7 +9,7 @@ import msgspec
 
 from veilgrid.machine import NodeId
 from veilgrid.mpc.message import Message as Inner
-from veilgrid.mpc.message import Output, Submission
+from veilgrid.mpc.message import Submission
 
 
 class Notice(msgspec.Struct, frozen=True, tag=True):
@@ -20,22 +20,15 @@ class Notice(msgspec.Struct, frozen=True, tag=True):
     task
         Its number.
     result
-        What opened, encoded.
+        What opened to all, encoded.
+    own
+        By bus of the receiver, what opened behind the pads of its site [sealed 3.4].
     """
 
     day: bytes
     task: int
     result: bytes
-    attempt: int = 0
-
-
-class Parcel(msgspec.Struct, frozen=True, tag=True):
-    """A party's sealed share of what opens to one bus's site only."""
-
-    day: bytes
-    task: int
-    bus: int
-    output: Output
+    own: dict[int, bytes] = {}
     attempt: int = 0
 
 
@@ -97,12 +90,15 @@ class Over(msgspec.Struct, frozen=True, tag=True):
     ----------
     task
         The last one.
+    own
+        What opened in the task before, behind the pads of the receiver's sites.
     """
 
     day: bytes
     attempt: int
     task: int
     public: bytes
+    own: dict[int, bytes] = {}
 
 
 class Began(msgspec.Struct, frozen=True, tag=True):
@@ -114,11 +110,14 @@ class Began(msgspec.Struct, frozen=True, tag=True):
         Processes of sites that had the day begin again, once for each time.
     bids
         Of sites: digest of each one's committed message, by bus.
+    seeds
+        Of sites: the seeds of each one's committed message, by bus. Secret.
     """
 
     attempt: int
     returned: list[str] = []
     bids: dict[int, bytes] = {}
+    seeds: dict[int, bytes] = {}
 
 
 class Committed(msgspec.Struct, frozen=True, tag=True):
@@ -152,7 +151,7 @@ class Wished(msgspec.Struct, frozen=True, tag=True):
     values: bytes
 
 
-Message = Inner | Notice | Parcel | Stopped | Again | Rejoined | Over
+Message = Inner | Notice | Stopped | Again | Rejoined | Over
 
 
 class DayEnded(msgspec.Struct, frozen=True, tag=True):
@@ -189,8 +188,8 @@ class Agreement:
         Parties that may collude without learning anything.
     box_keys
         The parties' public encryption keys, in order.
-    site_keys, site_boxes
-        Public signature and encryption key of each bus's site.
+    site_keys
+        Public signature key of each bus's site.
     groups
         Where the site of a bus listens.
     attempt
@@ -202,7 +201,6 @@ class Agreement:
     degree: int
     box_keys: tuple[bytes, ...]
     site_keys: Mapping[int, bytes]
-    site_boxes: Mapping[int, bytes]
     groups: Mapping[int, NodeId]
     attempt: int = 0
 

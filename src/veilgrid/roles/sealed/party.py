@@ -19,9 +19,7 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
-from veilgrid.mpc import Aborted, Engine, Enrolled, Finished, Mailbox, Party, Steps
-from veilgrid.mpc.client import seal_output
-from veilgrid.mpc.field import PRIME_FIELD, octets_of
+from veilgrid.mpc import Aborted, Engine, Enrolled, Finished, Mailbox, Party, Program, Shares
 from veilgrid.mpc.message import Message as Inner
 from veilgrid.mpc.message import Relay, Submission
 from veilgrid.roles.sealed.attempts import Attempts, groups_of, is_present
@@ -36,13 +34,14 @@ from veilgrid.roles.sealed.message import (
     DayEnded,
     Notice,
     Over,
-    Parcel,
     Record,
     Rejoined,
     Stopped,
 )
 from veilgrid.roles.sealed.program import (
     BID,
+    OWN,
+    Pads,
     Priced,
     Said,
     Tolerances,
@@ -121,7 +120,7 @@ class SealedParty:
         self._attempts, self._gate = Attempts(), b""
         self._ended: DayEnded | None = None
         self._overs: dict[NodeId, Over] = {}
-        self._last: list[Send] = []
+        self._own: dict[int, bytes] = {}
         self._ahead: list[Received] = []
         self._is_back = False
         self._restore(records)
@@ -168,7 +167,7 @@ class SealedParty:
                 return self._on_submission(event, submission)
             case Received(sender, Over() as over) if sender in self.agreement.parties:
                 return self._on_over(sender, over)
-            case Received(_, Notice() | Parcel() | Again() | Rejoined()):
+            case Received(_, Notice() | Again() | Rejoined()):
                 return []
             case Received(sender, message) if sender in self.agreement.parties:
                 return self._on_inner(event, message)
@@ -185,15 +184,16 @@ class SealedParty:
         task = self.course.task
         self._is_running = False
         self._mailboxes[task.number] = self._mailbox()
-        self._former = self._inner
+        self._former, mailboxes = self._inner, tuple(self._mailboxes.values())
         self._inner = Party(
             self.me,
             self.agreement.parties,
             self.agreement.degree,
-            self._program,
+            self._program(),
             signer=self._signer,
             verify_keys=self._keys,
             randomness=self._randomness,
+            mailboxes=mailboxes,
             session=self.agreement.session(task.number),
             patience_ns=self._patience_ns // 2,
         )
@@ -237,7 +237,7 @@ class SealedParty:
         return self._run() if len(mailbox.received) == len(mailbox.clients) else []
 
     def _on_inner(self, event: Event, message: Inner) -> list[Effect]:
-        session = message.said.session if isinstance(message, Relay) else message.session
+        session = _session_of(message)
         if self._former is not None and session == self._former.session:
             # Somebody still asks what was said, or who lied.
             effects = self._former.handle(event)
@@ -290,51 +290,51 @@ class SealedParty:
 
     # -- tasks ----------------------------------------------------------------------------------
 
-    def _program(self, mpc: Engine) -> Steps[dict[str, Any]]:
-        course, task = self.course, self.course.task
+    def _program(self) -> Program:
+        """Return what the present task computes.
+
+        It stays the same when the day has gone on: parties run it again to find out who lied.
+        """
+        course, task, shapes, limits = self.course, self.course.task, self._shapes, self._limits
         mailbox = self._mailboxes[task.number]
         if task.kind == BIDS:
-            return (yield from bids_program(mpc, mailbox, self._shapes))
-        bids = self._mailboxes[course.bid_task]
-        still = fallbacks(mpc, course.register, bids, course.still, course.absent)
+            return lambda mpc: bids_program(mpc, mailbox, shapes)
+        bids, register = self._mailboxes[course.bid_task], course.register
+        taking, absent = list(course.still), frozenset(course.absent)
+        pads = Pads(bids, absent, self.agreement.session(task.number))
+
+        def still(mpc: Engine) -> dict[int, Shares]:
+            return fallbacks(mpc, register, bids, taking, absent)
+
         match task.kind:
             case "wish":
-                steps = wish_program(
-                    mpc,
-                    course.register,
-                    mailbox,
-                    still,
-                    course.binding,
-                    looks=course.looks,
-                    is_watched=course.is_watched,
-                    is_balanced=course.is_balanced,
+                looks, binding = course.looks, course.binding
+                flags = {"is_watched": course.is_watched, "is_balanced": course.is_balanced}
+                return lambda mpc: wish_program(
+                    mpc, register, mailbox, still(mpc), binding, pads, looks=looks, **flags
                 )
             case "answer":
-                steps = answer_program(
-                    mpc, course.register, mailbox, self._priced(), still, self._limits
+                priced = self._priced()
+                return lambda mpc: answer_program(
+                    mpc, register, mailbox, priced, still(mpc), limits
                 )
             case "regret":
-                steps = regret_program(mpc, mailbox)
+                return lambda mpc: regret_program(mpc, mailbox)
             case "challenge":
-                steps = challenge_program(
-                    mpc, self._shapes, bids, mailbox, self._challenged(), still
+                challenged = self._challenged()
+                return lambda mpc: challenge_program(
+                    mpc, shapes, bids, mailbox, challenged, still(mpc)
                 )
             case "pull":
-                steps = pull_program(mpc, self._priced(), still)
+                priced = self._priced()
+                return lambda mpc: pull_program(mpc, priced, still(mpc), pads)
             case "surplus":
-                steps = relief_program(mpc, self._shapes, bids, mailbox, self._doubted(), still)
-            case _:
-                steps = certificate_program(
-                    mpc,
-                    course.register,
-                    self._shapes,
-                    bids,
-                    mailbox,
-                    self._priced(),
-                    still,
-                    self._said(),
-                )
-        return (yield from steps)
+                doubted = self._doubted()
+                return lambda mpc: relief_program(mpc, shapes, bids, mailbox, doubted, still(mpc))
+        priced, said = self._priced(), self._said()
+        return lambda mpc: certificate_program(
+            mpc, register, shapes, bids, mailbox, priced, still(mpc), said, pads
+        )
 
     def _challenged(self) -> Challenged:
         """Return the last wishes, and the network step that they answer."""
@@ -363,7 +363,7 @@ class SealedParty:
         return Said(
             self._mailboxes.get(course.answer_task),
             self._mailboxes.get(course.regret_task),
-            course.absent,
+            frozenset(course.absent),
             self._limits,
             course.may_narrow,
         )
@@ -379,12 +379,14 @@ class SealedParty:
         self.round_count += finished.round_count
         self._trip_count += finished.round_count
         self._trip_count += 2 if self._mailboxes[task.number].clients else 0
-        result = msgspec.msgpack.encode(finished.result)
-        notice = Notice(agreement.day, task.number, result, agreement.attempt)
+        opened = dict(finished.result)
+        self._own = opened.pop(OWN, {})
+        result = msgspec.msgpack.encode(opened)
         effects: list[Effect] = self._kept(result) if task.kind == BIDS else []
-        effects += [Send(group, notice) for group in sorted(set(agreement.groups.values()))]
-        self._last = self._parcels()
-        effects += self._last
+        for group in sorted(set(agreement.groups.values())):
+            own = self._own_of(group)
+            notice = Notice(agreement.day, task.number, result, own, agreement.attempt)
+            effects.append(Send(group, notice))
         self.course.advance(msgspec.msgpack.decode(result))
         self._forget()
         if self.course.task.kind == DONE:
@@ -394,19 +396,10 @@ class SealedParty:
             return [*effects, Persist(ended), Decide(ended)]
         return [*effects, *self._begin()]
 
-    def _parcels(self) -> list[Send]:
-        """Seal what opens to one site only."""
-        agreement, task = self.agreement, self.course.task
-        engine = self._inner.state.engine if self._inner is not None else None
-        out: list[Send] = []
-        for client, label, data in engine.deliveries if engine is not None else []:
-            bus = int(client)
-            octets = bytes(octets_of(PRIME_FIELD.flat(data)))
-            session = agreement.session(task.number)
-            output = seal_output(session, label, octets, agreement.site_boxes[bus])
-            parcel = Parcel(agreement.day, task.number, bus, output, agreement.attempt)
-            out.append(Send(agreement.groups[bus], parcel))
-        return out
+    def _own_of(self, group: NodeId) -> dict[int, bytes]:
+        """Return what opened last behind the pads of one process's sites."""
+        groups = self.agreement.groups
+        return {bus: octets for bus, octets in self._own.items() if groups[bus] == group}
 
     def _forget(self) -> None:
         """Drop mailboxes that no later task reads."""
@@ -476,9 +469,9 @@ class SealedParty:
         """Tell who comes back after the end how it ended, and sites what opens to them alone."""
         match event:
             case Received(sender, Rejoined()) if sender in groups_of(self.agreement):
-                last: list[Effect] = [one for one in self._last if one.to == sender]
+                pass
             case Received(sender, Stopped(is_lost=True)) if sender in self.agreement.parties:
-                last = []
+                pass
             case Received(sender, message) if sender in self.agreement.parties:
                 return self._said_again(event, message)
             case _:
@@ -486,13 +479,12 @@ class SealedParty:
         if self._ended is None:
             return [self._farewell(sender, "the day ended without a result")]
         agreement, public = self.agreement, msgspec.msgpack.encode(self._ended.public)
-        over = Over(agreement.day, agreement.attempt, self.course.task.number, public)
-        return [Send(sender, over), *last]
+        task, own = self.course.task.number, self._own_of(sender)
+        return [Send(sender, Over(agreement.day, agreement.attempt, task, public, own))]
 
     def _said_again(self, event: Event, message: Any) -> list[Effect]:
         """Answer who still asks what was said in the last task: it cannot end without."""
-        said = getattr(message, "said", message)
-        if self._inner is None or getattr(said, "session", b"") != self._inner.session:
+        if self._inner is None or _session_of(message) != self._inner.session:
             return []
         effects = self._inner.handle(event)
         return [effect for effect in effects if isinstance(effect, Send)]
@@ -568,3 +560,9 @@ class SealedParty:
         mine, away = self._attempts.stops[self.me], self._attempts.away(self.agreement)
         is_known = set(mine.culprits) & {str(party) for party in self.agreement.parties}
         return self._stop(mine.reason, mine.culprits if is_known else away, is_lost=False)
+
+
+def _session_of(message: Any) -> bytes:
+    """Return which computation a message of a party belongs to; empty if to none by itself."""
+    said = message.said if isinstance(message, Relay) else message
+    return getattr(said, "session", b"")

@@ -20,7 +20,7 @@ certificate     verdicts, cost, gap, rent, how many pay more than alone,     its
 ==============  ===========================================================  ==================
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,8 +31,9 @@ from veilgrid.admm.accelerate import IntervalBalance
 from veilgrid.errors import RunAborted
 from veilgrid.mpc import Engine, Form, Mailbox, Shares, Steps, concatenate
 from veilgrid.mpc.bounded import Part, out_of_range
-from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words, words_of
+from veilgrid.mpc.field import PRIME_FIELD, Words, decode, encode, encode_words, octets_of, words_of
 from veilgrid.mpc.intake import agree_on_submissions
+from veilgrid.mpc.padded import padded
 from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
 from veilgrid.roles.sealed.certificate import COST_BITS, Stack, beyond, certify
 from veilgrid.roles.sealed.claims import unlike
@@ -229,6 +230,52 @@ def bus_of(client: str) -> int:
     return int(client.split(" ", 1)[0])
 
 
+OWN: Final = "own"
+"""What a task's result calls what opens to one site each, behind its pads: octets by bus."""
+
+
+@dataclass(frozen=True)
+class Pads:
+    """What hides a site's own results from everybody else [sealed 3.4].
+
+    The seeds of its bid stand for uniform numbers that only the site knows; each task has numbers
+    of its own.
+
+    Attributes
+    ----------
+    bids
+        The committed messages.
+    absent
+        Buses without a bid that counts: nothing opens to them.
+    purpose
+        The task's session.
+    """
+
+    bids: Mailbox
+    absent: Collection[int]
+    purpose: bytes
+
+    def buses_of(self, buses: Iterable[int]) -> list[int]:
+        """Return those of some buses to whose sites something can open."""
+        return [bus for bus in buses if bus not in self.absent]
+
+    def open(
+        self, mpc: Engine, public: Words, buses: Sequence[int], own: Words
+    ) -> Steps[tuple[list[int], dict[int, bytes]]]:
+        """Open some numbers to all, and in the same round to each bus's site its own.
+
+        ``public`` are shares (number, word), ``own`` (bus, number, word). Returned are integers,
+        and by bus the octets that its site takes its pads off.
+        """
+        clients = [client_of(bus, BID) for bus in buses]
+        hidden = padded(mpc, self.bids, clients, own, self.purpose)
+        opened = yield from mpc.open_words(np.concatenate([public, hidden]))
+        octets = bytes(octets_of(PRIME_FIELD.flat(opened[len(public) :])))
+        size = len(octets) // max(len(buses), 1)
+        told = {bus: octets[size * row : size * (row + 1)] for row, bus in enumerate(buses)}
+        return decode(opened[: len(public)]), told
+
+
 def _network(
     mpc: Engine, register: Register, vectors: Mapping[int, Shares]
 ) -> tuple[Shares, Shares]:
@@ -267,12 +314,13 @@ def wish_program(
     mailbox: Mailbox,
     still: Mapping[int, Shares],
     binding: Binding,
+    pads: Pads,
     *,
     looks: Looks = EVERYTHING,
     is_watched: bool = False,
     is_balanced: bool = False,
 ) -> Steps[dict[str, Any]]:
-    """Do the network step on the sites' wishes; send each site its own prices.
+    """Do the network step on the sites' wishes; open each site's own prices behind its pads.
 
     While a day is watched, a coin says afterwards whether the wishes are to be proved. Balanced
     wishes end with numbers whose sums are positive where penalties are to change; signs open.
@@ -297,12 +345,15 @@ def wish_program(
     if moved is not None:
         tails = [one[: len(one) - len(moved)] for one in tails]
     squares = _total(tails)
-    opened = yield from _open_sums(mpc, step, squares)
     buses = sorted(taken.vectors)
-    for bus, prices in zip(buses, _both(mpc, step, buses), strict=True):
-        mpc.deliveries.append((f"{bus}", "prices", np.ascontiguousarray(prices)))
-    binding = msgspec.to_builtins(Binding.of(step.active))
-    result: dict[str, Any] = {"binding": binding, "passes": step.passes, **opened}
+    names, sums = _sums(mpc, step, squares)
+    opened, own = yield from pads.open(mpc, sums, buses, _both(mpc, step, buses))
+    result: dict[str, Any] = {
+        "binding": msgspec.to_builtins(Binding.of(step.active)),
+        "passes": step.passes,
+        **{name: value / 2.0**bits for (name, bits), value in zip(names, opened, strict=True)},
+        OWN: own,
+    }
     if moved is not None:
         result |= yield from _out_of_balance(mpc, register, moved)
     if is_watched:
@@ -360,24 +411,22 @@ def _both(mpc: Engine, step: StepResult, buses: Sequence[int], *, is_pull: bool 
     return np.concatenate([part.data.reshape(len(own), -1, 2) for part in parts], axis=1)
 
 
-def _open_sums(mpc: Engine, step: StepResult, squares: Shares | None) -> Steps[dict[str, Any]]:
-    """Open the sum of squares where one was sent, and what binding rows collect and weigh.
+def _sums(
+    mpc: Engine, step: StepResult, squares: Shares | None
+) -> tuple[list[tuple[str, int]], Words]:
+    """Return the sum of squares where one was sent, and what binding rows collect and weigh.
 
-    The latter two are for the inner distance. Without any of them the parties only agree.
+    The latter two are for the inner distance. Each comes with its name and its binary places.
     """
     names: list[tuple[str, int]] = []
-    parts: list[Words] = []
+    parts: list[Words] = [PRIME_FIELD.zeros(0)]
     if squares is not None and len(squares):
         names, parts = [("square", PRODUCT_BITS)], [squares.data]
     if step.active.binding():
         names += [("rent", POWER_BITS + FACTOR_BITS), ("strength", POWER_BITS + FACTOR_BITS)]
         zero = mpc.constant([0])
         parts += [step.rent(zero).data, step.strength(zero).data]
-    if not parts:
-        yield from mpc.agree()
-        return {}
-    opened = yield from mpc.open_elements(np.concatenate(parts))
-    return {name: value / 2.0**bits for (name, bits), value in zip(names, opened, strict=True)}
+    return names, np.concatenate(parts)
 
 
 # -- answer: does it fit together? ----------------------------------------------------------------
@@ -490,14 +539,15 @@ def regret_program(mpc: Engine, mailbox: Mailbox) -> Steps[dict[str, Any]]:
 # -- pull: can the limits be met at all? Continued in relief.py ------------------------------------
 
 
-def pull_program(mpc: Engine, priced: Priced, still: Mapping[int, Shares]) -> Steps[dict[str, Any]]:
-    """Send each site the part of its prices that comes from network rows."""
+def pull_program(
+    mpc: Engine, priced: Priced, still: Mapping[int, Shares], pads: Pads
+) -> Steps[dict[str, Any]]:
+    """Open to each site the part of its prices that comes from network rows."""
     step = yield from priced.duals(mpc, still)
     buses = sorted(bus_of(name) for name in priced.wishes.received)
-    yield from mpc.agree()
-    for bus, pulls in zip(buses, _both(mpc, step, buses, is_pull=True), strict=True):
-        mpc.deliveries.append((f"{bus}", "pull", np.ascontiguousarray(pulls)))
-    return {}
+    pulls = _both(mpc, step, buses, is_pull=True)
+    _, own = yield from pads.open(mpc, PRIME_FIELD.zeros(0), buses, pulls)
+    return {OWN: own}
 
 
 # -- certificate ----------------------------------------------------------------------------------
@@ -539,8 +589,9 @@ def certificate_program(
     priced: Priced,
     still: Mapping[int, Shares],
     said: Said,
+    pads: Pads,
 ) -> Steps[dict[str, Any]]:
-    """Check the day against the committed bids; send each site its payment."""
+    """Check the day against the committed bids; open to each site its payment."""
     proved = yield from take_in(mpc, proofs, PRICE_MAX)
     answers, regrets = (_heard(mpc, mailbox) for mailbox in (said.answers, said.regrets))
     times = register.interval_count
@@ -567,11 +618,11 @@ def certificate_program(
         is_shown = said.may_narrow and is_close
         plan = found.demand_p, found.demand_q
         electrical = yield from electrical_check(mpc, register, *plan, is_shown=is_shown)
-    yield from mpc.agree()
     # A plan that is planned again is paid by nobody.
-    for bus in buses if "shown" not in electrical else ():
-        amounts = concatenate([found.payments[bus], found.own_costs[bus]])
-        mpc.deliveries.append((f"{bus}", "payment", amounts.data))
+    paid = [] if any(failed) or differ or "shown" in electrical else pads.buses_of(buses)
+    amounts = [concatenate([found.payments[bus], found.own_costs[bus]]).data for bus in paid]
+    nothing = PRIME_FIELD.zeros(0)
+    _, hidden = yield from pads.open(mpc, nothing, paid, np.array(amounts, dtype=np.uint64))
     return {
         "failed": failed,
         "unlike": differ,
@@ -583,6 +634,7 @@ def certificate_program(
         "exchange_cost": found.exchange_cost * register.unit,
         "worse_off": found.worse_off,
         "electrical": electrical,
+        OWN: hidden,
     }
 
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -30,11 +30,9 @@ from veilgrid.machine import (
     Persist,
     Received,
     Send,
-    SetTimer,
     TimerFired,
 )
-from veilgrid.mpc.client import digest_of, read_present, submit
-from veilgrid.mpc.message import Output
+from veilgrid.mpc.client import Seeds, digest_of, submit_with_seeds
 from veilgrid.roles.sealed.bid import Shape, bid_of
 from veilgrid.roles.sealed.certificate import COST_BITS
 from veilgrid.roles.sealed.course import (
@@ -54,7 +52,6 @@ from veilgrid.roles.sealed.message import (
     Began,
     Notice,
     Over,
-    Parcel,
     Rejoined,
     Stopped,
     Wished,
@@ -66,12 +63,10 @@ from veilgrid.roles.sealed.sites_solve import Cheapest, cheapest, free_of_cost, 
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signs
 
+_Word = TypeVar("_Word", Notice, Over)
+
 _ANSWERED: Final = "answered"
 _CHEAPEST: Final = "cheapest"
-_PARCELS: Final = "parcels"
-
-PARCELS_PATIENCE_NS: Final = 3_000_000_000
-"""How long sites wait for all parties' parcels; shorter than the parties wait for the sites."""
 
 WISHES_KEPT_INTERVAL: Final = 4
 """Iterations from one record of where the sites stand to the next."""
@@ -79,10 +74,10 @@ WISHES_KEPT_INTERVAL: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class SiteKeys:
-    """One site's own keys: to sign with, and to open what is for it alone."""
+    """One site's own keys: to sign with, and to make salts of commitments from."""
 
     signer: Signs
-    box_key: Secret[bytes]
+    salt_key: Secret[bytes]
 
 
 class SiteOutcome(msgspec.Struct, frozen=True, tag=True):
@@ -169,13 +164,11 @@ class SiteGroup:
         self._sites, self._alone, self._keys = dict(sites), dict(costs_alone), dict(keys)
         self._shapes = {bus: Shape.of(site) for bus, site in sites.items()}
         self._randomness, self._executor = randomness, executor
-        self._notices: dict[int, dict[NodeId, bytes]] = {}
-        self._parcels: dict[int, dict[int, dict[int, Output]]] = {}
-        self._opened: dict[int, tuple[dict[str, Any], str]] = {}
+        self._notices: dict[int, dict[NodeId, Notice]] = {}
+        self._seeds: dict[int, Seeds] = {}
         self._payments: dict[int, float] = {}
         self._own_costs: dict[int, float] = {}
-        self._is_over = self._is_late = False
-        self._timer = ""
+        self._is_over = False
         self._stopped: dict[NodeId, Stopped] = {}
         self._opening, self._agains = copy.deepcopy(course), dict[NodeId, Again]()
         self._is_warm = self._is_back = False
@@ -191,8 +184,10 @@ class SiteGroup:
         """Take up what an earlier life left; it says nothing more in that attempt."""
         for record in records:
             match record:
-                case Began(attempt, _, bids):
+                case Began(attempt, _, bids, seeds):
                     self.bid_digests = dict(bids)
+                    n, degree = len(self.agreement.parties), self.agreement.degree
+                    self._seeds = {bus: Seeds(n, degree, Secret(one)) for bus, one in seeds.items()}
                     self._is_back = True
                     self.agreement = replace(self.agreement, attempt=attempt)
                 case Wished():
@@ -220,19 +215,12 @@ class SiteGroup:
                 return self._back() if self._is_back else self._bid()
             case Received(sender, Over() as over) if sender in self.agreement.parties:
                 return self._on_over(sender, over)
-            case Received(sender, Parcel() as parcel) if self._is_back:
-                return self._on_last_parcel(sender, parcel)
             case Received(_, Notice()) if self._is_back:
                 return []
             case Computed((_, number), value) if number == self._job:
                 return self._on_computed(value)
             case Received(sender, Notice() as notice) if sender in self.agreement.parties:
                 return self._on_notice(sender, notice)
-            case Received(sender, Parcel() as parcel) if sender in self.agreement.parties:
-                return self._on_parcel(sender, parcel)
-            case TimerFired(name) if name == f"{_PARCELS} {self.course.task.number}":
-                self._is_late = True
-                return self._go_on()
             case Received(sender, Stopped() as stopped) if sender in self.agreement.parties:
                 return [] if stopped.is_lost else self._on_word(sender, stopped)
             case Received(sender, Again() as again) if sender in self.agreement.parties:
@@ -248,17 +236,6 @@ class SiteGroup:
         word = Rejoined(self.agreement.day, self.agreement.attempt)
         return [Send(party, word) for party in self.agreement.parties]
 
-    def _on_last_parcel(self, sender: NodeId, parcel: Parcel) -> list[Effect]:
-        """Keep what opens to these sites of a day that may have ended meanwhile."""
-        proved, agreement = self._proved, self.agreement
-        if proved is None or sender not in agreement.parties or parcel.day != agreement.day:
-            return []
-        if (parcel.attempt, parcel.task) == (proved.attempt, proved.task):
-            place = agreement.parties.index(sender)
-            own = self._parcels.setdefault(parcel.task, {}).setdefault(parcel.bus, {})
-            own[place] = parcel.output
-        return self._on_all_over()
-
     def _on_over(self, sender: NodeId, over: Over) -> list[Effect]:
         """Take note that the day ended while this process was away."""
         if not self._is_back or over.day != self.agreement.day:
@@ -268,23 +245,18 @@ class SiteGroup:
 
     def _on_all_over(self) -> list[Effect]:
         """End with the plan that was proved, once enough parties say what opened."""
-        said = [(one.attempt, one.task, one.public) for one in self._overs.values()]
-        agreed = [one for one in set(said) if said.count(one) > self.agreement.degree]
-        if not agreed:
+        over = self._agreed(self._overs)
+        if over is None:
             return []
-        attempt, task, public = agreed[0]
-        proved = self._proved
-        is_proved = proved is not None and (proved.attempt, proved.task + 1) == (attempt, task)
-        opened = msgspec.msgpack.decode(public)
+        proved, opened = self._proved, msgspec.msgpack.decode(over.public)
+        is_proved = proved is not None and (
+            (proved.attempt, proved.task + 1) == (over.attempt, over.task)
+        )
         if not is_proved or not opened["certificate"]:
             reason = "the day ended while this process was away, and its part is lost"
-            return self._on_stopped(Stopped(self.agreement.day, task, reason, []))
-        came = self._parcels.get(task - 1, {})
-        enough = len(self.agreement.parties) - self.agreement.degree
-        if any(len(came.get(bus, {})) < enough for bus in self._sites):
-            return []
-        if not self._read_amounts(list(self._sites), came):
-            return []  # One of them is wrong; another party's may still come.
+            return self._on_stopped(Stopped(self.agreement.day, over.task, reason, []))
+        session = replace(self.agreement, attempt=over.attempt).session(over.task - 1)
+        self._read_amounts(over.own, session)
         outcome = msgspec.structs.replace(
             proved.plan,  # type: ignore[union-attr]
             payments=self._payments,
@@ -294,30 +266,35 @@ class SiteGroup:
         self._is_over = True
         return [Persist(outcome), Decide(outcome)]
 
-    def _read_amounts(self, buses: list[int], came: Mapping[int, dict[int, Output]]) -> bool:
-        """Open payments and costs; return whether all could be read."""
-        agreement, unit = self.agreement, self.course.register.unit
-        for bus in buses:
-            key = self._keys[bus].box_key
-            values = read_present(came[bus], len(agreement.parties), agreement.degree, key)
-            if values is None:
-                return False
+    def _read_amounts(self, own: Mapping[int, bytes], session: bytes) -> None:
+        """Read payments and costs; who never bid pays nothing."""
+        unit = self.course.register.unit
+        self._payments = dict.fromkeys(self._sites, 0.0)
+        self._own_costs = dict.fromkeys(self._sites, 0.0)
+        for bus, octets in own.items():
+            values = self._seeds[bus].unpadded(octets, session)
             amounts = [value / 2.0 ** (COST_BITS + 1) * unit for value in values]
             self._payments[bus], self._own_costs[bus] = amounts
-        return True
 
     def _bid(self) -> list[Effect]:
         unit = self.course.register.unit
         bids = {bus: bid_of(site, unit, self._alone[bus]) for bus, site in self._sites.items()}
         said = self._submit(bids, BID)
-        return [Persist(Began(self.agreement.attempt, bids=self.bid_digests)), *said]
+        return [Persist(self._began()), *said]
+
+    def _began(self) -> Began:
+        """Return the record of the present attempt, and of what the bids' pads come from."""
+        seeds = {
+            bus: one.octets.reveal_to("own encrypted journal") for bus, one in self._seeds.items()
+        }
+        return Began(self.agreement.attempt, bids=self.bid_digests, seeds=seeds)
 
     def _submit(self, vectors: Mapping[int, Integers | list[int]], name: str) -> list[Effect]:
         """Share one vector a site with all parties, for the present task."""
         agreement, session = self.agreement, self.agreement.session(self.course.task.number)
         effects: list[Effect] = []
         for bus, vector in vectors.items():
-            submission = submit(
+            submission, seeds = submit_with_seeds(
                 session,
                 client_of(bus, name),
                 [int(value) for value in vector],
@@ -327,7 +304,7 @@ class SiteGroup:
                 randomness=self._randomness,
             )
             if name == BID:
-                self.bid_digests[bus] = digest_of(submission)
+                self.bid_digests[bus], self._seeds[bus] = digest_of(submission), seeds
             effects += [Send(party, submission) for party in agreement.parties]
         return effects
 
@@ -337,19 +314,15 @@ class SiteGroup:
         number = self.course.task.number
         if not self._is_of_now(notice) or not number <= notice.task <= number + 1:
             return []
-        self._notices.setdefault(notice.task, {})[sender] = notice.result
+        self._notices.setdefault(notice.task, {})[sender] = notice
         return self._go_on()
 
-    def _on_parcel(self, sender: NodeId, parcel: Parcel) -> list[Effect]:
-        number = self.course.task.number
-        if not self._is_of_now(parcel) or not number <= parcel.task <= number + 1:
-            return []
-        by_bus = self._parcels.setdefault(parcel.task, {})
-        place = self.agreement.parties.index(sender)
-        by_bus.setdefault(parcel.bus, {})[place] = parcel.output
-        return self._go_on()
+    def _agreed(self, words: Mapping[NodeId, _Word]) -> _Word | None:
+        """Return what more parties say alike than may be corrupt, or None."""
+        said = list(words.values())
+        return next((one for one in said if said.count(one) > self.agreement.degree), None)
 
-    def _is_of_now(self, said: Notice | Parcel) -> bool:
+    def _is_of_now(self, said: Notice) -> bool:
         return (said.day, said.attempt) == (self.agreement.day, self.agreement.attempt)
 
     @property
@@ -366,7 +339,6 @@ class SiteGroup:
             return []
         self._agains.clear()
         self._notices.clear()
-        self._parcels.clear()
         self.agreement = replace(agreement, attempt=again.attempt)
         is_warm = self.course.task.iteration > 1
         former, was_back, self._is_back = self._mine, self._is_back, False
@@ -384,7 +356,7 @@ class SiteGroup:
             self._mine.resume(former)
         elif was_back and self._wished is not None and self._wished.own == self._mine.own:
             self._is_warm = self._mine.restore(self._wished.values)
-        return [Persist(Began(again.attempt, bids=self.bid_digests)), *self._act()]
+        return [Persist(self._began()), *self._act()]
 
     def _on_word(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
         """Stop once more parties say so than may be corrupt, and blame whom that many blame."""
@@ -406,22 +378,12 @@ class SiteGroup:
     def _go_on(self) -> list[Effect]:
         """Do the next task once enough parties agree on what the last one opened."""
         task = self.course.task
-        said = list(self._notices.get(task.number, {}).values())
-        agreed = [one for one in set(said) if said.count(one) > self.agreement.degree]
-        if not agreed:
+        notice = self._agreed(self._notices.get(task.number, {}))
+        if notice is None:
             return []
-        if not self._has_parcels(agreed[0]):
-            name = f"{_PARCELS} {task.number}"
-            was_set, self._timer = self._timer == name, name
-            return [] if was_set else [SetTimer(name, PARCELS_PATIENCE_NS)]
-        result = msgspec.msgpack.decode(agreed[0])
-        if not self._read(result):
-            reason = "the parties' shares of what opens to one site contradict each other"
-            return self._on_stopped(Stopped(self.agreement.day, task.number, reason, []))
-        self._is_late = False
+        result = msgspec.msgpack.decode(notice.result)
+        self._read(notice.own)
         self._notices.pop(task.number, None)
-        self._parcels.pop(task.number, None)
-        self._opened.clear()
         before = set(self.course.excluded), len(self.course.refused)
         if task.kind == WISH and not result.get("missing"):
             self._mine.count_moves(is_counted=self.course.is_moving_counted)
@@ -432,37 +394,16 @@ class SiteGroup:
             self._mine.reweigh(self.course.register)
         return self._act()
 
-    def _has_parcels(self, result: bytes) -> bool:
-        """Whether everything that opens to sites of this group alone has arrived."""
-        expected = self._expected(msgspec.msgpack.decode(result))
-        came = self._parcels.get(self.course.task.number, {})
-        count = len(self.agreement.parties)
-        # Who withholds parcels is one of the few that may be corrupt: the others' do.
-        enough = count - self.agreement.degree if self._is_late else count
-        return all(len(came.get(bus, {})) >= enough for bus in expected)
-
-    def _expected(self, result: dict[str, Any]) -> list[int]:
-        if result.get("missing"):
-            return []
-        if self.course.task.kind in (WISH, PULL):
-            return self._mine.own
-        is_paid = self.course.task.kind == CERTIFICATE and "shown" not in result["electrical"]
-        return list(self._sites) if is_paid else []
-
-    def _read(self, result: dict[str, Any]) -> bool:
-        """Open what is for the sites of this group; return whether all of it could be read."""
-        came = self._parcels.get(self.course.task.number, {})
-        unit = self.course.register.unit
-        if self.course.task.kind == CERTIFICATE:
-            return self._read_amounts(self._expected(result), came)
-        for bus in self._expected(result):
-            agreement, key = self.agreement, self._keys[bus].box_key
-            values = read_present(came[bus], len(agreement.parties), agreement.degree, key)
-            if values is None:
-                return False
+    def _read(self, own: Mapping[int, bytes]) -> None:
+        """Take the pads off what opens to the sites of this group alone."""
+        task, unit = self.course.task, self.course.register.unit
+        if task.kind == CERTIFICATE:
+            self._read_amounts(own, self.agreement.session(task.number))
+            return
+        for bus, octets in own.items():
+            values = self._seeds[bus].unpadded(octets, self.agreement.session(task.number))
             prices = np.array(values, dtype=np.float64) * (unit / 2.0 ** (POWER_BITS + FACTOR_BITS))
-            self._mine.hear(bus, prices, is_pull=self.course.task.kind == PULL)
-        return True
+            self._mine.hear(bus, prices, is_pull=task.kind == PULL)
 
     # -- acting ---------------------------------------------------------------------------------
 
@@ -586,7 +527,7 @@ class SiteGroup:
         day = self.agreement.day
         return {
             bus: hashlib.sha256(
-                b"sealed salt 1 " + keys.box_key.reveal_to("own salt") + day
+                b"sealed salt 1 " + keys.salt_key.reveal_to("own salt") + day
             ).digest()
             for bus, keys in self._keys.items()
         }
