@@ -5,6 +5,7 @@ view changes (``_leaving``), what peers lack (``_catching_up``), and the dispatc
 (``replica``). Each part calls those below it; the two hooks of those above are named here.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from veilgrid.errors import invariant
@@ -27,7 +28,7 @@ from veilgrid.machine import Decide, Effect, NodeId, Send
 from veilgrid.signature import Signs
 
 
-class Standing:
+class Standing(ABC):
     """The state of a replica and what follows from it without any message."""
 
     def __init__(
@@ -116,10 +117,10 @@ class Standing:
 
     # -- what the parts above do when something below has changed --------------------------------
 
+    @abstractmethod
     def _resume(self) -> list[Effect]:
         """Propose what has room now, and watch what waits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _watch(self) -> list[Effect]:
         """See to it that the timer runs while something waits [ledger 4.1]."""
-        raise NotImplementedError
