@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from roles.sealed.sealed_days import small
 from veilgrid.cli import main
 from veilgrid.report.folders import open_scenario, save_scenario
 
@@ -104,6 +105,33 @@ def test_compare_takes_a_day_on_which_nobody_has_a_choice(capsys, tmp_path) -> N
     rows = json.loads(out)["schemes"]
     assert [row["scheme"] for row in rows] == ["alone", "exchange", "masked"]
     assert all(row["attacks"] == [] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "case"),
+    [
+        ("sealed", "dishonest-site"),
+        ("masked", "colluding-dispatcher"),
+        ("central", "refusing-site"),
+    ],
+)
+def test_attacking_a_day_without_a_plan_tells_which_limits_stand_in_its_way(
+    capsys, tmp_path, scheme: str, case: str
+) -> None:
+    """There was a word on stderr and no JSON: whoever reads it could not tell this from a fault."""
+    folder = save_scenario(small(2, rating=0.05), tmp_path / "narrow")
+    arguments = ("attack", folder, "--case", case, "--scheme", scheme)
+    code, out, _ = call(capsys, *arguments, "--json")
+    found = json.loads(out)
+    assert code == 1
+    assert (found["outcome"], found["attacker_gain"], found["culprit"]) == ("prevented", 0.0, None)
+    assert (found["case"], found["scheme"]) == (case, scheme)
+    assert found["cost_change_percent"] == 0.0
+    assert {(one["limit"], one["bus"]) for one in found["infeasible"]} == {("rating", "a")}
+    if scheme == "central":
+        code, out, _ = call(capsys, *arguments)
+        assert code == 1
+        assert "bus a, interval" in out
 
 
 def test_a_day_on_which_energy_is_free_can_be_sealed(capsys, tmp_path) -> None:

@@ -7,8 +7,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from veilgrid.admm.outcome import Interrupted, Progress, ProgressSink
+from veilgrid.admm.outcome import Interrupted, Progress, ProgressSink, RunStatus
 from veilgrid.cli._progress import shown
+from veilgrid.cli._summary import obstacle_lines, obstacle_summary
 from veilgrid.errors import Finding, InputError, RunAborted
 from veilgrid.grid.day import Day
 from veilgrid.grid.scenario import BUNDLED_DAY
@@ -60,6 +61,7 @@ def attack_summary(found: AttackResult) -> dict[str, Any]:
         "cost_change_percent": found.cost_change_percent,
         "culprit": found.culprit,
         "why": found.why,
+        "infeasible": [obstacle_summary(one) for one in found.obstacles],
         "published": PUBLISHED[found.case],
     }
 
@@ -127,23 +129,24 @@ def attack(
         sink = all_or_nothing(progress)
         honest = plan_day(day, scheme, None, sink, draw)
         found = attack_plan(honest, case, draw, index, sink)
-    summary = attack_summary(found)
     if as_json:
-        click.echo(json.dumps(summary))
+        click.echo(json.dumps(attack_summary(found)))
     else:
-        _show(summary, opened.name, opened.currency)
-    return 0
+        _show(found, opened.name, opened.currency)
+    return 1 if honest.outcome.status is RunStatus.INFEASIBLE else 0
 
 
-def _show(summary: dict[str, Any], name: str, currency: str) -> None:
-    table = Table(title=f"{name}: {summary['case']} under {summary['scheme']}", show_header=False)
+def _show(found: AttackResult, name: str, currency: str) -> None:
+    table = Table(title=f"{name}: {found.case} under {found.scheme}", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("outcome", summary["outcome"])
-    table.add_row("attacker", f"site {summary['site']}")
-    table.add_row("attacker gains", f"{summary['attacker_gain']:,.2f} {currency}")
-    table.add_row("cost of the community", f"{summary['cost_change_percent']:+.3f} %")
-    table.add_row("named", summary["culprit"] or "nobody")
-    table.add_row("why", summary["why"])
-    table.add_row("published for Yingkou", summary["published"])
+    table.add_row("outcome", str(found.outcome))
+    table.add_row("attacker", f"site {found.site}")
+    table.add_row("attacker gains", f"{found.attacker_gain:,.2f} {currency}")
+    table.add_row("cost of the community", f"{found.cost_change_percent:+.3f} %")
+    table.add_row("named", found.culprit or "nobody")
+    table.add_row("why", found.why)
+    table.add_row("published for Yingkou", PUBLISHED[found.case])
+    if found.obstacles:
+        table.add_row("infeasible", "\n".join(obstacle_lines(found.obstacles)))
     Console(highlight=False).print(table)

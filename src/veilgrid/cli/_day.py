@@ -14,7 +14,14 @@ from rich.table import Table
 from veilgrid.admm.certify import TURNOVER_MIN
 from veilgrid.cli._attack import attacks_on, randomness_of, show_attacks
 from veilgrid.cli._progress import shown
-from veilgrid.cli._summary import Summary, is_wanted, record_of, saving_percent, summary_of
+from veilgrid.cli._summary import (
+    Summary,
+    is_wanted,
+    obstacle_lines,
+    record_of,
+    saving_percent,
+    summary_of,
+)
 from veilgrid.errors import Finding, InputError, RunAborted
 from veilgrid.grid.scenario import BUNDLED_DAY, Scenario
 from veilgrid.report.folders import open_scenario
@@ -208,7 +215,7 @@ def _show(plan: DayPlan, scenario: Scenario, summary: Summary, where: Path | Non
     for label, value in _lines(plan, scenario, summary):
         table.add_row(label, value)
     console.print(table)
-    for line in _obstacles(plan):
+    for line in obstacle_lines(plan.obstacles):
         console.print(f"  {line}")
     if where is not None:
         console.print(f"report: {where}")
@@ -262,17 +269,6 @@ def _lines(plan: DayPlan, scenario: Scenario, summary: Summary) -> list[tuple[st
     lines.append(("messages", f"{summary['messages']:,} with {summary['bytes']:,} bytes"))
     lines.append(("who sees what", summary["exposed"]))
     return lines
-
-
-def _obstacles(plan: DayPlan, most: int = 6) -> list[str]:
-    """Explain an infeasible day, worst first."""
-    if not plan.obstacles:
-        return []
-    return [
-        f"{len(plan.obstacles)} limits cannot be met together; the worst:",
-        *(str(found) for found in plan.obstacles[:most]),
-        "relax these limits, or add flexibility below these buses",
-    ]
 
 
 def _show_totals(totals: Summary, currency: str) -> None:

@@ -1,6 +1,7 @@
 """A planned day as the JSON object of the contract, and as a short table for a person."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def summary_of(
             }
             for replan in plan.replans
         ],
-        "infeasible": [_obstacle(found) for found in plan.obstacles],
+        "infeasible": [obstacle_summary(found) for found in plan.obstacles],
         **({"opened": outcome.opened} if outcome.opened else {}),
     }
 
@@ -136,7 +137,8 @@ def _settlement(plan: DayPlan) -> Summary:
     }
 
 
-def _obstacle(found: Obstacle) -> Summary:
+def obstacle_summary(found: Obstacle) -> Summary:
+    """Return one entry of ``infeasible`` in ``run --json`` and ``attack --json``."""
     known = {
         "limit": found.limit,
         "bus": found.bus,
@@ -147,6 +149,17 @@ def _obstacle(found: Obstacle) -> Summary:
     if found.limit_pu is None:
         return known
     return {**known, "limit_pu": found.limit_pu, "reached_pu": found.reached_pu}
+
+
+def obstacle_lines(found: Sequence[Obstacle], most: int = 6) -> list[str]:
+    """Explain an infeasible day to a person, worst first."""
+    if not found:
+        return []
+    return [
+        f"{len(found)} limits cannot be met together; the worst:",
+        *(str(one) for one in found[:most]),
+        "relax these limits, or add flexibility below these buses",
+    ]
 
 
 def record_of(plan: DayPlan, scenario: Scenario, summary: Summary) -> RunRecord:

@@ -16,11 +16,10 @@ from typing import Final
 
 import numpy as np
 
-from veilgrid.admm.certify import certify
 from veilgrid.admm.neighbour import EdgeSettings, Said, plan_neighbour
 from veilgrid.admm.outcome import Coordination, ProgressSink, RunStatus
 from veilgrid.admm.reference import alone, central
-from veilgrid.admm.settlement import MICRO, settle, settle_alone
+from veilgrid.admm.settlement import MICRO, settle_alone
 from veilgrid.errors import Finding, InputError, RunAborted, invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.network import Floats
@@ -31,7 +30,7 @@ from veilgrid.roles.attack_sealed import (
     dishonest_site,
     refusing_site,
 )
-from veilgrid.roles.attack_setting import AttackOutcome, AttackResult, Setting
+from veilgrid.roles.attack_setting import AttackOutcome, AttackResult, Setting, without
 from veilgrid.roles.masked import plan_masked
 from veilgrid.roles.masked_edge import EdgeDevice, Offer
 from veilgrid.roles.masked_ledger import LedgerRun, bids_digest
@@ -158,6 +157,8 @@ def attack_plan(
     progress: ProgressSink | None = None,
 ) -> AttackResult:
     """Carry out one case against the scheme of an honest plan that is known already."""
+    if honest.outcome.status is RunStatus.INFEASIBLE:
+        return _infeasible(honest, case, site)
     if honest.settlement is None:
         raise RunAborted(f"the honest day is {honest.outcome.status}: there is nothing to attack")
     if site is None and case == "refusing-site":
@@ -173,6 +174,15 @@ def attack_plan(
     if honest.scheme == "sealed":
         return _SEALED[case](setting)
     return _ACTS[case](setting)
+
+
+def _infeasible(honest: DayPlan, case: str, site: int | None) -> AttackResult:
+    """Report that no plan keeps all limits, attacked or not: there is none to gain from or stop."""
+    day, unmet = honest.day, honest.obstacles
+    index = _chosen(day, case, honest.scheme) if site is None else site
+    why = "no plan keeps all limits, without any attack"
+    told = (str(day.sites[index].name), AttackOutcome.PREVENTED, 0.0, 0.0, None)
+    return AttackResult(case, honest.scheme, *told, f"{why}; {unmet[0]}" if unmet else why, unmet)
 
 
 def _chosen(day: Day, case: str, scheme: str) -> int:
@@ -215,18 +225,7 @@ def _dishonest_site(setting: Setting) -> AttackResult:
                 cost=setting.honest_cost,
                 culprit=setting.name,
             )
-    found = certify(pretended, setting.limits, outcome.setpoints, outcome.price_p, outcome.price_q)
-    target = found.target
-    settled = settle(
-        pretended,
-        outcome.setpoints,
-        setting.honest.alone.setpoints,
-        target.price_p,
-        target.price_q,
-        float(target.rent.sum()),
-    )
-    gain = setting.honest_account - settled.accounts[index].cost / MICRO
-    cost = day.cost(outcome.setpoints)
+    gain, cost = setting.gain(outcome, pretended), day.cost(outcome.setpoints)
     if setting.is_gain(gain):
         why = "it pays for what it says, and nobody checks that against its balance"
         return setting.result(case, AttackOutcome.SUCCEEDED, why, gain=gain, cost=cost)
@@ -240,7 +239,8 @@ def _dishonest_bidder(setting: Setting, pretended: Day) -> AttackResult:
     case, day, index = "dishonest-site", setting.day, setting.site
     if setting.scheme == "alone":
         plan = alone(pretended)
-        settled = settle_alone(day, plan.setpoints)
+        account = settle_alone(day, plan.setpoints).accounts[index]
+        gain = setting.honest_account - account.cost / MICRO
         why = "its contract is metered: it pays for what it draws"
     else:
         # Operator and validators compare what is handed in with the digests of gate closure.
@@ -254,17 +254,8 @@ def _dishonest_bidder(setting: Setting, pretended: Day) -> AttackResult:
             plan = run.run(day, setting.limits)
         if not plan.setpoints:
             return _stalled(setting, case, plan)
-        target = certify(day, setting.limits, plan.setpoints, plan.price_p, plan.price_q).target
-        settled = settle(
-            day,
-            plan.setpoints,
-            setting.honest.alone.setpoints,
-            target.price_p,
-            target.price_q,
-            float(target.rent.sum()),
-        )
+        gain = setting.gain(plan)
         why = "it says nothing after its registered bid, and pays by that"
-    gain = setting.honest_account - settled.accounts[index].cost / MICRO
     is_gain = setting.is_gain(gain)
     outcome = AttackOutcome.SUCCEEDED if is_gain else AttackOutcome.PREVENTED
     costs = plan_cost(setting.scheme, day, plan)
@@ -301,18 +292,7 @@ def _dishonest_masked(setting: Setting, pretended: Day) -> AttackResult:
         misconduct=Misconduct(falsifying={index: falsify}),
     )
     plan = found.coordination
-    judged = certify(day, setting.limits, plan.setpoints, plan.price_p, plan.price_q)
-    target = judged.target
-    settled = settle(
-        day,
-        plan.setpoints,
-        setting.honest.alone.setpoints,
-        target.price_p,
-        target.price_q,
-        float(target.rent.sum()),
-    )
-    gain = setting.honest_account - settled.accounts[index].cost / MICRO
-    cost = day.cost(plan.setpoints)
+    gain, cost = setting.gain(plan), day.cost(plan.setpoints)
     is_named = setting.name in found.named
     if setting.is_gain(gain) and not is_named:
         why = "its falsified iterates were taken"
@@ -329,13 +309,6 @@ def _dishonest_masked(setting: Setting, pretended: Day) -> AttackResult:
 
 
 # (c) A site that refuses.
-
-
-def without(day: Day, index: int) -> Day:
-    """Return the day with a site fixed at what its devices do uncontrolled: its fallback."""
-    still = day.sites[index].uncontrolled
-    fixed = replace(day.sites[index], lower=still, upper=still)
-    return replace(day, sites=tuple(fixed if i == index else s for i, s in enumerate(day.sites)))
 
 
 def _refusing_site(setting: Setting) -> AttackResult:
@@ -376,7 +349,7 @@ def _refusing_site(setting: Setting) -> AttackResult:
         return _contained(
             setting, day.cost(plan.setpoints), "excluded after its delay; the others planned anew"
         )
-    plan = SCHEMES[setting.scheme](without(day, index), setting.limits, None, setting.progress)
+    plan = SCHEMES[setting.scheme](without(day, [index]), setting.limits, None, setting.progress)
     if plan.status is not RunStatus.CONVERGED:
         return _stalled(setting, case, plan)
     why = {
@@ -394,7 +367,7 @@ def _contained(setting: Setting, cost: float | None, why: str) -> AttackResult:
 def _stalled(setting: Setting, case: str, plan: Coordination) -> AttackResult:
     """No plan comes about: everybody is left alone."""
     why = f"stopped after iteration {plan.iteration_count}; everybody is left alone"
-    return setting.result(case, AttackOutcome.STALLED, why, cost=setting.honest.cost_alone)
+    return setting.left_alone(case, AttackOutcome.STALLED, why, plan)
 
 
 _ACTS: dict[str, Callable[[Setting], AttackResult]] = {

@@ -1,14 +1,17 @@
 """What all attacks share: the honest plan, and how an attack ended [masking 7]."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from veilgrid.admm.outcome import ProgressSink
-from veilgrid.admm.settlement import MICRO
-from veilgrid.errors import invariant
+from veilgrid.admm.certify import certify
+from veilgrid.admm.outcome import Coordination, ProgressSink
+from veilgrid.admm.settlement import MICRO, Settlement, settle
+from veilgrid.errors import InvariantError, invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
+from veilgrid.roles.obstacles import Obstacle, obstacles
 from veilgrid.roles.operator import DayPlan
 from veilgrid.secret import Randomness
 
@@ -38,6 +41,8 @@ class AttackResult(NamedTuple):
         Who is named; ``None`` if nobody is.
     why
         What made the outcome, for a person.
+    obstacles
+        Limits that no plan can meet; empty unless the day ended as infeasible.
     """
 
     case: str
@@ -48,6 +53,16 @@ class AttackResult(NamedTuple):
     cost_change_percent: float
     culprit: str | None
     why: str
+    obstacles: tuple[Obstacle, ...] = ()
+
+
+def without(day: Day, indices: Collection[int]) -> Day:
+    """Return the day with sites fixed at what their devices do uncontrolled: their fallback."""
+    sites = [
+        replace(site, lower=site.uncontrolled, upper=site.uncontrolled) if i in indices else site
+        for i, site in enumerate(day.sites)
+    ]
+    return replace(day, sites=tuple(sites))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +102,43 @@ class Setting:
         return float(cost or 0.0)
 
     @property
+    def _settlement(self) -> Settlement:
+        found = self.honest.settlement
+        if found is None:
+            raise InvariantError("the honest day has a settlement")
+        return found
+
+    def gain(self, plan: Coordination, said: Day | None = None) -> float:
+        """Return by how much less the attacker bears under a plan than under the honest one.
+
+        Parameters
+        ----------
+        plan
+            With set-points.
+        said
+            The day as sites act; they pay for that. ``None`` = as they are.
+
+        Returns
+        -------
+        currency
+        """
+        day = said or self.day
+        limits = plan.limits or self.limits
+        target = certify(day, limits, plan.setpoints, plan.price_p, plan.price_q).target
+        settled = settle(
+            day,
+            plan.setpoints,
+            self.honest.alone.setpoints,
+            target.price_p,
+            target.price_q,
+            float(target.rent.sum()),
+        )
+        return self.honest_account - settled.accounts[self.site].cost / MICRO
+
+    @property
     def honest_account(self) -> float:
         """What the attacker bears under the honest plan, currency."""
-        settlement = self.honest.settlement
-        invariant(settlement is not None, "the honest day has a settlement")
-        return settlement.accounts[self.site].cost / MICRO if settlement else 0.0
+        return self._settlement.accounts[self.site].cost / MICRO
 
     def result(
         self,
@@ -102,11 +149,34 @@ class Setting:
         gain: float = 0.0,
         cost: float | None = None,
         culprit: str | None = None,
+        unmet: tuple[Obstacle, ...] = (),
     ) -> AttackResult:
         """Put a result together; ``cost`` is the community's true cost."""
         base = abs(self.honest_cost) or 1.0
         change = 0.0 if cost is None else 100.0 * (cost - self.honest_cost) / base
-        return AttackResult(case, self.scheme, self.name, outcome, gain, change, culprit, why)
+        told = (gain, change, culprit, why, unmet)
+        return AttackResult(case, self.scheme, self.name, outcome, *told)
+
+    def left_alone(
+        self,
+        case: str,
+        outcome: AttackOutcome,
+        why: str,
+        plan: Coordination | None,
+        culprit: str | None = None,
+    ) -> AttackResult:
+        """Report that no plan came about: everybody is left alone, the attacker as well."""
+        alone = self._settlement.accounts[self.site].cost_alone / MICRO
+        unmet = () if plan is None else obstacles(self.day, plan.limits or self.limits, plan)
+        return self.result(
+            case,
+            outcome,
+            f"{why}; {unmet[0]}" if unmet else why,
+            gain=self.honest_account - alone,
+            cost=self.honest.cost_alone,
+            culprit=culprit,
+            unmet=unmet,
+        )
 
     def is_gain(self, amount: float) -> bool:
         """Whether an amount is more than rounding."""

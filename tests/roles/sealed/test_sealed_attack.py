@@ -1,5 +1,7 @@
 """The contract's cases against a sealed day: nobody gains, and the right one is named."""
 
+from dataclasses import replace
+
 import pytest
 
 from veilgrid.grid.lindistflow import Limits
@@ -51,3 +53,35 @@ def test_a_wrong_share_in_any_task_names_its_party(task: int, place: int) -> Non
     ended = play(DAY, limits, SeededRandomness(5), deviant=deviant)
     assert ended.coordination is None
     assert ended.culprits == ("party-3",)
+
+
+NARROW = small(2, rating=0.25).day()
+OIL = 4
+"""Without its choice nothing keeps the rating of the first branch of NARROW."""
+
+
+@pytest.fixture(scope="module")
+def narrow() -> DayPlan:
+    return replace(plan_day(NARROW, "exchange"), scheme="sealed")  # The same, in less time.
+
+
+@pytest.mark.parametrize(
+    ("case", "outcome"),
+    [("dishonest-site", AttackOutcome.CONTAINED), ("refusing-site", AttackOutcome.STALLED)],
+)
+def test_a_day_that_needs_the_attacker_is_told_with_bus_and_interval(
+    narrow: DayPlan, case: str, outcome: AttackOutcome
+) -> None:
+    """Who lies for money gets none; who refuses leaves all alone, as it can under any scheme."""
+    found = attack_plan(narrow, case, SeededRandomness(2), OIL)
+    assert found.outcome is outcome
+    assert found.culprit == found.site == "d"
+    assert {(one.limit, one.bus) for one in found.obstacles} == {("rating", "a")}
+    assert f"interval {found.obstacles[0].interval}" in found.why
+    settlement = narrow.settlement
+    assert settlement is not None
+    account = settlement.accounts[OIL]
+    assert found.attacker_gain == pytest.approx((account.cost - account.cost_alone) / 1e6)
+    base = narrow.cost or 1.0
+    change = 100.0 * (narrow.cost_alone - base) / abs(base)
+    assert found.cost_change_percent == pytest.approx(change)

@@ -121,7 +121,7 @@ class Attacked:
     Attributes
     ----------
     coordination
-        ``None`` where the day stopped without a plan.
+        With the limits that it was made within; ``None`` where the day stopped without a result.
     excluded
         Buses that took their fallback, with the reason.
     culprits
@@ -171,12 +171,12 @@ def play(
     with cast.pool:
         driven = step_in_memory(cast.machines, until=SITES)
     try:
-        found = coordination_of(day, driven, SITES, public.register.unit)
+        found = coordination_of(day, driven, SITES, public.register.unit, limits)
     except RunAborted as stopped:
         named = tuple(name for name in (stopped.culprit or "").split(", ") if name)
         return Attacked(None, {}, named, str(stopped.reason))
     excluded = {int(bus): str(why) for bus, why in found.opened["excluded"].items()}
-    return Attacked(found, excluded, (), "")
+    return Attacked(replace(found, limits=found.limits or limits), excluded, (), "")
 
 
 # -- lies of a site -------------------------------------------------------------------------------
