@@ -48,8 +48,8 @@ class Refused:
     limits
         Within which it was planned.
     places
-        (bus, interval, value) beyond limits: ``low`` and ``high`` voltages, per-unit, and ``over``
-        ratings, what is carried, per-unit of the rating.
+        (bus, interval, difference of AC and LinDistFlow) beyond limits: ``low`` and ``high``
+        squared voltages, per-unit, and ``over`` squared ratings, per-unit of them.
     """
 
     cost: float

@@ -45,7 +45,8 @@ VERDICTS = {
     ),
     "sealed": (
         "Nobody got a number of the site: not any party alone, not another site, not the ledger, "
-        "not the operator. What opens to all stands in docs/protocol/sealed.md 4.3. Controls show "
+        "not the operator. What opens to all, prices where no limit binds among it, stands in "
+        "docs/protocol/sealed.md 4.3. Controls show "
         "that the same attacks read everything once more parties than the bound put their shares "
         "together, and that all other sites together learn its total cost, because sums open."
     ),
@@ -65,8 +66,20 @@ def audit_summary(found: Audit) -> dict[str, Any]:
         "site": found.site,
         "recovered": [_row(row) for row in found.recovered],
         **_tests(found),
-        "verdict": VERDICTS.get(found.scheme, ""),
+        "verdict": _verdict(found),
     }
+
+
+def _verdict(found: Audit) -> str:
+    """Say what the scheme hides; what it should have hidden and did not comes first."""
+    plain = VERDICTS.get(found.scheme, "")
+    if found.scheme != "sealed":
+        return plain
+    got = [row for row in found.recovered if row.share_recovered > 0.0 and not row.is_in_table]
+    apart = [one for one in found.tests if not one.is_passed]
+    leaks = [f"{row.role} recovered {row.share_recovered:.0%} of {row.quantity}" for row in got]
+    leaks += [f"not so for {one.role}: {one.what}" for one in apart]
+    return f"LEAK: {'; '.join(leaks)}." if leaks else plain
 
 
 def _row(row: Recovered) -> dict[str, Any]:
@@ -81,7 +94,8 @@ def _row(row: Recovered) -> dict[str, Any]:
     }
     if row.baseline_error is None:
         return shown
-    return {**shown, "baseline_error": finite(row.baseline_error)}
+    more = {"baseline_error": finite(row.baseline_error), "in_table": row.is_in_table}
+    return {**shown, **more}
 
 
 def _tests(found: Audit) -> dict[str, Any]:
@@ -145,18 +159,21 @@ def audit(
 
 def _show(summary: dict[str, Any], name: str) -> None:
     table = Table(title=f"{name}: site {summary['site']} under {summary['scheme']}")
-    for title in ("quantity", "role", "recovered", "largest error", "how"):
-        table.add_column(
-            title, justify="right" if title in ("recovered", "largest error") else "left"
-        )
+    is_compared = any("baseline_error" in row for row in summary["recovered"])
+    guessed = ("of a guess without a view",) if is_compared else ()
+    for title in ("quantity", "role", "recovered", "largest error", *guessed, "how"):
+        is_text = title in ("quantity", "role", "how")
+        table.add_column(title, justify="left" if is_text else "right")
     for row in summary["recovered"]:
         error = "-" if row["max_error"] is None else f"{row['max_error']:.2g} {row['unit']}"
+        blind = row.get("baseline_error")
         table.add_row(
             row["quantity"] + (" (all options on)" if row["options"] else ""),
             row["role"],
             f"{100.0 * row['share_recovered']:.0f} %",
             error,
-            row["how"],
+            *(["-" if blind is None else f"{blind:.2g} {row['unit']}"] if is_compared else []),
+            row["how"] + (" (opens by the policy's table)" if row.get("in_table") else ""),
         )
     console = Console(highlight=False)
     console.print(table)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from veilgrid.grid.day import Day
+from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import Floats
 from veilgrid.roles.audit_masked import audit_masked
 from veilgrid.roles.audit_score import Recovered, energy_of, nothing, powers_of, scored
@@ -57,14 +58,16 @@ def audit(
     randomness
         For masks.
     scheme
-        ``None`` = the plan's. ``masked`` and ``sealed`` are run anew within the plan's limits.
+        ``None`` = the plan's. ``masked`` is run anew within the plan's limits, ``sealed`` from
+        gate closure on.
     other
         Another day on the same network, to look for the site in; ``None`` = the same one.
     """
     chosen = plan.scheme if scheme is None else scheme
     day, name = plan.day, str(plan.day.sites[site].name)
     if chosen == "sealed":
-        ours = audit_sealed(day, plan.limits, site, randomness, other)
+        # Plans that the AC power flow refuses are part of the day, so limits are as they begin.
+        ours = audit_sealed(day, Limits.of(day.network), site, randomness, other)
         return Audit(chosen, name, tuple(ours.recovered), tuple(ours.tests), tuple(ours.controls))
     if chosen == "masked":
         found = audit_masked(day, plan.limits, site, randomness, other)

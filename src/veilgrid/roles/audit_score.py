@@ -1,5 +1,6 @@
 """How much of a quantity a role got: what audits report [masking 8]."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,8 @@ class Recovered(NamedTuple):
         Whether row scaling, permutation and decoys were on.
     baseline_error
         Of who sees nothing; ``None`` where nobody compared.
+    is_in_table
+        Whether the scheme says that this opens: then finding it is no leak.
     """
 
     quantity: str
@@ -42,6 +45,19 @@ class Recovered(NamedTuple):
     how: str
     options: bool = False
     baseline_error: float | None = None
+    is_in_table: bool = False
+
+
+class Target(NamedTuple):
+    """What is attacked: where a quantity lies in a vector, and the truth."""
+
+    quantity: str
+    task: int
+    name: str
+    places: "np.typing.NDArray[np.int64]"
+    truth: Floats
+    unit: str
+    factor: float
 
 
 def scored(
@@ -67,6 +83,43 @@ def nothing(quantity: str, role: str, truth: Floats, unit: str, how: str) -> Rec
     """Score a role that has nothing better than to guess zero; zeros guessed do not count."""
     worst = float(np.max(np.abs(truth), initial=0.0))
     return Recovered(quantity, role, worst, 0.0, unit, how)
+
+
+def beside(target: Target, role: str, guess: Floats, how: str) -> Recovered:
+    """Score a guess beside that of who sees nothing: zero, or the mean of half of the truth.
+
+    Entries that are zero count for nobody.
+    """
+    truth = target.truth
+    row = scored(target.quantity, role, guess, truth, target.unit, how)
+    worst = float(np.max(np.abs(truth), initial=0.0))
+    counts = np.abs(truth) > EXACT * max(worst, 1e-3)
+    if counts.any():
+        own = scored("", "", guess[counts], truth[counts], "", "").share_recovered
+        row = row._replace(share_recovered=own)
+    else:
+        row = row._replace(share_recovered=0.0)
+    plain = float(np.max(np.abs(fitted([], truth) - truth), initial=0.0))
+    return row._replace(baseline_error=min(worst, plain))
+
+
+def best(rows: Sequence[Recovered]) -> Recovered:
+    """Return the most successful attack."""
+    return max(rows, key=lambda row: (row.share_recovered, -row.max_error))
+
+
+def fitted(columns: Sequence[Floats], truth: Floats) -> Floats:
+    """Predict each half of the truth from the other half and the columns."""
+    table = np.stack([*columns, np.ones_like(truth)], axis=1)
+    scale = np.abs(table).max(axis=0)
+    table = table / np.where(scale > 0.0, scale, 1.0)
+    half = np.arange(len(truth)) % 2 == 0
+    out = np.zeros_like(truth)
+    for chosen in (half, ~half):
+        if chosen.any() and (~chosen).any():
+            weights = np.linalg.lstsq(table[~chosen], truth[~chosen], rcond=None)[0]
+            out[chosen] = table[chosen] @ weights
+    return out
 
 
 def energy_of(day: Day) -> float:

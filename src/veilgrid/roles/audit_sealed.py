@@ -19,7 +19,8 @@ from veilgrid.grid.network import Floats
 from veilgrid.mpc.client import submit
 from veilgrid.mpc.field import PRIME_FIELD, Words, decode, words_of
 from veilgrid.mpc.shamir import open_shares
-from veilgrid.roles.audit_score import EXACT, Recovered, powers_of, scored
+from veilgrid.roles.audit_opened import attack_opened
+from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted, powers_of
 from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of
 from veilgrid.roles.sealed.day import Keys, costs_alone
 from veilgrid.roles.sealed.program import BID, client_of
@@ -37,18 +38,6 @@ OTHER_LOAD: Final = 0.5
 """Load of the second secret day, as a share of the first."""
 
 FULL: Final = 2.0**127
-
-
-class _Target(NamedTuple):
-    """What is attacked: where a quantity lies in a vector, and the truth."""
-
-    quantity: str
-    task: int
-    name: str
-    places: "np.typing.NDArray[np.int64]"
-    truth: Floats
-    unit: str
-    factor: float
 
 
 class SealedAudit(NamedTuple):
@@ -90,7 +79,9 @@ def audit_sealed(
     found.append(_recognise(day, views, site, draw))
     found.append(_attack_sites(day, views, site))
     found += _attack_public(day, views, site)
-    controls = [*_beyond_the_bound(views, targets), *_all_others(day, views, site)]
+    opened, beyond = attack_opened(day, views, site)
+    found += opened
+    controls = [*_beyond_the_bound(views, targets), *_all_others(day, views, site), *beyond]
     return SealedAudit(found, _tests(views, second), controls)
 
 
@@ -102,7 +93,7 @@ def _other_secrets(day: Day) -> Day:
     return replace(day, sites=tuple(sites))
 
 
-def _targets(day: Day, views: Views, site: int) -> list[_Target]:
+def _targets(day: Day, views: Views, site: int) -> list[Target]:
     """Return the site's secrets and where they lie in what it sent."""
     own, base, unit = day.sites[site], day.network.base_mva, views.public.register.unit
     shape = Shape.of(own)
@@ -111,9 +102,9 @@ def _targets(day: Day, views: Views, site: int) -> list[_Target]:
     name = client_of(site, BID)
     megawatts = base / 2.0**POWER_BITS
 
-    def committed(what: str, part: str, factor: float, measure: str) -> _Target:
+    def committed(what: str, part: str, factor: float, measure: str) -> Target:
         places = bid[part]
-        return _Target(
+        return Target(
             what,
             0,
             name,
@@ -134,12 +125,12 @@ def _targets(day: Day, views: Views, site: int) -> list[_Target]:
         number = next(n for n, kind, _ in reversed(views.tasks) if kind == "certificate")
         places = powers_of(own.spans, day.interval_count)
         proof = client_of(site, f"certificate {number}")
-        found.append(_Target("schedule", number, proof, places, x[places] * base, "MW", megawatts))
+        found.append(Target("schedule", number, proof, places, x[places] * base, "MW", megawatts))
         last = next(n for n, kind, _ in reversed(views.tasks) if kind == "answer")
         demand = own.demand_p(x) * base
         places = np.arange(day.interval_count)
         answer = client_of(site, f"answer {last}")
-        found.append(_Target("net demand", last, answer, places, demand, "MW", megawatts))
+        found.append(Target("net demand", last, answer, places, demand, "MW", megawatts))
     return found
 
 
@@ -155,7 +146,7 @@ def _named(coalition: Sequence[int]) -> str:
 
 
 def _attack_shares(
-    views: Views, coalition: Sequence[int], targets: Sequence[_Target]
+    views: Views, coalition: Sequence[int], targets: Sequence[Target]
 ) -> list[Recovered]:
     """Read, subtract what is known, fit: each quantity keeps its most successful attack."""
     found = []
@@ -164,49 +155,13 @@ def _attack_shares(
         known = views.known_part(coalition, target.task, target.name)
         own = [_numbers(one[target.places]) * target.factor for one in (*shares, known)]
         guesses = {"a share read as the number": own[0], "all that known seeds leave": own[-1]}
-        guesses["least squares on shares, fitted to half of the truth"] = _fitted(own, target.truth)
-        rows = [_beside(target, _named(coalition), guess, how) for how, guess in guesses.items()]
-        found.append(_best(rows))
+        guesses["least squares on shares, fitted to half of the truth"] = fitted(own, target.truth)
+        rows = [beside(target, _named(coalition), guess, how) for how, guess in guesses.items()]
+        found.append(best(rows))
     return [*found, *_slacks(views, coalition, targets)]
 
 
-def _best(rows: list[Recovered]) -> Recovered:
-    return max(rows, key=lambda row: (row.share_recovered, -row.max_error))
-
-
-def _beside(target: _Target, role: str, guess: Floats, how: str) -> Recovered:
-    """Score a guess beside that of who sees nothing: zero, or the mean of half of the truth.
-
-    Entries that are zero count for nobody.
-    """
-    truth = target.truth
-    row = scored(target.quantity, role, guess, truth, target.unit, how)
-    worst = float(np.max(np.abs(truth), initial=0.0))
-    counts = np.abs(truth) > EXACT * max(worst, 1e-3)
-    if counts.any():
-        own = scored("", "", guess[counts], truth[counts], "", "").share_recovered
-        row = row._replace(share_recovered=own)
-    else:
-        row = row._replace(share_recovered=0.0)
-    plain = float(np.max(np.abs(_fitted([], truth) - truth), initial=0.0))
-    return row._replace(baseline_error=min(worst, plain))
-
-
-def _fitted(columns: Sequence[Floats], truth: Floats) -> Floats:
-    """Predict each half of the truth from the other half and the columns."""
-    table = np.stack([*columns, np.ones_like(truth)], axis=1)
-    scale = np.abs(table).max(axis=0)
-    table = table / np.where(scale > 0.0, scale, 1.0)
-    half = np.arange(len(truth)) % 2 == 0
-    out = np.zeros_like(truth)
-    for chosen in (half, ~half):
-        if chosen.any() and (~chosen).any():
-            weights = np.linalg.lstsq(table[~chosen], truth[~chosen], rcond=None)[0]
-            out[chosen] = table[chosen] @ weights
-    return out
-
-
-def _slacks(views: Views, coalition: Sequence[int], targets: Sequence[_Target]) -> list[Recovered]:
+def _slacks(views: Views, coalition: Sequence[int], targets: Sequence[Target]) -> list[Recovered]:
     """Try the identity that breaks masking: a plan less its committed bound is its slack."""
     plan = next((one for one in targets if one.quantity == "schedule"), None)
     bound = next((one for one in targets if one.quantity == "forecasts and ratings"), None)
@@ -220,10 +175,10 @@ def _slacks(views: Views, coalition: Sequence[int], targets: Sequence[_Target]) 
     truth = bound.truth[plan.places] - plan.truth
     target = plan._replace(quantity="slack identity", truth=truth)
     how = "share of the upper bound less share of the plan"
-    return [_beside(target, _named(coalition), _numbers(shown) * plan.factor, how)]
+    return [beside(target, _named(coalition), _numbers(shown) * plan.factor, how)]
 
 
-def _beyond_the_bound(views: Views, targets: Sequence[_Target]) -> list[Recovered]:
+def _beyond_the_bound(views: Views, targets: Sequence[Target]) -> list[Recovered]:
     """Open with one party more than the bound: shows that the attack reads what it is given."""
     count = views.degree + 1
     found = []
@@ -233,7 +188,7 @@ def _beyond_the_bound(views: Views, targets: Sequence[_Target]) -> list[Recovere
         invariant(values is not None, "honest parties' shares agree")
         guess = _numbers(values) * target.factor  # type: ignore[arg-type]
         found.append(
-            _beside(
+            beside(
                 target,
                 f"any {count} parties, beyond the bound",
                 guess,
@@ -293,9 +248,9 @@ def _correlation(one: Floats, other: Floats) -> float:
 # -- sites, ledger, operator ----------------------------------------------------------------------
 
 
-def _demand(day: Day, views: Views, site: int) -> _Target:
+def _demand(day: Day, views: Views, site: int) -> Target:
     truth = day.sites[site].demand_p(views.coordination.setpoints[site]) * day.network.base_mva
-    return _Target("net demand", 0, "", np.arange(len(truth)), truth, "MW", 1.0)
+    return Target("net demand", 0, "", np.arange(len(truth)), truth, "MW", 1.0)
 
 
 def _attack_sites(day: Day, views: Views, site: int) -> Recovered:
@@ -308,16 +263,16 @@ def _attack_sites(day: Day, views: Views, site: int) -> Recovered:
     for bus in others:
         mine = day.sites[bus].demand_p(views.coordination.setpoints[bus]) * base
         price = views.coordination.price_p[bus]
-        rows.append(_beside(target, "any one other site", mine, "its own demand for the other's"))
+        rows.append(beside(target, "any one other site", mine, "its own demand for the other's"))
         rows.append(
-            _beside(
+            beside(
                 target,
                 "any one other site",
-                _fitted([price, mine], target.truth),
+                fitted([price, mine], target.truth),
                 "least squares on own prices and demand, fitted to half of the truth",
             )
         )
-    return _best(rows)
+    return best(rows)
 
 
 def _all_others(day: Day, views: Views, site: int) -> list[Recovered]:
@@ -332,10 +287,10 @@ def _all_others(day: Day, views: Views, site: int) -> list[Recovered]:
     rest = sum(one.cost(x) for one, x in zip(day.sites, setpoints, strict=True)) - own
     shown = float(certificate["cost"]) - float(certificate["exchange_cost"]) - rest
     role, target = "all other sites together", _demand(day, views, site)
-    cost = _Target("cost of its devices", 0, "", np.arange(1), np.array([own]), day.currency, 1.0)
+    cost = Target("cost of its devices", 0, "", np.arange(1), np.array([own]), day.currency, 1.0)
     return [
-        _beside(target, role, guess, "least demand that fits the cost of the exchange"),
-        _beside(cost, role, np.array([shown]), "total cost less their own: in the policy's table"),
+        beside(target, role, guess, "least demand that fits the cost of the exchange"),
+        beside(cost, role, np.array([shown]), "total cost less their own: in the policy's table"),
     ]
 
 
@@ -351,21 +306,21 @@ def _attack_public(day: Day, views: Views, site: int) -> list[Recovered]:
     target, tariff = _demand(day, views, site), _tariff(day, views)
     share = float(views.coordination.opened["exchange_cost"]) / float(tariff @ tariff)
     even = tariff * share * base / max(1, len(day.sites) - 1)
-    found = [_beside(target, "ledger and public", even, "an even share of the exchange's cost")]
+    found = [beside(target, "ledger and public", even, "an even share of the exchange's cost")]
     give = views.public.register.give_p
     weight = give[site] / give.sum() if give[site] > 0.0 else 1.0 / max(1, len(day.sites) - 1)
     wide = tariff * share * base * weight
     found.append(
-        _beside(target, "operator", wide, "the exchange's cost shared by registered ranges")
+        beside(target, "operator", wide, "the exchange's cost shared by registered ranges")
     )
     if len(own.linear):
         powers = powers_of(own.spans, day.interval_count)
         plan = views.coordination.setpoints[site][powers] * base
-        schedule = _Target("schedule", 0, "", powers, plan, "MW", 1.0)
+        schedule = Target("schedule", 0, "", powers, plan, "MW", 1.0)
         groups = len(plan) // day.interval_count
         fed = np.tile(np.abs(wide) / max(groups, 1), groups)
         how = "the same, shared evenly among its devices"
-        found.append(_beside(schedule, "operator", fed, how))
+        found.append(beside(schedule, "operator", fed, how))
     return found
 
 

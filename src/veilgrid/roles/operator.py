@@ -406,15 +406,16 @@ def _replan(network: Network, refused: Refused) -> Replan:
     """Describe a plan that a scheme refused itself, each bus or branch by its worst interval."""
     names, worst = [str(bus.name) for bus in network.buses], dict[tuple[str, int], Finding]()
     low, high = network.voltage_min_pu, network.voltage_max_pu
-    for kind, limit, sign in (("low", low, 1.0), ("high", high, -1.0), ("over", None, -1.0)):
-        for bus, interval, value in sorted(refused.places[kind], key=lambda one: sign * one[2]):
+    for kind, limit in (("low", low), ("high", high), ("over", None)):
+        for bus, interval, missed in sorted(refused.places[kind], key=lambda one: -abs(one[2])):
             if kind == "over":
                 here = f"branch {names[network.tree.parent[bus]]}->{names[bus]}"
-                problem = f"loaded to {100.0 * value:.2f} % of its rating"
+                problem = "loaded beyond its rating by AC power flow"
             else:
                 what = "min" if kind == "low" else "max"
                 here = f"bus {names[bus]}"
-                problem = f"voltage {value:.5f} pu, voltage_{what}_pu is {limit}"
+                problem = f"beyond voltage_{what}_pu {limit} by AC power flow"
+            problem += f"; losses move its square by {abs(missed):.4f}"
             worst.setdefault((kind, bus), Finding(f"{here}, interval {interval}", problem))
     return Replan(
         margin_pu=margin_pu(network, refused.limits),

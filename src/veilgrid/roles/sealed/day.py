@@ -351,7 +351,7 @@ def _narrowed(
     own = network.voltage_min_pu, network.voltage_max_pu
     for one in refused:
         places = {
-            name: tuple((int(bus), int(t), exact**0.5) for bus, t, exact, _ in one["shown"][name])
+            name: tuple((int(bus), int(t), missed) for bus, t, missed in one["shown"][name])
             for name in ("low", "high", "over")
         }
         plans.append(Refused(float(one["cost"]), int(one["iterations"]), limits, places))

@@ -12,7 +12,7 @@ import numpy as np
 
 from veilgrid.mpc import Mpc, Shares, Steps, minimum_maximum
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
-from veilgrid.roles.sealed.narrowing import has_places
+from veilgrid.roles.sealed.narrowing import SHOWN_BITS, has_places
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Register, factors
 from veilgrid.roles.sealed.step import below_zero
 from veilgrid.roles.sealed.step_dual import COMPARED_BOUND, rounded_steps
@@ -190,7 +190,7 @@ def electrical_check(
     demand_p, demand_q : (bus * interval,), scale 2**32 per-unit
         Net demands, bus by bus.
     is_shown
-        Whether to open what both models say of the places beyond limits [sealed 6.1].
+        Whether to open by how much the models differ at the places beyond limits [sealed 6.1].
 
     Returns
     -------
@@ -225,24 +225,30 @@ def electrical_check(
 def _shown(
     mpc: Mpc, register: Register, feeder: _Feeder, found: dict[str, Any], ends: tuple[Words, Words]
 ) -> Steps[dict[str, Any]]:
-    """Open voltages, or what is carried, by both models where limits are exceeded."""
+    """Open by how much the models differ where limits are exceeded, in coarse steps.
+
+    Voltages themselves stay shut: those of neighbouring buses would tell everybody what one site
+    draws.
+    """
+    result: dict[str, Any] = {"low": [], "high": [], "over": []}
     places = [(name, *place) for name in ("low", "high") for place in found[name]]
     buses = np.array([bus for _, bus, _ in places], dtype=np.int64)
     times = np.array([time for *_, time in places], dtype=np.int64)
-    parts = [feeder.voltage[buses, times], feeder.first_voltage[buses, times]]
-    opened = yield from mpc.open(mpc.wrap(np.concatenate(parts), 2**40)) if places else _nothing()
-    result: dict[str, Any] = {"low": [], "high": [], "over": []}
-    for place, (name, bus, time) in enumerate(places):
-        numbers = [opened[place] / 2.0**POWER_BITS, opened[len(places) + place] / 2.0**POWER_BITS]
-        result[name].append([bus, time, *numbers])
+    if places:
+        missed = _each(_subtract, feeder.first_voltage[buses, times], feeder.voltage[buses, times])
+        numbers = yield from _coarse(mpc, feeder, missed, POWER_BITS)
+        for (name, bus, time), number in zip(places, numbers, strict=True):
+            result[name].append([bus, time, number])
     if found["over"]:
         result["over"] = yield from _shown_branches(mpc, register, feeder, found["over"], ends)
     return result
 
 
-def _nothing() -> Steps[list[int]]:
-    yield from ()
-    return []
+def _coarse(mpc: Mpc, feeder: _Feeder, numbers: Words, bits: int) -> Steps[list[float]]:
+    """Open numbers of so many binary places, rounded to :data:`SHOWN_BITS`."""
+    (cut,) = yield from feeder.cut([numbers], bits - SHOWN_BITS)
+    opened = yield from mpc.open(mpc.wrap(np.ascontiguousarray(cut), 2**40))
+    return [value / 2.0**SHOWN_BITS for value in opened]
 
 
 def _shown_branches(
@@ -261,13 +267,10 @@ def _shown_branches(
     own = yield from feeder.cut(scaled, FACTOR_BITS)
     squares = yield from feeder.products([(part, part) for part in own])
     linear = _add(*squares)
-    whole = np.concatenate([*(end[rows, times] for end in ends), linear])
-    opened = yield from mpc.open(mpc.wrap(whole, COMPARED_BOUND))
-    numbers = np.array(opened, dtype=np.float64).reshape(3, -1) / 2.0 ** (2 * POWER_BITS)
-    return [
-        [*place, float(max(far, near)), float(first)]
-        for place, far, near, first in zip(over, *numbers, strict=True)
-    ]
+    missed = np.concatenate([_each(_subtract, end[rows, times], linear) for end in ends])
+    numbers = yield from _coarse(mpc, feeder, missed, 2 * POWER_BITS)
+    far, near = numbers[: len(over)], numbers[len(over) :]
+    return [[*place, max(pair)] for place, *pair in zip(over, far, near, strict=True)]
 
 
 def _limits(mpc: Mpc, register: Register, feeder: _Feeder, former: Words) -> Steps[dict[str, Any]]:

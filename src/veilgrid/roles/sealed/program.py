@@ -16,7 +16,7 @@ answer          cost and claimed gap of the iterate, which way the exchange
 regret          the claimed gap with all sites' regrets
 certificate     verdicts, cost, gap, rent, how many pay more than alone,     its payment
                 whether the AC power flow passes and its extremes;
-                of a refused plan what both models say of its places
+                of a refused plan how far two models differ there
 ==============  ===========================================================  ==================
 """
 
