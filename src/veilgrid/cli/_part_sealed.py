@@ -33,14 +33,16 @@ from veilgrid.roles.sealed import message
 from veilgrid.roles.sealed.admission import Admitting, asked_of
 from veilgrid.roles.sealed.day import SETTINGS, PublicDay, costs_alone
 from veilgrid.roles.sealed.ledger import (
-    LEDGER_JOURNAL,
-    SEATED_RECORDS,
-    WIRE,
-    Recorded,
     RecordingSites,
     SealedOperator,
     SealedValidator,
     TellingParty,
+)
+from veilgrid.roles.sealed.ledger_message import (
+    LEDGER_JOURNAL,
+    SEATED_RECORDS,
+    WIRE,
+    Recorded,
     Words,
 )
 from veilgrid.roles.sealed.message import Agreement, DayEnded

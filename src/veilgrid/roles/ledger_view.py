@@ -140,6 +140,11 @@ class DayView:
     admitted: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Sites that are not excluded."""
+        return tuple(site for site in self.sites if site not in self.excluded)
+
     def solution(self, step: int, site: str) -> bytes:
         """Digest of the accepted solution of a recent step; empty where there is none."""
         tasks = self.tasks if step == self.iteration else self.past.get(step, {})
@@ -160,7 +165,7 @@ class DayView:
                 self.bids[record.client] = digest
             case CloseBids():
                 self.is_bidding = False
-                silent = [s for s in self.sites if s not in self.bids and s not in self.excluded]
+                silent = [site for site in self.present if site not in self.bids]
                 self.excluded |= dict.fromkeys(silent, "no bid")
             case SealBeacon():
                 self.seals.add(record.client)

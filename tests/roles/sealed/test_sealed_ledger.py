@@ -30,17 +30,12 @@ from veilgrid.roles.ledger_seat import Agreement
 from veilgrid.roles.ledger_validator import Validator
 from veilgrid.roles.sealed.day import SETTINGS, SITES, PublicDay
 from veilgrid.roles.sealed.ledger import (
-    WIRE,
-    Pledge,
-    Pledges,
-    Recorded,
     RecordingSites,
     SealedOperator,
     SealedValidator,
     TellingParty,
-    Word,
-    Words,
 )
+from veilgrid.roles.sealed.ledger_message import WIRE, Pledge, Pledges, Recorded, Word, Words
 from veilgrid.roles.sealed.record import commitment_of
 from veilgrid.roles.sealed.sites import SiteOutcome
 from veilgrid.secret import Secret

@@ -1,19 +1,16 @@
 """A sealed day of a deployment on the ledger: validators compare what parties say [sealed 6.5].
 
-When a day has ended, each party tells operator and validators what opened, in digests. A word of
-``degree + 1`` parties counts, because one of them is honest. Each site writes the digest of its
-committed message under its own key and pledges its payment; the operator proposes, validators
-accept what agrees with the word, and miss sites whose entries do not.
+When a day has ended, each party tells operator and validators what opened, in digests. Each site
+writes the digest of its committed message under its own key and pledges its payment; the operator
+proposes, validators accept what agrees with the parties' word, and miss sites whose entries do
+not.
 """
 
-import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from veilgrid.ledger.export import exported
-from veilgrid.ledger.journalled import RECORDS as LEDGER_RECORDS
 from veilgrid.ledger.operation import (
     Absent,
     Approve,
@@ -34,186 +31,31 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
-from veilgrid.roles.ledger_message import MESSAGES, Seated
 from veilgrid.roles.ledger_seat import AGAIN, Agreement, Seat, bus_of, client_of, send_all
 from veilgrid.roles.ledger_validator import Validator, folded
 from veilgrid.roles.ledger_view import DayView
-from veilgrid.roles.masked_chain import residual_of
-from veilgrid.roles.sealed.message import DayEnded, Message, Stopped
+from veilgrid.roles.sealed.ledger_message import (
+    FetchWord,
+    Pledge,
+    Pledges,
+    Recorded,
+    Word,
+    Words,
+    is_genuine,
+    outcome_proposal,
+    payments_proposal,
+    pledged,
+    unfit,
+)
+from veilgrid.roles.sealed.message import DayEnded, Stopped
 from veilgrid.roles.sealed.party import SealedParty
-from veilgrid.roles.sealed.record import commitment_of, digest_of_opened
-from veilgrid.roles.sealed.sites import SiteGroup, SiteOutcome, SiteRecord
-from veilgrid.signature import Signs, verify
+from veilgrid.roles.sealed.sites import SiteGroup, SiteOutcome
+from veilgrid.signature import Signs
 
-PLEDGE_DOMAIN: Final = "sealed/1/pledge"
 _BIDS: Final = "sealed bids"
 _PLEDGES: Final = "sealed pledges"
 _UNRECORDED: Final = "sealed unrecorded"
 _RECORD_PATIENCE_TIMES: Final = 4
-
-
-class Word(msgspec.Struct, frozen=True, tag=True):
-    """A party's word on how a day ended; ``degree + 1`` equal ones are believed.
-
-    Attributes
-    ----------
-    bids
-        Digest of each committed message, by bus name.
-    excluded
-        Buses that took their fallback after they had bid.
-    opened
-        Digest of all that opened; empty if the day ended without a result.
-    gap
-        Of the certificate, price units.
-    is_accepted
-        Whether the certificate says that the plan may be accepted.
-    """
-
-    day: str
-    bids: dict[str, bytes]
-    excluded: list[str]
-    opened: bytes
-    gap: float
-    is_accepted: bool
-
-    @classmethod
-    def of(cls, day: str, names: Sequence[str], party: SealedParty, ended: DayEnded) -> "Word":
-        """Say what a party knows of an ended day; ``names`` are those of the buses."""
-        public = ended.public
-        bids = {names[bus]: digest for bus, digest in party.bid_digests().items()}
-        left_out = sorted(names[int(bus)] for bus in public["excluded"])
-        opened = {**public["certificate"], "excluded": public["excluded"]}
-        is_accepted = bool(opened.get("is_close")) and not any(opened.get("failed", ()))
-        return cls(
-            day,
-            dict(sorted(bids.items())),
-            [name for name in left_out if name in bids],
-            digest_of_opened(opened),
-            float(max(opened.get("gap", 0.0), 0.0)),
-            is_accepted,
-        )
-
-    @classmethod
-    def without_result(cls, day: str) -> "Word":
-        """Say that a day ended without a result."""
-        return cls(day, {}, [], b"", 0.0, is_accepted=False)
-
-
-class Pledge(msgspec.Struct, frozen=True, tag=True):
-    """A site's commitment to what it pays, under the key of its process."""
-
-    day: str
-    site: str
-    commitment: bytes
-    signature: bytes
-
-
-class Pledges(msgspec.Struct, frozen=True, tag=True):
-    """All pledges by which the operator proposes to end a day."""
-
-    day: str
-    pledges: list[Pledge]
-
-
-class FetchWord(msgspec.Struct, frozen=True, tag=True):
-    """Somebody asks again for a party's word, a process's pledges, or the operator's collection."""
-
-    day: str
-
-
-class Recorded(msgspec.Struct, frozen=True, tag=True):
-    """How the record of a day ended for a participant.
-
-    Attributes
-    ----------
-    public
-        Of a process of sites: what opened. Else ``status`` alone.
-    export
-        Of a validator: the file that ``veilgrid verify`` checks.
-    """
-
-    public: dict[str, Any]
-    export: bytes = b""
-
-
-WIRE = Message | MESSAGES | Word | Pledge | Pledges | FetchWord
-"""The union that crosses the links of a sealed day with a ledger."""
-
-SEATED_RECORDS = SiteRecord | Seated
-"""The union that journals of its sites hold."""
-
-LEDGER_JOURNAL = LEDGER_RECORDS | Seated
-"""The union that journals of its operator and its validators hold."""
-
-
-def _payload(pledge: Pledge) -> bytes:
-    return msgspec.msgpack.encode((pledge.day, pledge.site, pledge.commitment))
-
-
-def pledged(day: str, site: str, amount: int, salt: bytes, signer: Signs) -> Pledge:
-    """Return a site's pledge to pay an amount, micro-units."""
-    plain = Pledge(day, site, commitment_of(site, amount, salt), b"")
-    return msgspec.structs.replace(plain, signature=signer.sign(PLEDGE_DOMAIN, _payload(plain)))
-
-
-def is_genuine(pledge: Pledge, agreement: Agreement) -> bool:
-    """Whether a site of the day made this pledge."""
-    if pledge.day != agreement.day or pledge.site not in agreement.groups:
-        return False
-    key = agreement.keys[agreement.groups[pledge.site]]
-    return verify(key, PLEDGE_DOMAIN, _payload(pledge), pledge.signature)
-
-
-def digest_of_pledges(pledges: Iterable[Pledge]) -> bytes:
-    """Return one digest of all commitments, by site."""
-    ordered = sorted(pledges, key=lambda one: one.site)
-    return hashlib.sha256(b"".join(one.commitment for one in ordered)).digest()
-
-
-class Words:
-    """What parties say of a day, and what is believed of it.
-
-    Parameters
-    ----------
-    parties
-        Who counts.
-    degree
-        So many of them may be corrupt.
-    """
-
-    def __init__(self, day: str, parties: Sequence[NodeId], degree: int) -> None:
-        self.day, self.parties, self._degree = day, tuple(parties), degree
-        self._said: dict[NodeId, Word] = {}
-        self.agreed: Word | None = None
-
-    def take(self, sender: NodeId, word: Word) -> None:
-        """Count a word: the first one of each party."""
-        if sender not in self.parties or word.day != self.day:
-            return
-        self._said.setdefault(sender, word)
-        equal = [one for one in self._said.values() if one == word]
-        if self.agreed is None and len(equal) > self._degree:
-            self.agreed = word
-
-
-def unfit(view: DayView, word: Word) -> list[str]:
-    """Return the clients whose entry is not what the parties say, and who are not out yet."""
-    return [
-        client
-        for client, digest in sorted(view.bids.items())
-        if client not in view.excluded
-        and (word.bids.get(bus_of(client)) != digest or bus_of(client) in word.excluded)
-    ]
-
-
-def outcome_proposal(day: str, word: Word) -> ProposeIteration:
-    """Return the step that holds what opened."""
-    return ProposeIteration(day, 1, word.opened, 0, residual_of(word.gap), is_last=False)
-
-
-def payments_proposal(day: str, pledges: Iterable[Pledge]) -> ProposeIteration:
-    """Return the last step, which holds the digest of all pledges."""
-    return ProposeIteration(day, 2, digest_of_pledges(pledges), 0, 0, is_last=True)
 
 
 class TellingParty:
@@ -243,7 +85,48 @@ class TellingParty:
         return effects
 
 
-class RecordingSites:
+class Recorder(ABC):
+    """Who takes part in the record of a day: hears what others say, then does what is due."""
+
+    view: DayView
+
+    def __init__(self, agreement: Agreement) -> None:
+        self._agreement, self._is_over = agreement, False
+        self._done: set[tuple[Any, ...]] = set()
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Advance by one event."""
+        effects = self._take(event)
+        return [*effects, *self._act()]
+
+    @abstractmethod
+    def _take(self, event: Event) -> list[Effect]: ...
+
+    @abstractmethod
+    def _act(self) -> list[Effect]: ...
+
+    def _once(self, *key: Any) -> bool:
+        """Return whether this is to be done now, for the first time."""
+        if key in self._done:
+            return False
+        self._done.add(key)
+        return True
+
+    @property
+    def _status(self) -> str:
+        """How the record ended; empty before."""
+        if self.view.last is not None:
+            return "closed"
+        return "refused" if self.view.refusals else ""
+
+    def _stop(self) -> list[Effect]:
+        """End a day of which there is nothing to record."""
+        self._is_over = True
+        day = self._agreement.day.encode()
+        return [Decide(Stopped(day, 0, "the day ended without a result", []))]
+
+
+class RecordingSites(Recorder):
     """Sites of one process that also write to the ledger and pledge their payments.
 
     Their day does not depend on the ledger: what they do and pay is decided as soon as it is
@@ -258,22 +141,13 @@ class RecordingSites:
         signer: Signs,
         records: Sequence[Any],
     ) -> None:
-        self.group, self._agreement, self._signer = group, agreement, signer
-        own = [client_of(bus) for bus, home in agreement.groups.items() if home == me]
-        self._seat = Seat(me, agreement, own, signer, records)
-        self._own, self._bids_done, self._is_over = own, set[str](), False
+        super().__init__(agreement)
+        self.group, self._signer = group, signer
+        self._own = [client_of(bus) for bus, home in agreement.groups.items() if home == me]
+        self._seat = Seat(me, agreement, self._own, signer, records)
+        self.view = self._seat.view
         self._pledges: list[Pledge] = []
         self._ended: SiteOutcome | None = None
-
-    @property
-    def view(self) -> DayView:
-        """The day as its records tell it."""
-        return self._seat.view
-
-    def handle(self, event: Event) -> list[Effect]:
-        """Advance by one event."""
-        effects = self._take(event)
-        return [*effects, *self._act()]
 
     def _take(self, event: Event) -> list[Effect]:
         agreement = self._agreement
@@ -323,19 +197,19 @@ class RecordingSites:
         view = self.view
         if self._ended is None or self._is_over or not view.is_open:
             return []
-        if view.last is not None or view.refusals:
-            return self._over(is_recorded=view.last is not None)
+        if self._status:
+            return self._over(is_recorded=self._status == "closed")
         effects: list[Effect] = []
         digests = self.group.bid_digests
         for client in self._own if view.is_bidding else []:
             bus = self._agreement.buses.index(bus_of(client))
-            if client in self._bids_done or client in view.bids or bus not in digests:
+            if client in view.bids or bus not in digests:
                 continue
             if self._agreement.is_attested and client not in view.admitted:
                 continue
-            self._bids_done.add(client)
-            bid = Bid(self._agreement.day, digests[bus])
-            effects += self._seat.desk.submit(client, bid)
+            if self._once("bid", client):
+                bid = Bid(self._agreement.day, digests[bus])
+                effects += self._seat.desk.submit(client, bid)
         return effects
 
     def _over(self, *, is_recorded: bool) -> list[Effect]:
@@ -345,7 +219,7 @@ class RecordingSites:
         return [Decide(Recorded({**self._ended.public, "is_recorded": is_recorded}))]
 
 
-class SealedOperator:
+class SealedOperator(Recorder):
     """Opens the record of a day, proposes what parties and sites say, and ends it."""
 
     def __init__(
@@ -356,21 +230,11 @@ class SealedOperator:
         signer: Signs,
         records: Sequence[Any],
     ) -> None:
-        self.me, self._agreement, self.words = me, agreement, words
+        super().__init__(agreement)
+        self.me, self.words, self._are_bids_late = me, words, False
         self._seat = Seat(me, agreement, [str(me)], signer, records)
+        self.view = self._seat.view
         self._pledges: dict[str, Pledge] = {}
-        self._done: set[tuple[Any, ...]] = set()
-        self._is_over = self._are_bids_late = False
-
-    @property
-    def view(self) -> DayView:
-        """The day as its records tell it."""
-        return self._seat.view
-
-    def handle(self, event: Event) -> list[Effect]:
-        """Advance by one event."""
-        effects = self._take(event)
-        return [*effects, *self._act()]
 
     def _take(self, event: Event) -> list[Effect]:
         agreement = self._agreement
@@ -404,7 +268,7 @@ class SealedOperator:
                 self._pledges.setdefault(pledge.site, pledge)
 
     def _collected(self) -> Pledges:
-        present = [bus for bus in self._agreement.buses if client_of(bus) not in self.view.excluded]
+        present = [bus_of(client) for client in self.view.present]
         own = [self._pledges[bus] for bus in present if bus in self._pledges]
         return Pledges(self._agreement.day, own)
 
@@ -425,15 +289,13 @@ class SealedOperator:
         if self._is_over or word is None:
             return []
         if not word.opened:
-            self._is_over = True
-            return [Decide(Stopped(day.encode(), 0, "the day ended without a result", []))]
+            return self._stop()
         if not view.is_open:
             return []
-        if view.last is not None or view.refusals:
+        if self._status:
             self._is_over = True
-            status = "closed" if view.last is not None else "refused"
             last = self._seat.desk.checkpoint(str(self.me))
-            return [*last, Decide(Recorded({"status": status}))]
+            return [*last, Decide(Recorded({"status": self._status}))]
         if view.is_bidding:
             return self._close_bids(word)
         if unfit(view, word):
@@ -441,8 +303,7 @@ class SealedOperator:
         if view.iteration == 1:
             return self._propose(outcome_proposal(day, word))
         collected = self._collected().pledges
-        present = [one for one in view.sites if one not in view.excluded]
-        if len(collected) < len(present):
+        if len(collected) < len(view.present):
             return []
         told = send_all(self._agreement.validators, Pledges(day, collected))
         proposal = self._propose(payments_proposal(day, collected))
@@ -452,43 +313,35 @@ class SealedOperator:
         """End bidding when all have written, or have had the time for it."""
         due = {client_of(bus) for bus in word.bids} - set(self.view.excluded)
         effects: list[Effect] = []
-        if ("wait",) not in self._done:
-            self._done.add(("wait",))
+        if self._once("wait"):
             effects.append(SetTimer(_BIDS, self._agreement.patience.bids_ns))
         is_due = due <= set(self.view.bids) or self._are_bids_late
-        if is_due and self.view.bids and ("close",) not in self._done:
-            self._done.add(("close",))
+        if is_due and self.view.bids and self._once("close"):
             effects += self._seat.desk.submit(str(self.me), CloseBids(self._agreement.day))
         return effects
 
     def _propose(self, proposal: ProposeIteration) -> list[Effect]:
-        key = (proposal, len(self.view.excluded))
-        if self.view.proposal is not None or key in self._done:
+        is_under_way = self.view.proposal is not None
+        if is_under_way or not self._once(proposal, len(self.view.excluded)):
             return []
-        self._done.add(key)
         return self._seat.desk.submit(str(self.me), proposal)
 
 
-class SealedValidator:
+class SealedValidator(Recorder):
     """A replica that accepts what ``degree + 1`` parties say, and nothing else [sealed 6.5]."""
 
     def __init__(self, validator: Validator, agreement: Agreement, words: Words) -> None:
-        self._validator, self._agreement, self.words = validator, agreement, words
+        super().__init__(agreement)
+        self._validator, self.words, self.view = validator, words, validator.view
         self._heard: dict[str, Pledge] = {}
         self._offered: list[Pledge] = []
-        self._done: set[tuple[Any, ...]] = set()
-        self._are_pledges_late = self._is_over = False
+        self._are_pledges_late = False
 
     def __getattr__(self, name: str) -> Any:
         """Look into the validator, as the gate of evidence does."""
         if name == "_validator":
             raise AttributeError(name)
         return getattr(self._validator, name)
-
-    def handle(self, event: Event) -> list[Effect]:
-        """Advance by one event."""
-        effects = self._take(event)
-        return [*effects, *self._act()]
 
     def _take(self, event: Event) -> list[Effect]:
         agreement = self._agreement
@@ -524,10 +377,8 @@ class SealedValidator:
         if self._is_over or word is None or not (view.is_open or not word.opened):
             return []
         if not word.opened:
-            self._is_over = True
-            day = self._agreement.day.encode()
-            return [Decide(Stopped(day, 0, "the day ended without a result", []))]
-        if view.last is not None or view.refusals:
+            return self._stop()
+        if self._status:
             return self._end()
         if view.is_bidding:
             return []
@@ -538,12 +389,6 @@ class SealedValidator:
         if view.iteration == 2 and self._once("pledges"):
             effects.append(SetTimer(_PLEDGES, self._agreement.patience.site_ns))
         return [*effects, *self._judge(word), *self._miss_silent()]
-
-    def _once(self, *key: Any) -> bool:
-        if key in self._done:
-            return False
-        self._done.add(key)
-        return True
 
     def _miss(self, clients: Iterable[str]) -> list[Effect]:
         day, effects = self._agreement.day, list[Effect]()
@@ -557,8 +402,7 @@ class SealedValidator:
         if self.view.iteration != 2 or not self._are_pledges_late:
             return []
         known = {one.site for one in self._offered} | set(self._heard)
-        present = [one for one in self.view.sites if one not in self.view.excluded]
-        return self._miss(one for one in present if bus_of(one) not in known)
+        return self._miss(one for one in self.view.present if bus_of(one) not in known)
 
     def _judge(self, word: Word) -> list[Effect]:
         """Compare what the operator proposes with the parties' word and the sites' pledges."""
@@ -568,8 +412,8 @@ class SealedValidator:
         if self.view.iteration == 1:
             is_accepted = word.is_accepted and proposal == outcome_proposal(day, word)
         else:
-            present = [one for one in self.view.sites if one not in self.view.excluded]
-            if sorted(client_of(one.site) for one in self._offered) != sorted(present):
+            offered = sorted(client_of(one.site) for one in self._offered)
+            if offered != sorted(self.view.present):
                 return []  # Not here yet; it is asked for again.
             is_accepted = proposal == payments_proposal(day, self._offered)
         subject = subject_of(proposal)
@@ -589,9 +433,8 @@ class SealedValidator:
         if lineage is None or not _is_told(records[:count], self._agreement.day):
             return []
         self._is_over = True
-        status = "closed" if self.view.last is not None else "refused"
         export = exported(self._agreement.genesis, lineage, list(records[:count]))
-        return [Decide(Recorded({"status": status}, export))]
+        return [Decide(Recorded({"status": self._status}, export))]
 
 
 def _is_told(records: Sequence[bytes], day: str) -> bool:
