@@ -13,7 +13,7 @@ from veilgrid.machine import NodeId
 from veilgrid.node.local import Deployment
 from veilgrid.roles.sealed.day import SETTINGS, SITES, PublicDay
 from veilgrid.roles.sealed.message import DayEnded, Stopped
-from veilgrid.roles.sealed.sites import SiteOutcome
+from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import SystemRandomness
 
 HERE = Path(__file__).parent

@@ -47,7 +47,8 @@ from veilgrid.roles.sealed.ledger_message import (
 )
 from veilgrid.roles.sealed.message import Agreement, DayEnded
 from veilgrid.roles.sealed.party import SealedParty
-from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys, SiteOutcome, SiteRecord
+from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
+from veilgrid.roles.sealed.sites_kept import SiteOutcome, SiteRecord
 from veilgrid.secret import Secret, SystemRandomness
 from veilgrid.signature import Signer
 

@@ -25,7 +25,7 @@ from veilgrid.roles.sealed.deployment import (
     pack_site,
 )
 from veilgrid.roles.sealed.message import DayEnded, Stopped
-from veilgrid.roles.sealed.sites import SiteOutcome
+from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import Randomness, SystemRandomness
 
 
@@ -147,7 +147,7 @@ def sealed_specs(
         factory="veilgrid.roles.sealed.deployment:build_sites",
         messages=messages,
         arguments=told,
-        records="veilgrid.roles.sealed.sites:SiteRecord",
+        records="veilgrid.roles.sealed.sites_kept:SiteRecord",
         role="site",
     )
     return [*parties, sites]

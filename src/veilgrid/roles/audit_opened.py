@@ -18,8 +18,9 @@ from veilgrid.mpc.field import PRIME_FIELD, decode
 from veilgrid.mpc.shamir import open_shares
 from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted
 from veilgrid.roles.sealed.bid import Shape, parts_of
+from veilgrid.roles.sealed.heard import client_of
 from veilgrid.roles.sealed.narrowing import narrowed
-from veilgrid.roles.sealed.program import PRODUCT_BITS, client_of
+from veilgrid.roles.sealed.program import PRODUCT_BITS
 from veilgrid.roles.sealed.register import POWER_BITS
 from veilgrid.roles.sealed.step_set import AT_HIGH, AT_LOW, FREE
 from veilgrid.roles.sealed.view import Views

@@ -23,7 +23,7 @@ from veilgrid.roles.audit_opened import attack_opened
 from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted, powers_of
 from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of
 from veilgrid.roles.sealed.day import Keys, costs_alone
-from veilgrid.roles.sealed.program import BID, client_of
+from veilgrid.roles.sealed.heard import BID, client_of
 from veilgrid.roles.sealed.register import POWER_BITS
 from veilgrid.roles.sealed.view import (
     Verdict,

@@ -29,7 +29,8 @@ from veilgrid.machine import (
 )
 from veilgrid.roles.sealed.day import SETTINGS, SITES, Cast, PublicDay, cast_of, costs_alone
 from veilgrid.roles.sealed.message import DayEnded, Stopped
-from veilgrid.roles.sealed.sites import SiteGroup, SiteOutcome
+from veilgrid.roles.sealed.sites import SiteGroup
+from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import SeededRandomness
 
 

@@ -26,7 +26,7 @@ from veilgrid.roles.ledger_message import Challenge, Shown
 from veilgrid.roles.sealed.admission import Admitting, asked_of
 from veilgrid.roles.sealed.day import SITES
 from veilgrid.roles.sealed.message import DayEnded, Stopped
-from veilgrid.roles.sealed.sites import SiteOutcome
+from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import SystemRandomness
 
 from .sealed_days import cast_for, small

@@ -37,7 +37,7 @@ from veilgrid.roles.sealed.ledger import (
 )
 from veilgrid.roles.sealed.ledger_message import WIRE, Pledge, Pledges, Recorded, Word, Words
 from veilgrid.roles.sealed.record import commitment_of
-from veilgrid.roles.sealed.sites import SiteOutcome
+from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import Secret
 from veilgrid.signature import Signer
 

@@ -33,7 +33,8 @@ from veilgrid.roles.sealed.message import (
     Wished,
 )
 from veilgrid.roles.sealed.party import SealedParty
-from veilgrid.roles.sealed.sites import SiteGroup, SiteOutcome
+from veilgrid.roles.sealed.sites import SiteGroup
+from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import SeededRandomness
 
 from .sealed_days import Ended, cast_for, run_day, small

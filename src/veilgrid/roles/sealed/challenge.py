@@ -26,14 +26,8 @@ from veilgrid.roles.sealed.certificate import (
     judge_sites,
     rounded,
 )
-from veilgrid.roles.sealed.program import (
-    BID,
-    Priced,
-    client_of,
-    ranged,
-    take_in,
-    vector,
-)
+from veilgrid.roles.sealed.heard import BID, client_of, ranged, take_in, vector
+from veilgrid.roles.sealed.program import Priced
 from veilgrid.roles.sealed.register import (
     FACTOR_BITS,
     POWER_BITS,

@@ -46,7 +46,8 @@ from veilgrid.roles.sealed.narrowing import narrowed
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.program import Tolerances
 from veilgrid.roles.sealed.register import Register
-from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys, SiteOutcome
+from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
+from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signer
 

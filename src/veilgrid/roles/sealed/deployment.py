@@ -24,7 +24,8 @@ from veilgrid.roles.sealed.day import PublicDay
 from veilgrid.roles.sealed.message import Agreement, Record
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.register import Register
-from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys, SiteRecord
+from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
+from veilgrid.roles.sealed.sites_kept import SiteRecord
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signer, Signs
 

@@ -49,7 +49,8 @@ from veilgrid.roles.sealed.ledger_message import (
 )
 from veilgrid.roles.sealed.message import DayEnded, Stopped
 from veilgrid.roles.sealed.party import SealedParty
-from veilgrid.roles.sealed.sites import SiteGroup, SiteOutcome
+from veilgrid.roles.sealed.sites import SiteGroup
+from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.signature import Signs
 
 _BIDS: Final = "sealed bids"

@@ -20,7 +20,7 @@ from veilgrid.roles.masked_chain import residual_of
 from veilgrid.roles.sealed.message import DayEnded, Message
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.record import commitment_of, digest_of_opened
-from veilgrid.roles.sealed.sites import SiteRecord
+from veilgrid.roles.sealed.sites_kept import SiteRecord
 from veilgrid.signature import Signs, verify
 
 PLEDGE_DOMAIN: Final = "sealed/1/pledge"

@@ -19,13 +19,13 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
-from veilgrid.mpc import Aborted, Engine, Enrolled, Finished, Mailbox, Party, Program, Shares
+from veilgrid.mpc import Aborted, Enrolled, Finished, Mailbox, Party
 from veilgrid.mpc.message import Message as Inner
 from veilgrid.mpc.message import Relay, Submission
 from veilgrid.roles.sealed.attempts import Attempts, groups_of, is_present
 from veilgrid.roles.sealed.bid import Shape
-from veilgrid.roles.sealed.challenge import Challenged, challenge_program
 from veilgrid.roles.sealed.course import BIDS, DONE, Course
+from veilgrid.roles.sealed.heard import BID, OWN, bus_of, client_of, vector_form
 from veilgrid.roles.sealed.message import (
     Again,
     Agreement,
@@ -39,24 +39,9 @@ from veilgrid.roles.sealed.message import (
     Stopped,
 )
 from veilgrid.roles.sealed.program import (
-    BID,
-    OWN,
-    Pads,
-    Priced,
-    Said,
     Tolerances,
-    answer_program,
-    bids_program,
-    bus_of,
-    certificate_program,
-    client_of,
-    fallbacks,
-    pull_program,
-    regret_program,
-    vector_form,
-    wish_program,
 )
-from veilgrid.roles.sealed.relief import Doubted, relief_program
+from veilgrid.roles.sealed.tasks import program_of
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signs
 
@@ -189,7 +174,13 @@ class SealedParty:
             self.me,
             self.agreement.parties,
             self.agreement.degree,
-            self._program(),
+            program_of(
+                self.course,
+                self._mailboxes,
+                self._shapes,
+                self._limits,
+                self.agreement.session(task.number),
+            ),
             signer=self._signer,
             verify_keys=self._keys,
             randomness=self._randomness,
@@ -289,90 +280,6 @@ class SealedParty:
         return out
 
     # -- tasks ----------------------------------------------------------------------------------
-
-    def _program(self) -> Program:
-        """Return what the present task computes.
-
-        It stays the same when the day has gone on: parties run it again to find out who lied.
-        """
-        course, task, shapes, limits = self.course, self.course.task, self._shapes, self._limits
-        mailbox = self._mailboxes[task.number]
-        if task.kind == BIDS:
-            return lambda mpc: bids_program(mpc, mailbox, shapes)
-        bids, register = self._mailboxes[course.bid_task], course.register
-        taking, absent = list(course.still), frozenset(course.absent)
-        pads = Pads(bids, absent, self.agreement.session(task.number))
-
-        def still(mpc: Engine) -> dict[int, Shares]:
-            return fallbacks(mpc, register, bids, taking, absent)
-
-        match task.kind:
-            case "wish":
-                looks, binding = course.looks, course.binding
-                flags = {"is_watched": course.is_watched, "is_balanced": course.is_balanced}
-                return lambda mpc: wish_program(
-                    mpc, register, mailbox, still(mpc), binding, pads, looks=looks, **flags
-                )
-            case "answer":
-                priced = self._priced()
-                return lambda mpc: answer_program(
-                    mpc, register, mailbox, priced, still(mpc), limits
-                )
-            case "regret":
-                return lambda mpc: regret_program(mpc, mailbox)
-            case "challenge":
-                challenged = self._challenged()
-                return lambda mpc: challenge_program(
-                    mpc, shapes, bids, mailbox, challenged, still(mpc)
-                )
-            case "pull":
-                priced = self._priced()
-                return lambda mpc: pull_program(mpc, priced, still(mpc), pads)
-            case "surplus":
-                doubted = self._doubted()
-                return lambda mpc: relief_program(mpc, shapes, bids, mailbox, doubted, still(mpc))
-        priced, said = self._priced(), self._said()
-        return lambda mpc: certificate_program(
-            mpc, register, shapes, bids, mailbox, priced, still(mpc), said, pads
-        )
-
-    def _challenged(self) -> Challenged:
-        """Return the last wishes, and the network step that they answer."""
-        course, step = self.course, self.course.task.iteration - 1
-        boxes, limits = self._mailboxes, self._limits
-        former = Priced(
-            course.registers[step], boxes[course.wish_tasks[step]], course.bindings[step]
-        )
-        cost = max(abs(course.history[-1].cost), limits.turnover_min)
-        return Challenged(
-            former,
-            boxes[course.wish_tasks[step + 1]],
-            course.settings.relaxation,
-            limits.gap_max * cost,
-        )
-
-    def _doubted(self) -> Doubted:
-        """Return the day that looks infeasible."""
-        limits, course = self._limits, self.course
-        cost = max(abs(course.history[-1].cost), limits.turnover_min)
-        return Doubted(self._priced(), frozenset(course.absent), limits.gap_max * cost)
-
-    def _said(self) -> Said:
-        """Return what the sites claimed last."""
-        course = self.course
-        return Said(
-            self._mailboxes.get(course.answer_task),
-            self._mailboxes.get(course.regret_task),
-            frozenset(course.absent),
-            self._limits,
-            course.may_narrow,
-        )
-
-    def _priced(self) -> Priced:
-        """Return the network step whose prices the present answers are paid at."""
-        course, step = self.course, self.course.priced_by
-        wishes = self._mailboxes[course.wish_tasks[step]]
-        return Priced(course.registers[step], wishes, course.bindings[step])
 
     def _on_finished(self, finished: Finished) -> list[Effect]:
         agreement, task = self.agreement, self.course.task

@@ -27,7 +27,8 @@ from veilgrid.roles.sealed.certificate import (
     placed,
     rounded,
 )
-from veilgrid.roles.sealed.program import Priced, committed, ranged, take_in
+from veilgrid.roles.sealed.heard import committed, ranged, take_in
+from veilgrid.roles.sealed.program import Priced
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS
 from veilgrid.roles.sealed.step import excess_of
 from veilgrid.roles.sealed.step_dual import StepResult, rounded_steps

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -46,6 +46,7 @@ from veilgrid.roles.sealed.course import (
     WISH,
     Course,
 )
+from veilgrid.roles.sealed.heard import BID, client_of
 from veilgrid.roles.sealed.message import (
     Again,
     Agreement,
@@ -56,8 +57,8 @@ from veilgrid.roles.sealed.message import (
     Stopped,
     Wished,
 )
-from veilgrid.roles.sealed.program import BID, client_of
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Integers
+from veilgrid.roles.sealed.sites_kept import Proved, SiteOutcome, SiteRecord
 from veilgrid.roles.sealed.sites_own import OwnSites
 from veilgrid.roles.sealed.sites_solve import Cheapest, cheapest, free_of_cost, near
 from veilgrid.secret import Randomness, Secret
@@ -78,43 +79,6 @@ class SiteKeys:
 
     signer: Signs
     salt_key: Secret[bytes]
-
-
-class SiteOutcome(msgspec.Struct, frozen=True, tag=True):
-    """How a day ended for the sites of a group; arrays as octets of float64.
-
-    Attributes
-    ----------
-    setpoints : by flexible bus, (variable,), per-unit
-    payments, own_costs : by bus, currency
-    price_p, price_q : by flexible bus, (interval,), currency per per-unit and interval
-    public
-        What opened to all.
-    """
-
-    setpoints: dict[int, bytes]
-    payments: dict[int, float]
-    own_costs: dict[int, float]
-    price_p: dict[int, bytes]
-    price_q: dict[int, bytes]
-    public: dict[str, Any]
-
-
-class Proved(msgspec.Struct, frozen=True, tag=True):
-    """Record of sites: the plan that they are about to prove, without what they pay.
-
-    Attributes
-    ----------
-    task
-        In which, of an attempt.
-    """
-
-    attempt: int
-    task: int
-    plan: SiteOutcome
-
-
-SiteRecord = Began | Wished | Proved | SiteOutcome
 
 
 def _octets(own: list[int], arrays: Floats | list[Floats]) -> dict[int, bytes]:
@@ -237,28 +201,22 @@ class SiteGroup:
         return [Send(party, word) for party in self.agreement.parties]
 
     def _on_over(self, sender: NodeId, over: Over) -> list[Effect]:
-        """Take note that the day ended while this process was away."""
+        """End with the plan that was proved: the day ended while this process was away."""
         if not self._is_back or over.day != self.agreement.day:
             return []
         self._overs[sender] = over
-        return self._on_all_over()
-
-    def _on_all_over(self) -> list[Effect]:
-        """End with the plan that was proved, once enough parties say what opened."""
-        over = self._agreed(self._overs)
-        if over is None:
+        agreed, proved = self._agreed(self._overs), self._proved
+        if agreed is None:
             return []
-        proved, opened = self._proved, msgspec.msgpack.decode(over.public)
-        is_proved = proved is not None and (
-            (proved.attempt, proved.task + 1) == (over.attempt, over.task)
-        )
-        if not is_proved or not opened["certificate"]:
+        opened, ended = msgspec.msgpack.decode(agreed.public), (agreed.attempt, agreed.task)
+        is_last = proved is not None and (proved.attempt, proved.task + 1) == ended
+        if proved is None or not is_last or not opened["certificate"]:
             reason = "the day ended while this process was away, and its part is lost"
-            return self._on_stopped(Stopped(self.agreement.day, over.task, reason, []))
-        session = replace(self.agreement, attempt=over.attempt).session(over.task - 1)
-        self._read_amounts(over.own, session)
+            return self._on_stopped(Stopped(self.agreement.day, agreed.task, reason, []))
+        session = replace(self.agreement, attempt=agreed.attempt).session(proved.task)
+        self._read_amounts(agreed.own, session)
         outcome = msgspec.structs.replace(
-            proved.plan,  # type: ignore[union-attr]
+            proved.plan,
             payments=self._payments,
             own_costs=self._own_costs,
             public=opened,

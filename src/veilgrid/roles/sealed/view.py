@@ -30,9 +30,9 @@ from veilgrid.roles.sealed.day import (
     costs_alone,
     step_in_memory,
 )
+from veilgrid.roles.sealed.heard import vector
 from veilgrid.roles.sealed.message import Notice
 from veilgrid.roles.sealed.party import SealedParty
-from veilgrid.roles.sealed.program import vector
 from veilgrid.secret import Randomness
 
 HEARD_MAX: Final = 1 << 22
