@@ -20,6 +20,7 @@ from veilgrid.mpc.client import submit
 from veilgrid.mpc.field import PRIME_FIELD, Words, decode, words_of
 from veilgrid.mpc.shamir import open_shares
 from veilgrid.roles.audit_opened import attack_opened
+from veilgrid.roles.audit_padded import attack_padded, padded_elements
 from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted, powers_of
 from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of
 from veilgrid.roles.sealed.day import Keys, costs_alone
@@ -29,6 +30,7 @@ from veilgrid.roles.sealed.view import (
     Verdict,
     Views,
     record,
+    tell_padded_apart,
     tell_shares_apart,
     tell_words_apart,
 )
@@ -79,8 +81,12 @@ def audit_sealed(
     found.append(_recognise(day, views, site, draw))
     found.append(_attack_sites(day, views, site))
     found += _attack_public(day, views, site)
+    for size in range(1, degree + 1):
+        for coalition in combinations(range(count), size):
+            found += attack_padded(day, views, site, coalition)
     opened, beyond = attack_opened(day, views, site)
     found += opened
+    beyond += attack_padded(day, views, site, range(degree + 1))
     controls = [*_beyond_the_bound(views, targets), *_all_others(day, views, site), *beyond]
     return SealedAudit(found, _tests(views, second), controls)
 
@@ -343,6 +349,9 @@ def _tests(first: Views, second: Views) -> list[Verdict]:
     for place, (mine, other) in enumerate(zip(first.parties, second.parties, strict=True)):
         count = len(first.parties)
         found.append(tell_words_apart(_named([place]), mine.hidden(), other.hidden(), count))
+    padded = [padded_elements(one) for one in (first, second)]
+    if all(padded):
+        found += tell_padded_apart("all parties", *padded)
     return found
 
 

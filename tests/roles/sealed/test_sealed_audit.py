@@ -8,11 +8,14 @@ import pytest
 
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.mpc import circuit, prepared
-from veilgrid.mpc.field import PRIME_FIELD, encode
+from veilgrid.mpc.field import PRIME_FIELD, decode, encode, octets_of, words_of
+from veilgrid.roles.audit_padded import attack_padded, known_pads, padded_elements
 from veilgrid.roles.audit_sealed import SealedAudit, audit_sealed
 from veilgrid.roles.sealed.view import (
+    Views,
     WatchedParty,
     record,
+    tell_padded_apart,
     tell_shares_apart,
     tell_words_apart,
 )
@@ -67,10 +70,85 @@ def test_one_party_more_than_the_bound_reads_everything(audited: SealedAudit) ->
 
 
 def test_views_of_two_secrets_are_not_told_apart(audited: SealedAudit) -> None:
-    assert {verdict.role for verdict in audited.tests} == {"party 1", "party 2", "party 3"}
+    parties = {"party 1", "party 2", "party 3"}
+    assert {verdict.role for verdict in audited.tests} == {*parties, "all parties"}
     for verdict in audited.tests:
         assert verdict.is_passed, verdict
         assert verdict.tests > 0
+
+
+@pytest.fixture(scope="module")
+def pair() -> list[Views]:
+    draw = SeededRandomness(9)
+    return [record(one, LIMITS, draw) for one in (DAY, OTHER)]
+
+
+def repadded(views: Views, site: int, pad_task: int | None) -> Views:
+    """What would open if one task's pads served all, or no pad at all."""
+    padded = {}
+    for task, own in views.padded.items():
+        opened = PRIME_FIELD.from_words(words_of(own[site]))
+        count = len(opened)
+        value = PRIME_FIELD.subtract(opened, known_pads(views, (0, 1, 2), site, task, count))
+        if pad_task is not None:
+            value = PRIME_FIELD.add(value, known_pads(views, (0, 1, 2), site, pad_task, count))
+        padded[task] = {**own, site: bytes(octets_of(value))}
+    return replace(views, padded=padded)
+
+
+def test_one_party_reads_nothing_behind_pads_and_two_read_everything(pair: list[Views]) -> None:
+    rows = attack_padded(DAY, pair[0], GAS, [1])
+    assert {row.quantity for row in rows} >= {
+        "its prices",
+        "its payment and own cost",
+        "change of its prices",
+    }
+    assert all(row.share_recovered == 0.0 for row in rows)
+    both = attack_padded(DAY, pair[0], GAS, [0, 1])
+    assert all(row.share_recovered == 1.0 for row in both), "beyond the bound"
+
+
+def test_what_is_behind_the_pads_is_what_the_site_got(pair: list[Views]) -> None:
+    """Else the attacks would be scored against something else, and always fail."""
+    views, register = pair[0], pair[0].public.register
+    prices = []
+    for task, own in views.padded.items():
+        opened = PRIME_FIELD.from_words(words_of(own[GAS]))
+        pads = known_pads(views, (0, 1, 2), GAS, task, len(opened))
+        numbers = [float(value) for value in decode(PRIME_FIELD.subtract(opened, pads))]
+        prices.append(np.array(numbers[: DAY.interval_count]) / 2.0**62 * register.unit)
+    last = views.coordination.price_p[GAS]
+    assert min(float(np.abs(one - last).max()) for one in prices) < 1e-9
+
+
+def test_without_a_pad_and_with_one_for_all_tasks_prices_are_read(pair: list[Views]) -> None:
+    """The same attacks find both leaks: a pad left out, and a pad that serves twice."""
+    (bare,) = [
+        row
+        for row in attack_padded(DAY, repadded(pair[0], GAS, None), GAS, [], pair[0])
+        if row.quantity == "its prices"
+    ]
+    assert bare.share_recovered == 1.0
+    first = min(pair[0].padded)
+    again = attack_padded(DAY, repadded(pair[0], GAS, first), GAS, [], pair[0])
+    assert {row.quantity: row.share_recovered for row in again}["its prices"] == 0.0
+    assert {row.quantity: row.share_recovered for row in again}["change of its prices"] == 1.0
+
+
+@pytest.mark.parametrize("is_reused", [False, True])
+def test_a_pad_that_serves_twice_is_seen_without_any_truth(
+    pair: list[Views], is_reused: bool
+) -> None:
+    days = [one if not is_reused else _reused(one) for one in pair]
+    found = tell_padded_apart("all parties", *(padded_elements(one) for one in days))
+    assert found[0].is_passed == (not is_reused)
+
+
+def _reused(views: Views) -> Views:
+    first = min(views.padded)
+    for site in views.padded[first]:
+        views = repadded(views, site, first)
+    return views
 
 
 def shares(secret: int, degree: int, bits: int, seed: int) -> list[Any]:

@@ -7,7 +7,7 @@ differ, and one view with what uniform numbers look like.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -149,6 +149,8 @@ class Views:
     ----------
     opened
         What opened to all, task by task.
+    padded
+        What opened to all behind the pads of one site, by task and bus, as octets.
     """
 
     public: PublicDay
@@ -157,6 +159,7 @@ class Views:
     degree: int
     tasks: list[tuple[int, str, int]] = field(default_factory=list)
     opened: list[dict[str, Any]] = field(default_factory=list)
+    padded: dict[int, dict[int, bytes]] = field(default_factory=dict)
 
     def known_part(self, coalition: Sequence[int], number: int, name: str) -> Words:
         """Return a site's vector less all that a coalition's seeds stand for."""
@@ -223,7 +226,7 @@ def record(
     with cast.pool:
         driven = step_in_memory(cast.machines, follow)
     plan = coordination_of(day, driven, SITES, public.register.unit)
-    return Views(public, parties, plan, degree, seen, notices.results())
+    return Views(public, parties, plan, degree, seen, notices.results(), notices.padded)
 
 
 class _Notices:
@@ -232,10 +235,13 @@ class _Notices:
     def __init__(self, passed: Any) -> None:
         self._passed = passed
         self._by_task: dict[int, bytes] = {}
+        self.padded: dict[int, dict[int, bytes]] = {}
 
     def __call__(self, event: Event) -> list[Effect]:
         if isinstance(event, Received) and isinstance(event.message, Notice):
             self._by_task.setdefault(event.message.task, event.message.result)
+            if event.message.own:
+                self.padded.setdefault(event.message.task, event.message.own)
         return self._passed(event)  # type: ignore[no-any-return]
 
     def results(self) -> list[dict[str, Any]]:
@@ -340,6 +346,49 @@ def tell_shares_apart(role: str, first: Sequence[Words], second: Sequence[Words]
             "low and high bits of shares are uniform", role, len(uniform), samples, _least(uniform)
         ),
         Verdict("shares of two secrets are alike", role, len(apart), samples, _least(apart)),
+    ]
+
+
+def tell_padded_apart(role: str, first: Sequence[Words], second: Sequence[Words]) -> list[Verdict]:
+    """Test what opened behind pads on two days with different secrets.
+
+    Parameters
+    ----------
+    role
+        Whose view it is.
+    first, second
+        Elements of each day, one array a task.
+
+    Notes
+    -----
+    Prices hardly change from task to task, so a pad that served twice would show in differences
+    of successive tasks: they would be small, and alike.
+    """
+    subtract, parts = PRIME_FIELD.subtract, []
+    for day in (first, second):
+        steps = [subtract(two, one) for one, two in pairwise(day) if len(one) == len(two)]
+        parts.append([np.concatenate(day), np.concatenate(steps or list(day[:1]))])
+    # A chi-square test wants a few numbers in each bin.
+    bins = BINS if min(len(part) for day in parts for part in day) >= SAMPLES_MIN else BINS // 8
+    uniform = [
+        chi_square(bits * bins // BINS, bins)
+        for day in parts
+        for part in day
+        for bits in low_and_high(part)
+    ]
+    again = [float(len(np.unique(day[0], axis=0)) == len(day[0])) for day in parts]
+    apart = [kolmogorov(one, other) for one, other in zip(*parts, strict=True)]
+    apart += [
+        chi_square_two(mine * bins // BINS, other * bins // BINS, bins)
+        for pair in zip(*parts, strict=True)
+        for mine, other in zip(*(low_and_high(part) for part in pair), strict=True)
+    ]
+    count = sum(len(part) for part in parts[0])
+    what = "what opens behind pads, and its changes, are uniform"
+    alike = "what opens behind pads on two days is alike"
+    return [
+        Verdict(what, role, len(uniform + again), count, _least(uniform + again)),
+        Verdict(alike, role, len(apart), count, _least(apart)),
     ]
 
 
