@@ -297,6 +297,14 @@ def test_who_was_away_at_the_end_is_told_by_the_others(name: NodeId) -> None:
     assert found.public == first.public
     if isinstance(found, SiteOutcome):
         assert found == first
+        for party in world.cast.group.agreement.parties:
+            world.restart(world.kill(party))
+        world.journals[SITES] = kept
+        world.outcomes.pop(SITES)
+        world.restart_sites(world.kill(SITES))
+        while not world.outcomes.get(SITES) and world.step():
+            pass
+        assert world.outcomes[SITES] == [first], "parties kept what opened behind pads as well"
         world.journals[SITES] = [r for r in kept if isinstance(r, Began)]
         world.outcomes.pop(SITES)
         world.restart_sites(world.kill(SITES))

@@ -89,7 +89,7 @@ class Over(msgspec.Struct, frozen=True, tag=True):
     Attributes
     ----------
     task
-        The last one.
+        The number after the last one's.
     own
         What opened in the task before, behind the pads of the receiver's sites.
     """
@@ -164,11 +164,14 @@ class DayEnded(msgspec.Struct, frozen=True, tag=True):
     trip_count
         Messages that waited for one another: one a round, and one to and one from the sites of
         each task in which they speak.
+    over
+        What it tells who comes back late, of all sites.
     """
 
     public: dict[str, Any]
     round_count: int
     trip_count: int
+    over: Over
 
 
 Record = Began | Committed | DayEnded

@@ -105,7 +105,6 @@ class SealedParty:
         self._attempts, self._gate = Attempts(), b""
         self._ended: DayEnded | None = None
         self._overs: dict[NodeId, Over] = {}
-        self._own: dict[int, bytes] = {}
         self._ahead: list[Received] = []
         self._is_back = False
         self._restore(records)
@@ -287,26 +286,32 @@ class SealedParty:
         self._trip_count += finished.round_count
         self._trip_count += 2 if self._mailboxes[task.number].clients else 0
         opened = dict(finished.result)
-        self._own = opened.pop(OWN, {})
+        own = opened.pop(OWN, {})
         result = msgspec.msgpack.encode(opened)
         effects: list[Effect] = self._kept(result) if task.kind == BIDS else []
         for group in sorted(set(agreement.groups.values())):
-            own = self._own_of(group)
-            notice = Notice(agreement.day, task.number, result, own, agreement.attempt)
+            theirs = self._part_of(group, own)
+            notice = Notice(agreement.day, task.number, result, theirs, agreement.attempt)
             effects.append(Send(group, notice))
         self.course.advance(msgspec.msgpack.decode(result))
         self._forget()
         if self.course.task.kind == DONE:
-            self._is_over = True
-            ended = DayEnded(self.course.outcome(), self.round_count, self._trip_count)
-            self._ended = ended
-            return [*effects, Persist(ended), Decide(ended)]
+            last, public = self.course.task.number, msgspec.msgpack.encode(self.course.outcome())
+            over = Over(agreement.day, agreement.attempt, last, public, own)
+            return [*effects, *self._end(over)]
         return [*effects, *self._begin()]
 
-    def _own_of(self, group: NodeId) -> dict[int, bytes]:
-        """Return what opened last behind the pads of one process's sites."""
+    def _end(self, over: Over) -> list[Effect]:
+        """Keep how the day ended, for whoever comes back later."""
+        self._is_over, public = True, msgspec.msgpack.decode(over.public)
+        self._ended = ended = DayEnded(public, self.round_count, self._trip_count, over)
+        return [Persist(ended), Decide(ended)]
+
+    def _part_of(self, name: NodeId, own: dict[int, bytes]) -> dict[int, bytes]:
+        """Return what is for one process's sites of what opened behind pads; parties keep all."""
         groups = self.agreement.groups
-        return {bus: octets for bus, octets in self._own.items() if groups[bus] == group}
+        is_party = name in self.agreement.parties
+        return {bus: octets for bus, octets in own.items() if is_party or groups[bus] == name}
 
     def _forget(self) -> None:
         """Drop mailboxes that no later task reads."""
@@ -385,9 +390,9 @@ class SealedParty:
                 return []
         if self._ended is None:
             return [self._farewell(sender, "the day ended without a result")]
-        agreement, public = self.agreement, msgspec.msgpack.encode(self._ended.public)
-        task, own = self.course.task.number, self._own_of(sender)
-        return [Send(sender, Over(agreement.day, agreement.attempt, task, public, own))]
+        over = self._ended.over
+        own = self._part_of(sender, over.own)
+        return [Send(sender, msgspec.structs.replace(over, own=own))]
 
     def _said_again(self, event: Event, message: Any) -> list[Effect]:
         """Answer who still asks what was said in the last task: it cannot end without."""
@@ -401,13 +406,9 @@ class SealedParty:
         if not self._attempts.is_waiting or over.day != self.agreement.day:
             return []
         self._overs[sender] = over
-        same = [one for one in self._overs.values() if one.public == over.public]
-        if len(same) <= self.agreement.degree:
+        if list(self._overs.values()).count(over) <= self.agreement.degree:
             return []
-        self._is_over = True
-        ended = DayEnded(msgspec.msgpack.decode(over.public), self.round_count, self._trip_count)
-        self._ended = ended
-        return [Persist(ended), Decide(ended)]
+        return self._end(over)
 
     def _on_stopped(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
         agreement, attempts = self.agreement, self._attempts
