@@ -29,16 +29,22 @@ from veilgrid.report.page import render_compare
 from veilgrid.report.results import LEDGER, check_target, write_page, write_report, write_run
 from veilgrid.roles.operator import COORDINATIONS, SCHEMES, DayPlan, plan_day
 
-_DEFAULT_SCHEME = "exchange"
+_DEFAULT_SCHEME = "sealed"
 _COORDINATIONS = ("neighbour", "exchange", "published")
 _EXAMPLES = """\b
 Examples:
   veilgrid run
+  veilgrid run --scheme exchange --out runs/today
   veilgrid run six-bus --scheme central --json
   veilgrid run my-feeder/2026-06-0? --out runs/june
 """
 _SEED_HELP = "Of keys, masks and shares, where the scheme has any; plans do not depend on it."
 _REPORT_SEED_HELP = "Accepted by every verb; a report draws nothing at random."
+
+_PLAYED_BY = (
+    "one process: whoever runs it could see all; `veilgrid init` and `node` give parties and sites "
+    "processes of their own"
+)
 
 _SLOW = {
     "neighbour-ledger": "plans as neighbour does and records it: the same table a minute later",
@@ -52,7 +58,7 @@ _SETPOINTS_MAX = 10_000
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
-@click.option("--scheme", type=click.Choice(list(SCHEMES)), help="Who decides. Default: exchange.")
+@click.option("--scheme", type=click.Choice(list(SCHEMES)), help="Who decides. Default: sealed.")
 @click.option(
     "--coordination",
     type=click.Choice(_COORDINATIONS),
@@ -217,10 +223,20 @@ def _show(plan: DayPlan, scenario: Scenario, summary: Summary, where: Path | Non
     console.print(table)
     for line in obstacle_lines(plan.obstacles):
         console.print(f"  {line}")
-    if where is not None:
-        console.print(f"report: {where}")
-    elif summary["cost"] is not None:
-        console.print("next: add --out runs/today for tables and a report with pictures")
+    for line in _next_lines(plan.scheme, where, has_plan=summary["cost"] is not None):
+        console.print(line, soft_wrap=True)
+
+
+def _next_lines(scheme: str, where: Path | None, *, has_plan: bool) -> list[str]:
+    """Say where pictures and tables are, and what could be done next."""
+    lines = [] if where is None else [f"report: {where} (pictures; tables beside it)"]
+    if where is None and has_plan:
+        lines.append("next: add --out runs/today for tables and a report with pictures")
+    if scheme == "sealed":
+        lines.append(
+            "next: --scheme exchange plans the same day in seconds, by a coordinator who sees more"
+        )
+    return lines
 
 
 def _lines(plan: DayPlan, scenario: Scenario, summary: Summary) -> list[tuple[str, str]]:
@@ -268,6 +284,8 @@ def _lines(plan: DayPlan, scenario: Scenario, summary: Summary) -> list[tuple[st
         )
     lines.append(("messages", f"{summary['messages']:,} with {summary['bytes']:,} bytes"))
     lines.append(("who sees what", summary["exposed"]))
+    if plan.scheme == "sealed":
+        lines.append(("played by", _PLAYED_BY))
     return lines
 
 
