@@ -14,6 +14,7 @@ import numpy as np
 
 from veilgrid.mpc import Engine, Mailbox, Shares, Steps, concatenate
 from veilgrid.mpc._prime import sums_by_index
+from veilgrid.mpc._round import together
 from veilgrid.mpc.bounded import not_negative
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode_words
 from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
@@ -135,9 +136,10 @@ def challenge_program(
     }
     runs = {bus: shapes[bus].proof_runs for bus in proved.vectors}
     told = {"old": (old, [(2 * times, WISH_MAX)]), "new": (new, [(2 * times, WISH_MAX)])}
-    proved = yield from ranged(mpc, proved, runs, told)
-    if proved.flags:
-        return proved.refusal
+    checks = asked.former.doubted(mpc, still), ranged(mpc, proved, runs, told)
+    doubt, proved = yield from together(*checks)
+    if doubt or proved.flags:
+        return doubt or proved.refusal  # type: ignore[no-any-return]
     buses = sorted(proved.vectors)
     stack = Stack.of(
         [shapes[bus] for bus in buses],

@@ -244,6 +244,9 @@ class Course:
             self._leave_out(missing)
             return
         kind, iteration = self.task.kind, self.task.iteration
+        if "missing" in result:
+            self._look_away(kind, iteration)
+            return
         match kind:
             case "bids":
                 self._go(WISH, 1)
@@ -321,6 +324,16 @@ class Course:
             if int(bus) in self.flexible:
                 self.register = self.register.without(int(bus))
         self._restart()
+
+    def _look_away(self, kind: str, iteration: int) -> None:
+        """Conclude nothing from impossible prices that nobody can be named for."""
+        if iteration >= self.settings.iteration_count_max:
+            self.status = LIMIT
+            self._go(DONE, iteration)
+        elif kind == CHALLENGE:
+            self._begin(iteration + 1)
+        else:
+            self._resume(iteration)
 
     def _restart(self) -> None:
         self.rule = MixingRule(self.settings.memory, self.settings.mixing_interval)

@@ -28,14 +28,23 @@ import msgspec
 import numpy as np
 
 from veilgrid.admm.accelerate import IntervalBalance
-from veilgrid.errors import RunAborted
 from veilgrid.mpc import Engine, Mailbox, Shares, Steps, concatenate
+from veilgrid.mpc._round import together
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
 from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
 from veilgrid.roles.sealed.certificate import Stack, beyond, certify
 from veilgrid.roles.sealed.claims import unlike
 from veilgrid.roles.sealed.electrical import electrical_check
-from veilgrid.roles.sealed.heard import OWN, Pads, Taken, bus_of, committed, ranged, take_in, vector
+from veilgrid.roles.sealed.heard import (
+    OUT_OF_RANGE,
+    OWN,
+    Pads,
+    bus_of,
+    committed,
+    ranged,
+    take_in,
+    vector,
+)
 from veilgrid.roles.sealed.register import (
     FACTOR_BITS,
     POWER_BITS,
@@ -43,10 +52,17 @@ from veilgrid.roles.sealed.register import (
     WISH_MAX,
     Register,
 )
-from veilgrid.roles.sealed.step import below_zero, limit_checks, network_duals, network_step
+from veilgrid.roles.sealed.step import (
+    PASSES_MAX,
+    below_zero,
+    limit_checks,
+    network_duals,
+    network_step,
+)
 from veilgrid.roles.sealed.step_dual import StepResult
 from veilgrid.roles.sealed.step_rooms import EVERYTHING, Looks
 from veilgrid.roles.sealed.step_set import AT_HIGH, AT_LOW, ActiveSet
+from veilgrid.roles.sealed.wishes import are_possible, too_far
 
 PRODUCT_BITS: Final = 70
 """Binary places of sums of products."""
@@ -164,20 +180,16 @@ def wish_program(
     taken = yield from take_in(mpc, mailbox, WISH_MAX)
     if taken.flags:
         return taken.refusal
+    times = register.interval_count
     wish_p, wish_q = _network(mpc, register, {**taken.vectors, **still})
-    try:
-        step = yield from network_step(mpc, register, wish_p, wish_q, binding.active(), looks=looks)
-    except RunAborted:
+    step = yield from network_step(mpc, register, wish_p, wish_q, binding.active(), looks=looks)
+    if step.passes > PASSES_MAX:
         # Either the step is hard, or a wish is so large that comparisons told nothing.
-        heads = Taken(_heads(taken.vectors, 2 * register.interval_count), {})
-        bound = [(2 * register.interval_count, WISH_MAX)]
-        runs = dict.fromkeys(heads.vectors, bound)
-        fine = yield from ranged(mpc, heads, runs)
-        if not fine.flags:
-            raise
-        return fine.refusal
-    tails = [one[2 * register.interval_count :] for one in taken.vectors.values()]
-    moved = _total([one[-2 * register.interval_count :] for one in tails] if is_balanced else [])
+        outside = yield from too_far(mpc, register, _heads(taken.vectors, 2 * times))
+        if outside:
+            return _refused(outside)
+    tails = [one[2 * times :] for one in taken.vectors.values()]
+    moved = _total([one[-2 * times :] for one in tails] if is_balanced else [])
     if moved is not None:
         tails = [one[: len(one) - len(moved)] for one in tails]
     squares = _total(tails)
@@ -234,6 +246,23 @@ class Priced:
         active = self.binding.active()
         step = network_duals(mpc, self.register, wish_p, wish_q, active, is_near=is_near)
         return (yield from step)
+
+    def doubted(self, mpc: Engine, still: Mapping[int, Shares]) -> Steps[dict[str, Any] | None]:
+        """Return the result of a task that would conclude from impossible prices, else nothing.
+
+        It names who wished for more than its bound [sealed 6.6].
+        """
+        heard = self.heard(mpc)
+        wishes = _network(mpc, self.register, {**heard, **still})
+        if (yield from are_possible(mpc, self.register, *wishes, self.binding.active())):
+            return None
+        own = _heads(heard, 2 * self.register.interval_count)
+        return _refused((yield from too_far(mpc, self.register, own)))
+
+
+def _refused(buses: Sequence[int]) -> dict[str, Any]:
+    """Return the result of a task whose prices are impossible; these sites' wishes made them so."""
+    return {"missing": [[bus, OUT_OF_RANGE] for bus in buses]}
 
 
 def _both(mpc: Engine, step: StepResult, buses: Sequence[int], *, is_pull: bool = False) -> Words:
@@ -436,9 +465,10 @@ def certificate_program(
     claimed = [(2 * times, POWER_MAX), (2, CLAIM_MAX)]
     told["answer"] = (_heads(answers, 2 * times + 2), claimed)
     told["regret"] = (regrets, [(1, CLAIM_MAX)])
-    proved = yield from ranged(mpc, proved, runs, told)
-    if proved.flags:
-        return proved.refusal
+    checks = priced.doubted(mpc, still), ranged(mpc, proved, runs, told)
+    doubt, proved = yield from together(*checks)
+    if doubt or proved.flags:
+        return doubt or proved.refusal  # type: ignore[no-any-return]
     step = yield from priced.duals(mpc, still)
     buses = range(register.bus_count)
     own = committed(mpc, shapes, bids, said.absent)

@@ -30,6 +30,15 @@ POWER_MAX: Final = 2**38
 WISH_MAX: Final = 2**42
 """Bound of a site's wish in steps: where penalties are small, prices make up most of it."""
 
+WISH_SPAN: Final = 2**36
+"""Every site may wish for so much, in steps: 16 per-unit."""
+
+WISH_PRICE: Final = 3.0 * 2**10
+"""Price units times its inverse penalty that a site may wish for, where that is more."""
+
+PRICE_HEARD: Final = 2.0**20
+"""Price units, beyond anything that rows in force add up to; sites take larger ones for this."""
+
 EXCESS_TOLERANCE: Final = 1e-8
 """Per-unit; rows exceeded by less are kept. Below it lies the rounding of factors."""
 
@@ -78,6 +87,14 @@ class Register:
     def interval_count(self) -> int:
         """Number of intervals."""
         return len(self.buy)
+
+    @cached_property
+    def wish_max(self) -> Integers:
+        """Bounds of wishes in steps, (active then reactive, bus, interval) [sealed 6.6]."""
+        give = np.stack([self.give_p, self.give_q])[:, :, np.newaxis] * self.softness
+        own = np.floor(WISH_PRICE * self.unit * give * 2.0**POWER_BITS)
+        bounds = np.where(give > 0.0, np.clip(own, WISH_SPAN, WISH_MAX), WISH_MAX)
+        return np.asarray(bounds, dtype=np.int64)
 
     @property
     def softness(self) -> Floats:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from veilgrid.mpc import Engine, Mailbox, Shares, Steps
+from veilgrid.mpc._round import together
 from veilgrid.mpc.bounded import not_negative
 from veilgrid.mpc.field import PRIME_FIELD, encode
 from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
@@ -73,9 +74,11 @@ def relief_program(
     """
     proved = yield from take_in(mpc, proofs, PRICE_MAX)
     priced, register = doubted.priced, doubted.priced.register
-    proved = yield from ranged(mpc, proved, {b: shapes[b].proof_runs for b in proved.vectors})
-    if proved.flags:
-        return proved.refusal
+    runs = {bus: shapes[bus].proof_runs for bus in proved.vectors}
+    checks = priced.doubted(mpc, still), ranged(mpc, proved, runs)
+    doubt, proved = yield from together(*checks)
+    if doubt or proved.flags:
+        return doubt or proved.refusal  # type: ignore[no-any-return]
     step = yield from priced.duals(mpc, still)
     own = committed(mpc, shapes, bids, doubted.absent)
     stack = _free_of_cost(

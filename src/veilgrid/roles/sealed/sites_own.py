@@ -18,7 +18,13 @@ from veilgrid.roles.sealed.bid import proof_of
 from veilgrid.roles.sealed.challenge import moved_price_steps, plan_steps
 from veilgrid.roles.sealed.mixing import MixingMemory, Mixture
 from veilgrid.roles.sealed.program import AMOUNT_BITS, BALANCE_BITS, PRODUCT_BITS
-from veilgrid.roles.sealed.register import POWER_BITS, WISH_MAX, Integers, Register, power_steps
+from veilgrid.roles.sealed.register import (
+    POWER_BITS,
+    PRICE_HEARD,
+    Integers,
+    Register,
+    power_steps,
+)
 from veilgrid.roles.sealed.sites_solve import Cheapest, free_of_cost
 
 Vectors = dict[int, Integers | list[int]]
@@ -118,7 +124,12 @@ class OwnSites:
     # -- hearing --------------------------------------------------------------------------------
 
     def hear(self, bus: int, prices: Floats, *, is_pull: bool) -> None:
-        """Take a site's prices, active then reactive where there are any."""
+        """Take a site's prices, active then reactive where there are any.
+
+        Impossible ones, which only a wish out of range brings about, are cut off.
+        """
+        most = PRICE_HEARD * self.register.unit
+        prices = np.clip(prices, -most, most)
         place, times = self.own.index(bus), self.register.interval_count
         active, reactive = (self.pull_p, self.pull_q) if is_pull else (self.price_p, self.price_q)
         active[place] = prices[:times]
@@ -198,7 +209,7 @@ class OwnSites:
             point, step = self._flat(self.wish), self._flat(self.step)
             self.wish = self._unflat(self._memory.next_point(point, step, mixture))
         # Whatever prices others' wishes led to, an honest wish stays within the range of shares.
-        most = WISH_MAX / 2.0**POWER_BITS
+        most = self.register.wish_max[:, self.own] / 2.0**POWER_BITS
         self.wish = np.clip(self.wish, -most, most)
         self.is_stepped = False
         pairs = self._pairs(self.wish)

@@ -12,7 +12,6 @@ from typing import Final
 
 import numpy as np
 
-from veilgrid.errors import RunAborted
 from veilgrid.mpc import Engine, Mpc, Shares, Steps, concatenate
 from veilgrid.mpc._round import together
 from veilgrid.mpc.field import Words
@@ -58,10 +57,11 @@ def network_step(
     looks
         Which rows that are not in play are checked too.
 
-    Raises
-    ------
-    RunAborted
-        The active set did not settle, and no set on the way had possible prices.
+    Returns
+    -------
+    StepResult
+        After more than :data:`PASSES_MAX` passes the active set did not settle: its prices are
+        possible ones, but not those of the wishes.
     """
     work = Duals(mpc, register, wish_p, wish_q)
     rooms = Rooms(work)
@@ -89,12 +89,10 @@ def network_step(
         is_single = count > PASSES_AT_ONCE
         current = changed(register, current, moves, rows, tried, is_single=is_single)
         _remember(sound, result.active, todo, flagged)
-    if all(interval in sound for interval in todo):
-        # Its prices are possible ones, so bounds from them hold; its targets exceed some rows.
-        for interval in todo:
-            current.price[interval], current.rows[interval] = sound[interval]
-        return (yield from work.solve(current, PASSES_MAX + 1))
-    raise RunAborted(f"the active set of the network step did not settle in {PASSES_MAX} passes")
+    # These prices are possible ones, so bounds from them hold; the targets exceed some rows.
+    for interval in todo:
+        current.price[interval], current.rows[interval] = sound.get(interval, (AT_HIGH, {}))
+    return (yield from work.solve(current, PASSES_MAX + 1))
 
 
 def _looked_into(
