@@ -236,14 +236,18 @@ def convergence(view: View) -> Picture | None:
     if count < 2:
         return None
     currency = safe(view.scenario.currency)
+    is_sealed = view.scheme == "sealed"
+    names = ("primal (pu)", f"dual ({currency}/pu)")
+    if is_sealed:  # No residual of a site opens: a length in the metric does, and the gap.
+        names = ("last movement", f"gap ({currency})")
     figure = layout(
         showlegend=False,
         xaxis=axis("iteration", anchor="y3", rangemode="tozero", dtick=1 if count <= 12 else None),
     )
     data = []
     for column, title, colour, number, domain in (
-        ("primal_residual", "primal (pu)", "@plan", "", [0.72, 1]),
-        ("dual_residual", f"dual ({currency}/pu)", "@uncontrolled", "2", [0.36, 0.64]),
+        ("primal_residual", names[0], "@plan", "", [0.72, 1]),
+        ("dual_residual", names[1], "@uncontrolled", "2", [0.36, 0.64]),
         ("cost", f"cost ({currency})", "@ink", "3", [0, 0.28]),
     ):
         values = numbers(table[column])
@@ -266,15 +270,21 @@ def convergence(view: View) -> Picture | None:
         )
     title = f"{count} iterations"
     last = numbers(table["primal_residual"])[-1]
-    if math.isfinite(last):
+    caption = (
+        "Primal and dual residual tell how far sites still disagree; cost is that of the "
+        "balanced plan."
+    )
+    if is_sealed:
+        caption = (
+            "What opens to all of each iteration: how far all sites together moved, weighted, what "
+            "separates the plan's cost from the bound as claimed, and the cost."
+        )
+    elif math.isfinite(last):
         title += f", ending with a primal residual of {last:.1e} pu"
     return Picture(
         name="convergence",
         title=title,
-        caption=(
-            "Primal and dual residual tell how far sites still disagree; cost is that of the "
-            "balanced plan."
-        ),
+        caption=caption,
         figure={"data": data, "layout": figure},
         height=600,
     )

@@ -82,7 +82,7 @@ def render(summary: Mapping[str, Any], scenario: Scenario, tables: Tables) -> st
 
 def run_pictures(scheme: str, scenario: Scenario, tables: Tables) -> list[Picture]:
     """Draw all pictures of a run that have a subject."""
-    view = View.of(scenario, tables)
+    view = View.of(scenario, tables, scheme)
     chosen = [draw for draw in PICTURES if scheme != "alone" or draw is not figures.savings]
     return [picture for draw in chosen if (picture := draw(view)) is not None]
 
@@ -118,6 +118,7 @@ def compare_rows(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
             "seconds": words.number(run.get("seconds")),
             "bytes": words.number(run.get("bytes")),
             "ac": words.part(run, "ac_check").get("passed"),
+            "seen_by": words.SEEN_BY.get(str(run.get("scheme")), "not stated"),
             "exposed": _exposed(run),
             "attacks": [dict(found) for found in run.get("attacks") or []],
         }

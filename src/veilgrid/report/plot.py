@@ -60,15 +60,18 @@ class View:
     ----------
     times
         Starts of all intervals and the end of the last, local time without offset.
+    scheme
+        Under which the run was; empty if it does not matter.
     """
 
     scenario: Scenario
     tables: Tables = field(repr=False)
     times: tuple[str, ...] = field(repr=False)
     zone: str
+    scheme: str = ""
 
     @classmethod
-    def of(cls, scenario: Scenario, tables: Tables) -> "View":
+    def of(cls, scenario: Scenario, tables: Tables, scheme: str = "") -> "View":
         starts = starts_of(scenario)
         end = starts[-1] + timedelta(minutes=scenario.horizon.interval_minutes)
         offset = starts[0].strftime("%z") or "+0000"
@@ -77,6 +80,7 @@ class View:
             tables=tables,
             times=tuple(moment.strftime("%Y-%m-%dT%H:%M:%S") for moment in (*starts, end)),
             zone=f"UTC{offset[:3]}:{offset[3:5]}",
+            scheme=scheme,
         )
 
     @property

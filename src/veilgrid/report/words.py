@@ -51,12 +51,26 @@ EXPOSED = {
         "schedules, device sizes and forecasts from them; `veilgrid audit` shows how exactly."
     ),
     "sealed": (
-        "A site sees its own prices. The committee sees nothing as long as no more of its parties "
-        "collude than its corruption bound allows. Prices are public only if published; "
-        "settlement totals are public."
+        "A site sees its own prices and payment. Everybody sees, iteration by iteration, which "
+        "limits bind, which way the exchange with the grid above goes, and what all together cost; "
+        "where no limit binds, the tariff of that direction is everybody's price. Of a site's "
+        "loads, devices, costs and schedule the committee sees nothing as long as no more of its "
+        "parties collude than its corruption bound allows; the payer sees payments."
     ),
 }
 """What others get to see, by scheme."""
+
+SEEN_BY = {
+    "alone": "nobody",
+    "central": "operator",
+    "ledger": "everybody",
+    "neighbour": "neighbours",
+    "neighbour-ledger": "everybody",
+    "exchange": "coordinator",
+    "masked": "workers",
+    "sealed": "nobody",
+}
+"""Who sees data of a site; :data:`EXPOSED` says which."""
 
 STATUSES = {
     "converged": "converged",

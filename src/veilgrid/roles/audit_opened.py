@@ -16,7 +16,7 @@ from veilgrid.grid.lindistflow import Limits, charging_injection, flows
 from veilgrid.grid.network import Floats, Integers
 from veilgrid.mpc.field import PRIME_FIELD, decode
 from veilgrid.mpc.shamir import open_shares
-from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted
+from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted, is_told_by_half
 from veilgrid.roles.sealed.bid import Shape, parts_of
 from veilgrid.roles.sealed.heard import client_of
 from veilgrid.roles.sealed.narrowing import narrowed
@@ -387,9 +387,9 @@ def _attack_products(views: Views, site: int) -> tuple[list[Recovered], list[Rec
         beside(target, OPERATOR, wide, f"{how}, by registered ranges"),
     ]
     columns = [even, np.log(np.maximum(even, 1e-12))]
-    rows.append(
-        beside(target, PUBLIC, fitted(columns, truth), "least squares on the sums, half known")
-    )
+    if not is_told_by_half(truth):
+        how = "least squares on the sums, half known"
+        rows.append(beside(target, PUBLIC, fitted(columns, truth), how))
     others = beside(target, OTHERS, truth, "the sums less their own: in the policy's table")
     return [best(rows[::2]), rows[1]], [others]
 
@@ -421,7 +421,7 @@ def attack_signs(day: Day, views: Views, site: int) -> list[Recovered]:
     truth = day.sites[site].demand_p(views.coordination.setpoints[site]) * base
     target = Target("net demand", 0, "", np.arange(count), truth, "MW", 1.0)
     told = [part for part in columns.values() if np.ptp(part) > 0.0]
-    guess = fitted(told, truth)
+    guess = np.zeros_like(truth) if is_told_by_half(truth) else fitted(told, truth)
     judged = sum(1 for one in views.opened if "stiffer" in one)
     how = f"least squares on {judged} rounds of signs, directions and rows, fitted to half of it"
     return [beside(target, PUBLIC, guess, how)]

@@ -13,7 +13,7 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.network import Floats
 from veilgrid.mpc.field import PRIME_FIELD, Words, decode, words_of
 from veilgrid.mpc.prss import client_words
-from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted
+from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted, is_told_by_half
 from veilgrid.roles.sealed.certificate import COST_BITS
 from veilgrid.roles.sealed.heard import BID, client_of
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS
@@ -103,7 +103,7 @@ def attack_padded(
             "what opened, read as the number": opened,
             "what is left of it when known seeds are taken off": left,
         }
-        if len(told.truth) >= FITTED_MIN:
+        if len(told.truth) >= FITTED_MIN and not is_told_by_half(told.truth):
             how = "least squares on both, fitted to half of the truth"
             guesses[how] = fitted([opened, left], told.truth)
         rows.append(best([beside(target, role, guess, how) for how, guess in guesses.items()]))

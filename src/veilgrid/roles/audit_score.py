@@ -122,6 +122,12 @@ def fitted(columns: Sequence[Floats], truth: Floats) -> Floats:
     return out
 
 
+def is_told_by_half(truth: Floats) -> bool:
+    """Whether half of the truth tells the other half by itself, as of a constant."""
+    size = max(float(np.max(np.abs(truth), initial=0.0)), 1e-3)
+    return bool(np.max(np.abs(fitted([], truth) - truth), initial=0.0) <= EXACT * size)
+
+
 def energy_of(day: Day) -> float:
     """Return the energy of one per-unit over one interval, MWh."""
     return day.horizon.hours * day.network.base_mva

@@ -21,7 +21,16 @@ from veilgrid.mpc.field import PRIME_FIELD, Words, decode, words_of
 from veilgrid.mpc.shamir import open_shares
 from veilgrid.roles.audit_opened import attack_opened
 from veilgrid.roles.audit_padded import attack_padded, padded_elements
-from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted, powers_of
+from veilgrid.roles.audit_score import (
+    EXACT,
+    Recovered,
+    Target,
+    beside,
+    best,
+    fitted,
+    is_told_by_half,
+    powers_of,
+)
 from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of
 from veilgrid.roles.sealed.day import Keys, costs_alone
 from veilgrid.roles.sealed.heard import BID, client_of
@@ -161,7 +170,9 @@ def _attack_shares(
         known = views.known_part(coalition, target.task, target.name)
         own = [_numbers(one[target.places]) * target.factor for one in (*shares, known)]
         guesses = {"a share read as the number": own[0], "all that known seeds leave": own[-1]}
-        guesses["least squares on shares, fitted to half of the truth"] = fitted(own, target.truth)
+        if not is_told_by_half(target.truth):
+            how = "least squares on shares, fitted to half of the truth"
+            guesses[how] = fitted(own, target.truth)
         rows = [beside(target, _named(coalition), guess, how) for how, guess in guesses.items()]
         found.append(best(rows))
     return [*found, *_slacks(views, coalition, targets)]
@@ -260,24 +271,29 @@ def _demand(day: Day, views: Views, site: int) -> Target:
 
 
 def _attack_sites(day: Day, views: Views, site: int) -> Recovered:
-    """Guess from what another site has: its own data, its prices, what opened to all."""
+    """Guess from what another site has: its own data, its prices, what opened to all.
+
+    Sites may be alike. What its own demand tells it about the other's, without any price, counts
+    as a guess without a view.
+    """
     base, target = day.network.base_mva, _demand(day, views, site)
     others = [bus for bus in day.flexible if bus != site] or [
         bus for bus in range(len(day.sites)) if bus != site
     ]
-    rows = []
+    rows, role = [], "any one other site"
     for bus in others:
         mine = day.sites[bus].demand_p(views.coordination.setpoints[bus]) * base
         price = views.coordination.price_p[bus]
-        rows.append(beside(target, "any one other site", mine, "its own demand for the other's"))
-        rows.append(
-            beside(
-                target,
-                "any one other site",
-                fitted([price, mine], target.truth),
-                "least squares on own prices and demand, fitted to half of the truth",
-            )
-        )
+        blind = [
+            beside(target, role, guess, "its own demand")
+            for guess in (mine, fitted([mine], target.truth))
+        ]
+        how = "least squares on own prices and demand, fitted to half of the truth"
+        row = beside(target, role, fitted([price, mine], target.truth), how)
+        if row.share_recovered <= max(one.share_recovered for one in blind):
+            row = row._replace(share_recovered=0.0)
+        least = min(one.max_error for one in blind)
+        rows.append(row._replace(baseline_error=min(least, row.baseline_error or 0.0)))
     return best(rows)
 
 
@@ -319,6 +335,7 @@ def _attack_public(day: Day, views: Views, site: int) -> list[Recovered]:
     found.append(
         beside(target, "operator", wide, "the exchange's cost shared by registered ranges")
     )
+    found += _attack_payment(day, views, site)
     if len(own.linear):
         powers = powers_of(own.spans, day.interval_count)
         plan = views.coordination.setpoints[site][powers] * base
@@ -328,6 +345,25 @@ def _attack_public(day: Day, views: Views, site: int) -> list[Recovered]:
         how = "the same, shared evenly among its devices"
         found.append(beside(schedule, "operator", fed, how))
     return found
+
+
+def _attack_payment(day: Day, views: Views, site: int) -> list[Recovered]:
+    """Spread a site's payment, which opens to the payer, as the substation's meter runs."""
+    setpoints, prices = views.coordination.setpoints, views.coordination.price_p
+    demand_p, demand_q = day.demands(setpoints)
+    paid = prices[site] @ demand_p[site] + views.coordination.price_q[site] @ demand_q[site]
+    tariff, metered = _tariff(day, views), demand_p.sum(axis=0)
+    worth = float(tariff @ metered)
+    profile = metered if abs(worth) > EXACT else np.ones_like(metered)
+    base = day.network.base_mva
+    guess = float(paid) / float(tariff @ profile) * profile * base
+    role, how = "payer", "its payment at the tariff, spread as the substation's exchange"
+    energy = np.array([float(demand_p[site].sum()) * base * day.horizon.hours])
+    spent = Target("energy of the day", 0, "", np.arange(1), energy, "MWh", 1.0)
+    return [
+        beside(_demand(day, views, site), role, guess, how),
+        beside(spent, role, np.array([float(guess.sum()) * day.horizon.hours]), how),
+    ]
 
 
 # -- tests on views -------------------------------------------------------------------------------

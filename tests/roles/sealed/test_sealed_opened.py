@@ -21,7 +21,7 @@ from veilgrid.roles.audit_opened import (
     demands_of,
     voltage_equations,
 )
-from veilgrid.roles.audit_score import Recovered
+from veilgrid.roles.audit_score import Recovered, is_told_by_half
 from veilgrid.roles.sealed.day import PublicDay
 from veilgrid.roles.sealed.view import Views, record
 from veilgrid.secret import SeededRandomness
@@ -136,3 +136,9 @@ def test_a_verdict_says_leak_where_something_was_read_that_should_not() -> None:
     assert audit_summary(Audit("sealed", "c", (row,)))["verdict"].startswith("LEAK: party 1")
     allowed = row._replace(is_in_table=True)
     assert audit_summary(Audit("sealed", "c", (allowed,)))["verdict"].startswith("Nobody")
+
+
+def test_a_constant_is_not_called_recovered_because_half_of_it_is_known() -> None:
+    """A rating is the same in all intervals: half of it tells the rest, views or not."""
+    assert is_told_by_half(np.full(96, 0.4))
+    assert not is_told_by_half(np.arange(96.0))
