@@ -9,7 +9,6 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 from veilgrid.errors import SetupError
@@ -87,12 +86,7 @@ class RoundHistory:
     def __enter__(self) -> "RoundHistory":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._database.close()
 
     def standings(self) -> dict[str, Standing]:

@@ -8,7 +8,6 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 from veilgrid.errors import SetupError
@@ -66,12 +65,7 @@ class MarketHistory:
     def __enter__(self) -> "MarketHistory":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._database.close()
 
     def weights(self) -> dict[str, float]:

@@ -20,7 +20,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from statistics import median
-from types import TracebackType
 from typing import Final
 
 from veilgrid.errors import SetupError, invariant
@@ -106,12 +105,7 @@ class Namespaces:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.write(self._stopping, b"!")
         self._thread.join()
         self._close()

@@ -9,7 +9,6 @@ import contextlib
 import selectors
 import threading
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Protocol
 
 from veilgrid.machine import NodeId
@@ -78,12 +77,7 @@ class Relays(Loopback):
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(_START_TIMEOUT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
