@@ -19,6 +19,7 @@ from small_day import small_day, small_scenario
 
 from veilgrid.admm.reference import central
 from veilgrid.grid.lindistflow import Limits
+from veilgrid.node.attest.software import SoftwareProvider
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "veilgrid"]
@@ -171,6 +172,24 @@ def test_a_sealed_day_from_files_goes_on_after_kill_9_and_is_recorded(
         ledger = tmp_path / "out" / f"{node}.ledger.json"
         done = subprocess.run([*COMMAND, "verify", str(ledger), "--json"], capture_output=True)
         assert (done.returncode, json.loads(done.stdout)["accepted"]) == (0, True)
+
+
+def test_a_party_whose_evidence_does_not_fit_ends_a_sealed_day_by_name(crew: Crew) -> None:
+    """Its program may store shares: nobody computes with it, and the owner hears who it was."""
+    nodes = scaffolded(crew, "--sites", "1", "--scheme", "sealed")
+    directory = crew.folder / "deployment.toml"
+    assert "attested = true" in directory.read_text()
+    directory.write_text(directory.read_text().replace("degree = ", "patience_s = 1\ndegree = "))
+    SoftwareProvider.create(crew.folder / "keys" / "foreign.root")
+    settings = crew.folder / "nodes" / "party-2.toml"
+    settings.write_text(settings.read_text().replace("software.root", "foreign.root"))
+    for node in nodes:
+        crew.start(node, "--once", "--linger", "1")
+    codes = crew.ended()
+    for node in nodes:
+        if node != "party-2":
+            assert codes[node] == 5, crew.log(node)
+            assert "party-2" in crew.log(node)
 
 
 def test_what_is_wrong_is_said_with_its_exit_code(crew: Crew) -> None:

@@ -1,4 +1,4 @@
-"""A sealed day by real processes: one party is killed with -9 and started again, one lies."""
+"""A sealed day by real processes: a party and all sites are killed with -9, a party lies."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,13 +38,16 @@ def ended(deployment: Deployment, seconds: float = 120) -> Any:
     return found[0]
 
 
-def test_a_day_goes_on_after_a_party_was_killed_and_started_again() -> None:
-    """Its journal holds the committed bids; nobody bids again, nobody is excluded."""
+def test_a_day_goes_on_after_a_party_and_the_sites_were_killed_at_once() -> None:
+    """Neither is there to say that the other is missing. Their journals hold what was committed:
+    nobody bids again, nobody is left out."""
     with deployed(DAY) as deployment:
         deployment.start()
         assert not deployment.wait_until(lambda: bool(deployment.outcomes(SITES)), 1.5)
-        deployment.kill(VICTIM)
-        deployment.restart(VICTIM)
+        for node in (VICTIM, SITES):
+            deployment.kill(node)
+        for node in (SITES, VICTIM):
+            deployment.restart(node)
         found = ended(deployment)
     assert isinstance(found, SiteOutcome), found
     assert found.public["status"] == "converged"

@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from veilgrid.cli._deployed import result_told
 from veilgrid.errors import Finding, InputError, RunAborted
 from veilgrid.node.certificate import write_private
 from veilgrid.node.driver import run_guarded
-from veilgrid.node.hosted import Manners, serve
+from veilgrid.node.hosted import Manners, Part, serve
 from veilgrid.node.member import until_fatal
 from veilgrid.node.settings import Settings, read_settings
 from veilgrid.report.folders import open_scenario
@@ -57,18 +56,23 @@ def node(
     from veilgrid.cli._part import work_of
 
     work = work_of(settings, day, scenario.network.base_mva)
-    tale = _Tale(work.part.is_end, as_json)
-    linger = linger_s if once or as_json else None
+    tale = _Tale(work.part, as_json)
 
     async def main() -> int:
         manners = Manners(
-            wait_s=wait_s, linger_s=linger, tell=tale.line, on_outcome=tale.on_outcome
+            wait_s=wait_s,
+            linger_s=linger_s,
+            stays=not (once or as_json),
+            tell=tale.line,
+            on_outcome=tale.on_outcome,
         )
         return 0 if await serve(settings, work.part, manners) else 1
 
     code = run_guarded(until_fatal(main()))
     if code not in (0, 1):
         return code
+    if work.part.is_stop(tale.last):
+        raise RunAborted(tale.last.reason, ", ".join(tale.last.culprits) or None)
     if code == 1:
         tale.line("stopped before the day had ended")
     found = _found(settings, work.part.day, tale.last, work.plan() if code == 0 else [])
@@ -122,8 +126,8 @@ def _found(
 class _Tale:
     """What a process tells its owner while it runs."""
 
-    def __init__(self, is_end: Callable[[Any], bool], as_json: bool) -> None:
-        self._is_end, self._as_json = is_end, as_json
+    def __init__(self, part: Part, as_json: bool) -> None:
+        self._part, self._as_json = part, as_json
         self.last: Any = None
 
     def line(self, text: str) -> None:
@@ -132,13 +136,15 @@ class _Tale:
         (sys.stderr if self._as_json else sys.stdout).flush()
 
     def on_outcome(self, outcome: Any) -> None:
-        """Take note of an outcome; a protocol that ended without a result ends the process."""
+        """Take note of an outcome."""
         if isinstance(outcome, StepEnded):
             self.line(f"step {outcome.step} ({outcome.kind}): primal residual {outcome.primal:.1e}")
             return
-        if type(outcome).__name__ == "Stopped":
-            raise RunAborted(outcome.reason, ", ".join(outcome.culprits) or None)
-        if not self._is_end(outcome):
+        if self._part.is_stop(outcome):
+            self.last = outcome
+            self.line(f"the day has ended without a result: {outcome.reason}")
+            return
+        if not self._part.is_end(outcome):
             return
         self.last = outcome
         if isinstance(outcome, DayResult):

@@ -32,7 +32,7 @@ from veilgrid.roles.ledger_seat import Agreement, bus_of, client_of
 from veilgrid.secret import SystemRandomness
 
 _MASKED_ROLES: Final = frozenset({"operator", "site", "validator", "worker"})
-_SEALED_ROLES: Final = frozenset({"operator", "party", "site", "validator"})
+SEALED_ROLES: Final = frozenset({"operator", "party", "site", "validator"})
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ def work_of(settings: Settings, day: Day, base_mva: float) -> Work:
     if findings:
         raise InputError(findings)
     scheme, role = settings.deployment.scheme, settings.me.role
-    roles = _MASKED_ROLES if scheme == "masked" else _SEALED_ROLES
+    roles = _MASKED_ROLES if scheme == "masked" else SEALED_ROLES
     if role not in roles:
         raise SetupError(
             f"a {scheme} day has nothing to do for a process of role {role}: "
@@ -180,7 +180,7 @@ def _masked(settings: Settings, day: Day, base_mva: float) -> Work:
         records=ledger_message.RECORDS,
         build=build,
         peers=_MASKED_ROLES,
-        quorum=("validator", 2 * ((len(agreement.validators) - 1) // 3) + 1),
+        quorum=("validator", agreement.genesis.quorum),
         needed=frozenset(),
         is_end=lambda outcome: isinstance(outcome, DayResult | Closed),
     )

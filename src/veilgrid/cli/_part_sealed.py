@@ -3,12 +3,13 @@
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from nacl.signing import SigningKey, VerifyKey
 
 from veilgrid.cli._part import (
+    SEALED_ROLES,
     Work,
     day_of,
     groups_of,
@@ -51,8 +52,6 @@ from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
 from veilgrid.roles.sealed.sites_kept import SiteOutcome, SiteRecord
 from veilgrid.secret import Secret, SystemRandomness
 from veilgrid.signature import Signer
-
-_ROLES: Final = frozenset({"operator", "party", "site", "validator"})
 
 
 def box_key_of(signer: Signer) -> Secret[bytes]:
@@ -124,10 +123,11 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
         messages=WIRE,
         records=_records(is_site=is_site, is_recorded=ledger is not None),
         build=build,
-        peers=_ROLES,
+        peers=SEALED_ROLES,
         quorum=("party", len(agreement.parties)),
         needed=frozenset({"party", "site"}),
         is_end=is_end,
+        is_stop=_is_stop,
         is_over=lambda records: ledger is None and any(is_end(record) for record in records),
     )
 
@@ -147,6 +147,10 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
         ]
 
     return Work(part, plan=plan if is_site else list)
+
+
+def _is_stop(outcome: Any) -> bool:
+    return isinstance(outcome, message.Stopped)
 
 
 def _records(*, is_site: bool, is_recorded: bool) -> Any:
@@ -257,9 +261,10 @@ def _recorder(settings: Settings, day: Day) -> Work:
         messages=WIRE,
         records=LEDGER_JOURNAL,
         build=build,
-        peers=_ROLES,
-        quorum=("validator", 2 * ((len(ledger.validators) - 1) // 3) + 1),
+        peers=SEALED_ROLES,
+        quorum=("validator", ledger.genesis.quorum),
         needed=frozenset({"party", "site"}),
         is_end=is_end,
+        is_stop=_is_stop,
     )
     return Work(part, files=lambda: {"ledger.json": exports[-1]} if exports else {})

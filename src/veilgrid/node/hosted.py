@@ -40,6 +40,8 @@ class Part:
         Roles of which everybody must be there at first.
     is_end
         Whether an outcome is how the day ended for this process.
+    is_stop
+        Whether an outcome is that it ended without a result.
     is_over
         Whether records say that it has ended, so that there is nobody to wait for.
     """
@@ -52,6 +54,7 @@ class Part:
     quorum: tuple[str, int]
     needed: frozenset[str]
     is_end: Callable[[Any], bool]
+    is_stop: Callable[[Any], bool] = lambda _: False
     is_over: Callable[[Sequence[Any]], bool] = lambda _: False
 
 
@@ -64,7 +67,9 @@ class Manners:
     wait_s
         For its peers.
     linger_s
-        It serves its peers so long after the day has ended; None: until it is stopped.
+        It serves its peers so long after the day has ended: they hear from it how.
+    stays
+        Whether it serves them until it is stopped, if the day had a result.
     tell
         Called with a line for its owner.
     on_outcome
@@ -72,7 +77,8 @@ class Manners:
     """
 
     wait_s: float
-    linger_s: float | None
+    linger_s: float
+    stays: bool
     tell: Callable[[str], None]
     on_outcome: Callable[[Any], None]
 
@@ -93,12 +99,14 @@ async def serve(settings: Settings, part: Part, manners: Manners) -> bool:
     TransportError
         Too few peers could be reached in time.
     """
-    ended = asyncio.Event()
+    ended, leaving = asyncio.Event(), asyncio.Event()
 
     def decided(outcome: Any) -> None:
         manners.on_outcome(outcome)
-        if part.is_end(outcome) and not ended.is_set():
+        if part.is_end(outcome) or part.is_stop(outcome):
             ended.set()
+            if part.is_stop(outcome) or not manners.stays:
+                leaving.set()
 
     settings.journal_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = journal_path(settings, part.day)
@@ -117,23 +125,22 @@ async def serve(settings: Settings, part: Part, manners: Manners) -> bool:
         await _meet(settings, part, manners, member, is_over=is_over)
         member.build()
         manners.tell("the day begins" if not member.record_count else "the day goes on")
-        leaving = asyncio.get_running_loop().create_task(_leave(member, ended, manners.linger_s))
+        end = asyncio.get_running_loop().create_task(_leave(member, leaving, manners.linger_s))
         try:
             await member.run((signal.SIGTERM, signal.SIGINT))
         finally:
-            leaving.cancel()
+            end.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await leaving
+                await end
     finally:
         await member.close()
     return ended.is_set()
 
 
-async def _leave(member: Member, ended: asyncio.Event, linger_s: float | None) -> None:
-    await ended.wait()
-    if linger_s is not None:
-        await asyncio.sleep(linger_s)
-        await member.stop()
+async def _leave(member: Member, leaving: asyncio.Event, linger_s: float) -> None:
+    await leaving.wait()
+    await asyncio.sleep(linger_s)
+    await member.stop()
 
 
 async def _meet(

@@ -74,7 +74,8 @@ class DeploymentFile(msgspec.Struct, frozen=True, kw_only=True):
     run
         Of the same day; raised by everybody to plan it anew.
     attested
-        Whether sites, workers and validators of a masked day show evidence [attestation 8].
+        Whether processes show evidence [attestation 8]: sites, workers and validators of a masked
+        day; parties, sites and validators of a sealed one.
     patience_s
         Parties of a sealed day wait so long for sites and for each other, and three times as long
         for a party that is lost: longer than a process takes to start again.
