@@ -28,6 +28,7 @@ from veilgrid.report.folders import open_scenario
 from veilgrid.report.page import render_compare
 from veilgrid.report.results import LEDGER, check_target, write_page, write_report, write_run
 from veilgrid.roles.operator import COORDINATIONS, SCHEMES, DayPlan, plan_day
+from veilgrid.roles.sealed.start import Start
 
 _DEFAULT_SCHEME = "sealed"
 _COORDINATIONS = ("neighbour", "exchange", "published")
@@ -83,8 +84,11 @@ def run(
     opened = _open_all(scenarios or (BUNDLED_DAY,))
     targets = _targets(out, opened)
     _check_targets(targets)
-    summaries, plans, warm = [], [], None
+    summaries: list[Summary] = []
+    plans: list[DayPlan] = []
+    warm: object = None
     for place, scenario in enumerate(opened):
+        _tell_cold(scenario, chosen, warm, is_first=not summaries)
         plan, summary = _plan(scenario, chosen, warm, seed, coordination)
         warm = plan.outcome.warm
         summaries.append(summary)
@@ -102,6 +106,17 @@ def run(
     elif len(opened) > 1:
         _show_totals(_totals(chosen, summaries), opened[0].currency)
     return 0 if all(is_wanted(plan) for plan in plans) else 1
+
+
+def _tell_cold(scenario: Scenario, scheme: str, warm: object, *, is_first: bool) -> None:
+    """Say on stderr why a later sealed day does not begin where the last one ended."""
+    if is_first or scheme != "sealed":
+        return
+    reason = "the last day came to no plan"
+    if isinstance(warm, Start):
+        reason = warm.misfit(scenario.day()) or ""
+    if reason:
+        click.echo(f"{scenario.name} begins anew: {reason}", err=True)
 
 
 def _targets(out: Path | None, days: list[Scenario]) -> list[Path]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from veilgrid.admm.certify import DayCertificate, certify, certify_alone
 from veilgrid.admm.exchange import plan_exchange
@@ -25,7 +26,7 @@ from veilgrid.roles.masked_neighbour import (
     plan_masked_neighbour,
 )
 from veilgrid.roles.obstacles import Obstacle, obstacles
-from veilgrid.roles.sealed.day import plan_sealed
+from veilgrid.roles.sealed.day import Life, plan_sealed
 from veilgrid.secret import Randomness, SystemRandomness
 
 REPLAN_COUNT_MAX = 6
@@ -273,12 +274,21 @@ def _neighbour_published(
 def _sealed(
     day: Day,
     limits: Limits,
-    _start: object,
+    start: object,
     progress: ProgressSink | None,
     randomness: Randomness | None = None,
+    life: Life | None = None,
 ) -> Coordination:
     draw = randomness or SystemRandomness()
-    return plan_sealed(day, limits, randomness=draw, progress=progress, is_recorded=True)
+    return plan_sealed(
+        day,
+        limits,
+        randomness=draw,
+        progress=progress,
+        is_recorded=True,
+        start=start,
+        life=life,
+    )
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -310,6 +320,7 @@ def plan_day(
     progress: ProgressSink | None = None,
     randomness: Randomness | None = None,
     coordination: str | None = None,
+    life: Life | None = None,
 ) -> DayPlan:
     """Plan, check and settle one day.
 
@@ -327,6 +338,8 @@ def plan_day(
         Of keys, masks and shares; ``None`` = the system's.
     coordination
         With the scheme a key of :data:`COORDINATIONS`; ``None`` = as the scheme does by itself.
+    life
+        Of a sealed day: what an earlier run left of it, and where this one keeps its records.
 
     Returns
     -------
@@ -342,7 +355,10 @@ def plan_day(
     others = alone(day)
     limits = Limits.of(day.network)
     replans: list[Replan] = []
-    drawn = {"randomness": randomness} if scheme in DRAWING else {}
+    drawn: dict[str, Any] = {"randomness": randomness} if scheme in DRAWING else {}
+    if life is not None:
+        invariant(scheme == "sealed", "only a sealed day is kept and gone on with")
+        drawn["life"] = life
     while True:
         outcome = solve(day, limits, start, progress, **drawn)
         replans += [_replan(day.network, one) for one in outcome.refused]

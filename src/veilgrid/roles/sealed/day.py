@@ -1,7 +1,7 @@
 """A sealed day from its data to its plan: who knows what, the machines, and one way to run them."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -34,20 +34,22 @@ from veilgrid.machine import (
     Event,
     Machine,
     NodeId,
+    Persist,
     Received,
     Send,
     SetTimer,
     TimerFired,
 )
 from veilgrid.roles.sealed.bid import Shape
-from veilgrid.roles.sealed.course import Course
-from veilgrid.roles.sealed.message import Agreement, Stopped
+from veilgrid.roles.sealed.course import DONE, Course
+from veilgrid.roles.sealed.message import Agreement, Stopped, Wished
 from veilgrid.roles.sealed.narrowing import narrowed
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.program import Tolerances
 from veilgrid.roles.sealed.register import Register
 from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
+from veilgrid.roles.sealed.start import Start
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signer
 
@@ -157,6 +159,31 @@ def costs_alone(day: Day) -> dict[int, float]:
 
 
 @dataclass(frozen=True)
+class Life:
+    """The part of a day that one program plays, for everybody: begun before, or new.
+
+    Attributes
+    ----------
+    keys, day
+        Everybody's keys and the day's name; those of the earlier life.
+    records
+        What the machines of an earlier life persisted, by name.
+    keep
+        Called with each record of this life; it is durable when the call returns.
+    """
+
+    keys: Keys
+    day: bytes
+    records: Mapping[NodeId, Sequence[Any]]
+    keep: Callable[[NodeId, Any], None]
+
+    @staticmethod
+    def name(randomness: Randomness) -> bytes:
+        """Draw a day's name."""
+        return b"day " + randomness.octets(16).hex().encode()
+
+
+@dataclass(frozen=True)
 class Cast:
     """The machines of one day, and the threads that solve sites."""
 
@@ -173,10 +200,13 @@ def cast_of(
     *,
     party_count: int = 3,
     degree: int = 1,
+    start: Wished | None = None,
+    life: Life | None = None,
 ) -> Cast:
-    """Make all parties and one group with all sites, with fresh keys."""
-    keys = Keys.drawn(party_count, len(public.shapes), randomness)
-    agreement = keys.agreement(b"day " + randomness.octets(16).hex().encode(), degree)
+    """Make all parties and one group with all sites, with fresh keys unless those of a life."""
+    keys = life.keys if life else Keys.drawn(party_count, len(public.shapes), randomness)
+    agreement = keys.agreement(life.day if life else Life.name(randomness), degree)
+    records = life.records if life else {}
     verify_keys = {
         name: signer.verify_key
         for name, signer in zip(agreement.parties, keys.signers, strict=True)
@@ -192,6 +222,7 @@ def cast_of(
             signer=signer,
             verify_keys=verify_keys,
             randomness=randomness,
+            records=records.get(name, ()),
         )
         for name, box, signer in zip(agreement.parties, keys.boxes, keys.signers, strict=True)
     }
@@ -205,6 +236,8 @@ def cast_of(
         keys=keys.sites,
         randomness=randomness,
         executor=pool,
+        records=records.get(SITES, ()),
+        start=start,
     )
     machines[SITES] = group
     return Cast(machines, group, pool)
@@ -240,11 +273,13 @@ def step_in_memory(
     watch: Callable[[], None] | None = None,
     *,
     until: NodeId | None = None,
+    keep: Callable[[NodeId, Any], None] | None = None,
 ) -> Driven:
     """Deliver all messages in order until nobody has anything left to do.
 
     ``watch`` is called after each event. Timers fire only where ``until`` names a machine that has
-    to come to an end: when there is nothing else left to do, so silence takes no time.
+    to come to an end: when there is nothing else left to do, so silence takes no time. ``keep`` is
+    called with each record before any later effect.
     """
     driven = Driven({name: [] for name in machines})
     queue: deque[tuple[NodeId, Event]] = deque((name, TimerFired(START)) for name in machines)
@@ -255,6 +290,8 @@ def step_in_memory(
             queue.extend(driven.due())
         name, event = queue.popleft()
         for effect in machines[name].handle(event):
+            if keep is not None and isinstance(effect, Persist):
+                keep(name, effect.record)
             _carry_out(name, effect, machines, queue, driven)
         if watch is not None:
             watch()
@@ -290,6 +327,8 @@ def plan_sealed(
     degree: int = 1,
     progress: ProgressSink | None = None,
     is_recorded: bool = False,
+    start: object = None,
+    life: Life | None = None,
 ) -> Coordination:
     """Plan a day under `sealed`, all parties and sites as machines in this process.
 
@@ -308,6 +347,11 @@ def plan_sealed(
         Called once an iteration; an exception from it ends the run.
     is_recorded
         Whether the day goes on a ledger, in this process as well.
+    start
+        ``warm`` of the last day's outcome, used from the second iteration on; one that does not
+        fit (:meth:`.start.Start.misfit`), or anything else, is left aside.
+    life
+        What an earlier run left of the same day, and where this one keeps what machines persist.
 
     Raises
     ------
@@ -322,14 +366,18 @@ def plan_sealed(
         randomness,
         party_count=party_count,
         degree=degree,
+        start=Start.fitted(start, day),
+        life=life,
     )
     shown = Watch(cast.group.course, public.register.unit, progress)
     with cast.pool:
         try:
-            driven = step_in_memory(cast.machines, shown)
+            driven = step_in_memory(cast.machines, shown, keep=life.keep if life else None)
         except Interrupted:
             return _blank(day, RunStatus.ABORTED, shown)
     found = coordination_of(day, driven, SITES, public.register.unit, limits)
+    if found.status is RunStatus.CONVERGED and cast.group.course.task.kind == DONE:
+        found = replace(found, warm=Start.of(day, cast.group.stand()))
     if not is_recorded or found.status is not RunStatus.CONVERGED:
         return found
     from veilgrid.roles.sealed.record import recorded

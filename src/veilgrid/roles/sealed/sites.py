@@ -109,6 +109,9 @@ class SiteGroup:
         Where sites are solved side by side.
     records
         What an earlier life of this process persisted.
+    start
+        Where the sites stood when the last day ended: from there the second iteration begins,
+        if the same sites take part. The first answers the tariff in any case.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class SiteGroup:
         randomness: Randomness,
         executor: ThreadPoolExecutor,
         records: Sequence[SiteRecord] = (),
+        start: Wished | None = None,
     ) -> None:
         self.me, self.agreement, self.course = me, agreement, course
         self._sites, self._alone, self._keys = dict(sites), dict(costs_alone), dict(keys)
@@ -137,6 +141,7 @@ class SiteGroup:
         self._opening, self._agains = copy.deepcopy(course), dict[NodeId, Again]()
         self._is_warm = self._is_back = False
         self._wished: Wished | None = None
+        self._start = start
         self._ended: SiteOutcome | None = None
         self._proved: Proved | None = None
         self._overs: dict[NodeId, Over] = {}
@@ -347,6 +352,7 @@ class SiteGroup:
             self._mine.count_moves(is_counted=self.course.is_moving_counted)
         self.course.advance(result)
         if (set(self.course.excluded), len(self.course.refused)) != before:
+            self._start = self.stand()  # Fits where a plan was refused, not where a site was.
             self._arrange()
         elif self.course.register.stiffness is not self._mine.register.stiffness:
             self._mine.reweigh(self.course.register)
@@ -375,6 +381,8 @@ class SiteGroup:
         if not self._mine.own:
             return []
         if task.kind == WISH:
+            if task.iteration == 2:
+                self._begin_warm()
             if task.iteration > 1:
                 return self._send_wish() if self._mine.is_stepped else [self._answer()]
             if self._is_warm:
@@ -400,6 +408,16 @@ class SiteGroup:
             agreed = (self._mine.members, self._mine.price_p.copy(), self._mine.price_q.copy())
             return [Compute((_CHEAPEST, self._job), cheapest, agreed)]
         return self._send_proof()
+
+    def _begin_warm(self) -> None:
+        """Go on from where the last day or a refused plan ended, once, as after a loss."""
+        start, self._start = self._start, None
+        if start is not None and start.own == self._mine.own:
+            self._mine.restore(start.values)
+
+    def stand(self) -> Wished:
+        """Return where the sites stand: secret like their data."""
+        return Wished(self._mine.own, self._mine.state())
 
     def _answer(self) -> Compute:
         mine = self._mine
