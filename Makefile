@@ -9,7 +9,7 @@ TRIALS ?= 10000
 DAYS ?= 300
 COMETBFT ?= v0.38.19
 
-.PHONY: help demo test check fast sim outage latency nightly bench docs cometbft scenarios clean
+.PHONY: help demo test check fast sim fuzz-sealed outage latency nightly bench docs cometbft scenarios clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -42,6 +42,11 @@ sim: $(READY)  ## long simulations with liars; SEEDS=850 of the ledger, TRIALS=1
 	$(BIN)/python tests/mpc/mpc_naming.py --trials $(TRIALS)
 	$(BIN)/python tests/simulation/committee_sweep.py --seeds $(SEEDS)
 	$(BIN)/python tests/simulation/day_sweep.py --seeds $(DAYS)
+
+SEALED_DAYS ?= 200
+FIRST ?= 0
+fuzz-sealed: $(READY)  ## SEALED_DAYS=200 sealed days from seed FIRST=0 on: any weather, losses, a corrupt party, a lying site
+	$(BIN)/python -m tests.roles.sealed.sealed_fuzz --seeds $(SEALED_DAYS) --first $(FIRST)
 
 OUTAGE_DAY ?= ../shared/scenarios/yingkou-2023-11-09
 outage: $(READY)  ## kill -9 a validator and a worker of OUTAGE_DAY by processes, in about a minute

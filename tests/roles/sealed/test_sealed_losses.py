@@ -1,26 +1,15 @@
 """Parties and sites that are lost in the middle of a day: it goes on from its bids."""
 
-from collections import deque
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.machine import (
-    START,
-    Compute,
-    Computed,
-    Decide,
-    Event,
     NodeId,
-    Persist,
     Received,
-    Send,
-    SetTimer,
-    TimerFired,
 )
-from veilgrid.mpc.message import Said
+from veilgrid.mpc.message import Relay, Said
 from veilgrid.roles.sealed.attempts import RETURNS_MAX
 from veilgrid.roles.sealed.day import SITES
 from veilgrid.roles.sealed.message import (
@@ -30,112 +19,11 @@ from veilgrid.roles.sealed.message import (
     Notice,
     Rejoined,
     Stopped,
-    Wished,
 )
-from veilgrid.roles.sealed.party import SealedParty
-from veilgrid.roles.sealed.sites import SiteGroup
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
-from veilgrid.secret import SeededRandomness
 
-from .sealed_days import Ended, cast_for, run_day, small
-
-DAY = small(2).day()
-LIMITS = Limits.of(DAY.network)
-VICTIM = NodeId("party-2")
-
-
-@dataclass
-class World:
-    """A day whose machines keep journals, so that one can be killed and built anew."""
-
-    seed: int
-    queue: "deque[tuple[NodeId, Event]]" = field(default_factory=deque)
-    timers: dict[tuple[NodeId, str], int] = field(default_factory=dict)
-    journals: dict[NodeId, list[Any]] = field(default_factory=dict)
-    outcomes: dict[NodeId, list[Any]] = field(default_factory=dict)
-    said: dict[tuple[NodeId, bytes, int], set[bytes]] = field(default_factory=dict)
-    now_ns: int = 0
-    handled: int = 0
-
-    def __post_init__(self) -> None:
-        self.cast = cast_for(DAY, LIMITS, seed=self.seed)
-        self.machines = dict(self.cast.machines)
-        self.queue.extend((name, TimerFired(START)) for name in self.machines)
-
-    def step(self) -> bool:
-        if not self.queue:
-            if not self.timers:
-                return False
-            self.now_ns = min(self.timers.values())
-            due = [key for key, at_ns in self.timers.items() if at_ns == self.now_ns]
-            for key in due:
-                del self.timers[key]
-            self.queue.extend((name, TimerFired(timer)) for name, timer in due)
-        name, event = self.queue.popleft()
-        if name not in self.machines:
-            return True
-        self.handled += 1
-        for effect in self.machines[name].handle(event):
-            match effect:
-                case Send(to, message):
-                    self._note(name, message)
-                    self.queue.append((to, Received(name, message)))
-                case SetTimer(timer, delay_ns):
-                    self.timers[name, timer] = self.now_ns + delay_ns
-                case Compute(job, kernel, arguments):
-                    self.queue.append((name, Computed(job, kernel(*arguments))))
-                case Persist(record):
-                    assert not isinstance(record, Wished) or name == SITES
-                    self.journals.setdefault(name, []).append(record)
-                case Decide(outcome):
-                    self.outcomes.setdefault(name, []).append(outcome)
-        return True
-
-    def _note(self, name: NodeId, message: Any) -> None:
-        """Remember what was said to all in each round: nobody may say two things."""
-        if type(message).__name__ == "Said":
-            key = (name, message.session, message.round)
-            self.said.setdefault(key, set()).add(message.shared)
-
-    def kill(self, name: NodeId) -> Any:
-        victim = self.machines.pop(name)
-        self.timers = {key: at for key, at in self.timers.items() if key[0] != name}
-        return victim
-
-    def restart_sites(self, victim: SiteGroup) -> None:
-        fresh = cast_for(DAY, LIMITS, seed=self.seed).group
-        self.machines[SITES] = SiteGroup(
-            SITES,
-            fresh.agreement,
-            fresh.course,
-            victim._sites,
-            victim._alone,
-            keys=victim._keys,
-            randomness=SeededRandomness(98),
-            executor=victim._executor,
-            records=self.journals.get(SITES, []),
-        )
-        self.queue.append((SITES, TimerFired(START)))
-
-    def restart(self, victim: SealedParty) -> None:
-        again = SealedParty(
-            victim.me,
-            cast_for(DAY, LIMITS, seed=self.seed).machines[victim.me].agreement,  # type: ignore[attr-defined]
-            cast_for(DAY, LIMITS, seed=self.seed).machines[victim.me].course,  # type: ignore[attr-defined]
-            victim._shapes,
-            victim._limits,
-            box_key=victim._box_key,
-            signer=victim._signer,
-            verify_keys=victim._keys,
-            randomness=SeededRandomness(99),
-            records=self.journals.get(victim.me, []),
-        )
-        self.machines[victim.me] = again
-        self.queue.append((victim.me, TimerFired(START)))
-
-    def run(self, *, until: int = 1 << 40) -> None:
-        while self.handled < until and not self.outcomes.get(SITES) and self.step():
-            pass
+from .sealed_days import Ended, run_day, small
+from .sealed_world import DAY, LIMITS, VICTIM, World
 
 
 @pytest.fixture(scope="module")
@@ -342,3 +230,33 @@ def test_who_has_finished_still_answers_who_has_not() -> None:
     assert lost == {"party-2", "party-3"}
     assert ended.public["status"] == "converged"
     assert len(ended.parties) == 3
+
+
+def test_sites_are_waited_for_while_a_starved_party_asks_twice() -> None:
+    """One party withholds its last words from another, and the network loses the first answer.
+
+    The sites wait for the starved one's word; the third must not take them for silent meanwhile.
+    """
+    scenario = small(1)
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    words = [said for _, _, said in run_day(day, limits).sent if isinstance(said, Said)]
+    task = 2
+    session = list(dict.fromkeys(said.session for said in words))[task]
+    latest = max(said.round for said in words if said.session == session)
+    lost: list[Relay] = []
+
+    def meddle(sender: NodeId, to: NodeId, message: Any) -> Any:
+        match sender, to, message:
+            case ("party-2", "party-3", Said(session=which, round=number)):
+                return None if (which, number) == (session, latest) else message
+            case ("party-2", _, Notice(task=number)) if to == SITES:
+                return None if number == task else message
+            case ("party-1", "party-3", Relay()) if not lost:
+                lost.append(message)
+                return None
+        return message
+
+    ended = run_day(day, limits, meddle=meddle)
+    assert len(lost) == 1
+    assert ended.excluded == {}
+    assert ended.public["status"] == "converged"

@@ -412,6 +412,12 @@ class SealedParty:
 
     def _on_stopped(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
         agreement, attempts = self.agreement, self._attempts
+        if (stopped.day, stopped.attempt) == (agreement.day, agreement.attempt + 1):
+            # The sender is ahead; who forgot this would be missed in the attempt after.
+            known = [one for one in self._ahead if one.sender == sender]
+            if not any(isinstance(one.message, Stopped) for one in known):
+                self._ahead.append(Received(sender, stopped))
+            return []
         if (stopped.day, stopped.attempt) != (agreement.day, agreement.attempt):
             return []
         if not stopped.is_lost and not attempts.is_waiting:

@@ -30,6 +30,7 @@ from veilgrid.machine import (
     Persist,
     Received,
     Send,
+    SetTimer,
     TimerFired,
 )
 from veilgrid.mpc.client import Seeds, digest_of, submit_with_seeds
@@ -68,6 +69,10 @@ _Word = TypeVar("_Word", Notice, Over)
 
 _ANSWERED: Final = "answered"
 _CHEAPEST: Final = "cheapest"
+_WORDS: Final = "words"
+
+WORDS_NS: Final = 60_000_000_000
+"""How long sites wait for another party's word where the first ones blame nobody alike."""
 
 WISHES_KEPT_INTERVAL: Final = 4
 """Iterations from one record of where the sites stand to the next."""
@@ -138,6 +143,7 @@ class SiteGroup:
         self._own_costs: dict[int, float] = {}
         self._is_over = False
         self._stopped: dict[NodeId, Stopped] = {}
+        self._last_word: Stopped | None = None
         self._opening, self._agains = copy.deepcopy(course), dict[NodeId, Again]()
         self._is_warm = self._is_back = False
         self._wished: Wished | None = None
@@ -192,6 +198,8 @@ class SiteGroup:
                 return self._on_notice(sender, notice)
             case Received(sender, Stopped() as stopped) if sender in self.agreement.parties:
                 return [] if stopped.is_lost else self._on_word(sender, stopped)
+            case TimerFired(name) if name == _WORDS and self._last_word is not None:
+                return self._on_stopped(self._last_word)
             case Received(sender, Again() as again) if sender in self.agreement.parties:
                 return self._on_again(sender, again)
             case _:
@@ -332,7 +340,13 @@ class SiteGroup:
         blamed = [name for one in said for name in set(one.culprits)]
         culprits = sorted({name for name in blamed if blamed.count(name) > degree})
         reason = next((one.reason for one in said if culprits == one.culprits), stopped.reason)
-        return self._on_stopped(msgspec.structs.replace(stopped, reason=reason, culprits=culprits))
+        word = msgspec.structs.replace(stopped, reason=reason, culprits=culprits)
+        silent = [one for one in said if not one.culprits]
+        if culprits or len(silent) > degree or len(said) == len(self.agreement.parties):
+            return self._on_stopped(word)
+        # One of them may be corrupt and blame anybody: another's word decides, if it comes.
+        self._last_word = word
+        return [SetTimer(_WORDS, WORDS_NS)]
 
     def _on_stopped(self, stopped: Stopped) -> list[Effect]:
         self._is_over = True
