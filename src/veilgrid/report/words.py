@@ -55,7 +55,8 @@ EXPOSED = {
         "limits bind, which way the exchange with the grid above goes, and what all together cost; "
         "where no limit binds, the tariff of that direction is everybody's price. Of a site's "
         "loads, devices, costs and schedule the committee sees nothing as long as no more of its "
-        "parties collude than its corruption bound allows; the payer sees payments."
+        "parties collude than its corruption bound allows; the payer sees payments. The pictures "
+        "of plans in this report could be drawn because one program played all sites."
     ),
 }
 """What others get to see, by scheme."""
