@@ -237,7 +237,7 @@ def report(name: str, scenario: Scenario, sites_max: int, pairs_of: int) -> None
     for what, case in rows:
         print(row(study, what, case, float(noise[list(case.who)].sum())))
     harmed = sum(case.gain < 0.0 for case in singles)
-    print(f"\n{harmed} of {len(singles)} single misreports cost their site money.")
+    print(f"\n{harmed} of {len(singles)} single misreports cost their site money.", flush=True)
 
 
 def tightened(scenario: Scenario) -> Scenario:
