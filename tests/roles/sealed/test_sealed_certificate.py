@@ -12,10 +12,12 @@ from veilgrid.grid.lindistflow import Limits
 from veilgrid.mpc.field import decode
 from veilgrid.mpc.plain import Plain
 from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of, proof_of
-from veilgrid.roles.sealed.certificate import COST_BITS, SealedCertificate, Stack, certify
+from veilgrid.roles.sealed.certificate import SealedCertificate, certify
 from veilgrid.roles.sealed.day import SETTINGS, PublicDay, costs_alone
+from veilgrid.roles.sealed.judge import COST_BITS
 from veilgrid.roles.sealed.register import power_steps
 from veilgrid.roles.sealed.sites_solve import cheapest
+from veilgrid.roles.sealed.stack import Stack
 from veilgrid.roles.sealed.step import network_step
 from veilgrid.roles.sealed.step_dual import StepResult
 from veilgrid.roles.sealed.step_set import ActiveSet

@@ -18,16 +18,8 @@ from veilgrid.mpc._round import together
 from veilgrid.mpc.bounded import not_negative
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode_words
 from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
-from veilgrid.roles.sealed.certificate import (
-    COST_BITS,
-    NARROW,
-    Stack,
-    beyond,
-    demands,
-    judge_sites,
-    rounded,
-)
 from veilgrid.roles.sealed.heard import BID, client_of, ranged, take_in, vector
+from veilgrid.roles.sealed.judge import COST_BITS, NARROW, beyond, demands, judge_sites, rounded
 from veilgrid.roles.sealed.program import Priced
 from veilgrid.roles.sealed.register import (
     FACTOR_BITS,
@@ -38,6 +30,7 @@ from veilgrid.roles.sealed.register import (
     factors,
     power_steps,
 )
+from veilgrid.roles.sealed.stack import Stack
 from veilgrid.roles.sealed.step_dual import COMPARED_BOUND, rounded_steps
 
 STEP_MAX: Final = 2.0**-19

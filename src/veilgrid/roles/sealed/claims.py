@@ -15,7 +15,8 @@ from veilgrid.mpc._prime import apply_matrix
 from veilgrid.mpc.bounded import not_negative
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
 from veilgrid.mpc.prss import Stream
-from veilgrid.roles.sealed.certificate import COST_BITS, SealedCertificate
+from veilgrid.roles.sealed.certificate import SealedCertificate
+from veilgrid.roles.sealed.judge import COST_BITS
 from veilgrid.roles.sealed.step_dual import rounded_steps
 
 CLAIM_BITS: Final = 40

@@ -32,7 +32,7 @@ from veilgrid.mpc import Engine, Mailbox, Shares, Steps, concatenate
 from veilgrid.mpc._round import together
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
 from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
-from veilgrid.roles.sealed.certificate import Stack, beyond, certify
+from veilgrid.roles.sealed.certificate import certify
 from veilgrid.roles.sealed.claims import unlike
 from veilgrid.roles.sealed.electrical import electrical_check
 from veilgrid.roles.sealed.heard import (
@@ -45,6 +45,7 @@ from veilgrid.roles.sealed.heard import (
     take_in,
     vector,
 )
+from veilgrid.roles.sealed.judge import beyond
 from veilgrid.roles.sealed.register import (
     FACTOR_BITS,
     POWER_BITS,
@@ -52,6 +53,7 @@ from veilgrid.roles.sealed.register import (
     WISH_MAX,
     Register,
 )
+from veilgrid.roles.sealed.stack import Stack
 from veilgrid.roles.sealed.step import (
     PASSES_MAX,
     below_zero,

@@ -19,18 +19,12 @@ from veilgrid.mpc._round import together
 from veilgrid.mpc.bounded import not_negative
 from veilgrid.mpc.field import PRIME_FIELD, encode
 from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
-from veilgrid.roles.sealed.certificate import (
-    COST_BITS,
-    Stack,
-    beyond,
-    judge_sites,
-    payments,
-    placed,
-    rounded,
-)
+from veilgrid.roles.sealed.certificate import placed
 from veilgrid.roles.sealed.heard import committed, ranged, take_in
+from veilgrid.roles.sealed.judge import COST_BITS, beyond, judge_sites, payments, rounded
 from veilgrid.roles.sealed.program import Priced
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS
+from veilgrid.roles.sealed.stack import Stack
 from veilgrid.roles.sealed.step import excess_of
 from veilgrid.roles.sealed.step_dual import StepResult, rounded_steps
 

@@ -35,7 +35,6 @@ from veilgrid.machine import (
 )
 from veilgrid.mpc.client import Seeds, digest_of, submit_with_seeds
 from veilgrid.roles.sealed.bid import Shape, bid_of
-from veilgrid.roles.sealed.certificate import COST_BITS
 from veilgrid.roles.sealed.course import (
     ANSWER,
     CERTIFICATE,
@@ -48,6 +47,7 @@ from veilgrid.roles.sealed.course import (
     Course,
 )
 from veilgrid.roles.sealed.heard import BID, client_of
+from veilgrid.roles.sealed.judge import COST_BITS
 from veilgrid.roles.sealed.message import (
     Again,
     Agreement,
