@@ -194,3 +194,18 @@ def test_a_full_disk_behind_stdout_is_told_in_words() -> None:
     assert done.returncode == 3
     assert done.stderr.startswith("error: No space left")
     assert done.stderr.count("\n") == 1
+
+
+def test_resume_needs_a_folder_and_leaves_others_alone(capsys, tmp_path) -> None:
+    """What is there may be somebody's work, not what a run of ours left."""
+    code, out, err = call(capsys, "run", "six-bus", "--resume", "--json")
+    assert (code, out) == (2, "")
+    assert "--out" in err
+    beside = tmp_path / "day.unfinished"
+    beside.mkdir()
+    (beside / "thesis.tex").write_text("years of work")
+    for more in ((), ("--resume",)):
+        code, out, err = call(capsys, "run", "six-bus", "--json", "--out", tmp_path / "day", *more)
+        assert (code, out) == (2, "")
+        assert "day.unfinished" in err
+    assert (beside / "thesis.tex").read_text() == "years of work"

@@ -5,6 +5,8 @@ import json
 import re
 import sys
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -22,13 +24,16 @@ from veilgrid.cli._summary import (
     saving_percent,
     summary_of,
 )
+from veilgrid.cli._unfinished import check_kept, drop, finished, kept, left_behind
 from veilgrid.errors import Finding, InputError, RunAborted
 from veilgrid.grid.scenario import BUNDLED_DAY, Scenario
 from veilgrid.report.folders import open_scenario
 from veilgrid.report.page import render_compare
 from veilgrid.report.results import LEDGER, check_target, write_page, write_report, write_run
 from veilgrid.roles.operator import COORDINATIONS, SCHEMES, DayPlan, plan_day
+from veilgrid.roles.sealed.day import Life
 from veilgrid.roles.sealed.start import Start
+from veilgrid.secret import Randomness
 
 _DEFAULT_SCHEME = "sealed"
 _COORDINATIONS = ("neighbour", "exchange", "published")
@@ -40,6 +45,7 @@ Examples:
   veilgrid run my-feeder/2026-06-0? --out runs/june
 """
 _SEED_HELP = "Of keys, masks and shares, where the scheme has any; plans do not depend on it."
+_RESUME_HELP = "Go on from what an interrupted run left at --out; finished days are kept."
 _REPORT_SEED_HELP = "Accepted by every verb; a report draws nothing at random."
 
 _PLAYED_BY = (
@@ -66,6 +72,7 @@ _SETPOINTS_MAX = 10_000
     help="How sites agree; published = neighbours edge by edge. Default: the scheme's own.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results and report.")
+@click.option("--resume", "is_resumed", is_flag=True, help=_RESUME_HELP)
 @click.option("--seed", type=click.IntRange(min=0), help=_SEED_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def run(
@@ -73,6 +80,7 @@ def run(
     scheme: str | None,
     coordination: str | None,
     out: Path | None,
+    is_resumed: bool,
     seed: int | None,
     as_json: bool,
 ) -> int:
@@ -84,28 +92,88 @@ def run(
     opened = _open_all(scenarios or (BUNDLED_DAY,))
     targets = _targets(out, opened)
     _check_targets(targets)
+    _check_kept(targets, chosen, is_resumed=is_resumed)
     summaries: list[Summary] = []
-    plans: list[DayPlan] = []
     warm: object = None
     for place, scenario in enumerate(opened):
-        _tell_cold(scenario, chosen, warm, is_first=not summaries)
-        plan, summary = _plan(scenario, chosen, warm, seed, coordination)
-        warm = plan.outcome.warm
+        target = targets[place] if targets else None
+        summary = None
+        if is_resumed and target is not None:
+            summary = _finished(target, scenario, chosen, coordination)
+        if summary is None:
+            _tell_cold(scenario, chosen, warm, is_first=not summaries)
+            order = _Order(scenario, chosen, coordination, target, seed, is_resumed)
+            plan, summary = _planned(order, warm, as_json=as_json)
+            warm = plan.outcome.warm
         summaries.append(summary)
-        plans.append(plan)
-        where = None
-        if targets:
-            where = write_run(targets[place], record_of(plan, scenario, summary))
-            _write_ledger(plan, targets[place])
-        if not as_json:
-            _show(plan, scenario, summary, where)
         if summary["status"] == "aborted":
             break
     if as_json:
         click.echo(json.dumps(summaries[0] if len(opened) == 1 else _totals(chosen, summaries)))
     elif len(opened) > 1:
         _show_totals(_totals(chosen, summaries), opened[0].currency)
-    return 0 if all(is_wanted(plan) for plan in plans) else 1
+    return 0 if all(_is_wanted(summary) for summary in summaries) else 1
+
+
+@dataclass(frozen=True)
+class _Order:
+    """One day to plan, and where its results go."""
+
+    scenario: Scenario
+    scheme: str
+    coordination: str | None
+    target: Path | None
+    seed: int | None
+    is_resumed: bool
+
+
+def _planned(order: _Order, warm: object, *, as_json: bool) -> tuple[DayPlan, Summary]:
+    """Plan a day, write and show it; what it needs to go on is kept until that is done."""
+    scenario, target = order.scenario, order.target
+    draw, where, is_kept = randomness_of(order.seed), None, False
+    with ExitStack() as stack:
+        life = None
+        if order.scheme == "sealed" and target is not None:
+            life = stack.enter_context(kept(target, scenario, draw, is_resumed=order.is_resumed))
+        plan, summary = _plan(scenario, order.scheme, warm, draw, order.coordination, life)
+        if target is not None:
+            where = write_run(target, record_of(plan, scenario, summary))
+            _write_ledger(plan, target)
+            is_kept = life is not None and summary["status"] == "aborted"
+    if target is not None and order.scheme == "sealed" and not is_kept:
+        drop(target)
+    if not as_json:
+        _show(plan, scenario, summary, where)
+    if is_kept and target is not None:
+        click.echo(left_behind(target), err=True)
+    return plan, summary
+
+
+def _finished(
+    target: Path, scenario: Scenario, scheme: str, coordination: str | None
+) -> Summary | None:
+    """Return what an earlier run of the same day came to, and say so on stderr."""
+    found = finished(target, scenario, scheme, coordination)
+    if found is not None:
+        drop(target)
+        click.echo(f"{scenario.name} was finished before and is kept: {target}", err=True)
+    return found
+
+
+def _is_wanted(summary: Summary) -> bool:
+    """Whether a day ended as wanted, by what is told of it."""
+    is_sound = summary["ac_check"]["passed"] or summary["scheme"] == "alone"
+    is_close = summary["certificate"]["accepted"]
+    return bool(summary["status"] == "converged" and is_close and is_sound)
+
+
+def _check_kept(targets: list[Path], scheme: str, *, is_resumed: bool) -> None:
+    """Refuse before planning what could not be kept, or gone on with."""
+    if is_resumed and not targets:
+        problem = "goes on from what a run with --out left"
+        raise InputError([Finding("--resume", problem, "name its folder with --out")])
+    for target in targets if scheme == "sealed" else []:
+        check_kept(target)
 
 
 def _tell_cold(scenario: Scenario, scheme: str, warm: object, *, is_first: bool) -> None:
@@ -198,13 +266,13 @@ def _plan(
     scenario: Scenario,
     scheme: str,
     warm: object,
-    seed: int | None,
+    draw: Randomness,
     coordination: str | None = None,
+    life: Life | None = None,
 ) -> tuple[DayPlan, Summary]:
     with shown(f"{scenario.name}, {scheme}") as progress:
         begin = time.perf_counter()
-        draw = randomness_of(seed)
-        plan = plan_day(scenario.day(), scheme, warm, progress, draw, coordination)
+        plan = plan_day(scenario.day(), scheme, warm, progress, draw, coordination, life)
         seconds = time.perf_counter() - begin
     return plan, summary_of(plan, scenario, seconds, coordination)
 
@@ -347,7 +415,7 @@ def compare(
     wanted = True
     optimum = None
     for name in dict.fromkeys([*names, "central"]):
-        plan, summary = _plan(opened, name, None, seed)
+        plan, summary = _plan(opened, name, None, randomness_of(seed))
         if name == "central":
             optimum = summary["cost"]
         if summary["status"] == "aborted":

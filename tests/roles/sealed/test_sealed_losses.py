@@ -140,6 +140,30 @@ def test_sites_and_a_party_that_are_lost_together_come_back_together(honest: End
     assert (found.public["status"], found.public["excluded"]) == ("converged", {})
 
 
+@pytest.mark.parametrize("at", [6, 3500])
+def test_all_that_are_lost_at_once_go_on_in_one_more_attempt(at: int, honest: Ended) -> None:
+    """A power cut takes everybody: the bids stand, and nobody asks for a third attempt."""
+    world = World(14)
+    world.run(until=at)
+    victims = [world.kill(name) for name in list(world.machines) if name != SITES]
+    sites = world.kill(SITES)
+    world.queue.clear()  # What was under way is lost, too.
+    for victim in victims:
+        world.restart(victim)
+    world.restart_sites(sites)
+    world.run()
+    found = world.outcomes[SITES][0]
+    assert isinstance(found, SiteOutcome), found
+    assert (found.public["status"], found.public["excluded"]) == ("converged", {})
+    expected = honest.public["certificate"]["cost"]
+    assert found.public["certificate"]["cost"] == pytest.approx(expected, rel=2e-4)
+    records = world.journals[VICTIM]
+    assert [one.attempt for one in records if isinstance(one, Began)] == [0, 1]
+    assert len([one for one in records if isinstance(one, Committed)]) == 1
+    if at == 3500:
+        assert found.public["iterations"] < honest.public["iterations"]
+
+
 def test_a_party_that_stays_away_is_named_although_sites_were_lost_too() -> None:
     world = World(13)
     world.run(until=2000)

@@ -106,6 +106,7 @@ class SealedParty:
         self._ended: DayEnded | None = None
         self._overs: dict[NodeId, Over] = {}
         self._ahead: list[Received] = []
+        self._again: Again | None = None
         self._is_back = False
         self._restore(records)
         self.round_count = self._trip_count = 0
@@ -362,6 +363,11 @@ class SealedParty:
         """Begin another attempt for sites that no longer know what they said."""
         if rejoined.day != self.agreement.day or self._attempts.is_waiting:
             return []  # Another attempt follows anyway.
+        word = self._again
+        if word is not None and rejoined.attempt < word.attempt:
+            first = 0 if word.is_from_bids else 1
+            if self.course.task.number == first:
+                return [Send(NodeId(group), word)]  # It has said nothing yet in this attempt.
         return self._on_sites_lost(group)
 
     def _on_sites_lost(self, group: str) -> list[Effect]:
@@ -439,7 +445,9 @@ class SealedParty:
         stops = [one for one in self._attempts.stops.values() if one.is_lost]
         if not self._attempts.is_waiting or len(stops) < len(self.agreement.parties):
             return []
-        is_from_bids = max(one.task for one in stops) < 2 or not self._has_bids()
+        # Who got two tasks further knows that all have the bids; so do all together who got one.
+        tasks = [one.task for one in stops]
+        is_from_bids = (max(tasks) < 2 and min(tasks) < 1) or not self._has_bids()
         self.agreement = replace(self.agreement, attempt=self.agreement.attempt + 1)
         self._attempts.begin()
         self._early.clear()
@@ -452,6 +460,7 @@ class SealedParty:
         gate = b"" if is_from_bids else self._gate
         word = Again(self.agreement.day, attempt, is_from_bids, gate)
         effects: list[Effect] = [Persist(Began(attempt, list(self._attempts.returned)))]
+        self._again = word
         effects += [Send(group, word) for group in sorted(set(self.agreement.groups.values()))]
         effects += self._begin()
         ahead, self._ahead = self._ahead, []
