@@ -117,7 +117,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SCHEMES, "neighbour", neighbour)
 
 
-@pytest.mark.parametrize("scheme", COORDINATED)
+@pytest.mark.parametrize("scheme", sorted([*COORDINATED, "sealed"]))
 def test_an_infeasible_day_has_every_key(scheme: str, infeasible: Path) -> None:
     """A script reads the same keys, whoever found out that there is no plan."""
     code, found = invoked("run", infeasible, "--scheme", scheme, "--json")

@@ -270,6 +270,9 @@ def _plan(
     coordination: str | None = None,
     life: Life | None = None,
 ) -> tuple[DayPlan, Summary]:
+    if scheme == "sealed":
+        count = len(scenario.network.buses)
+        click.echo(f"{scenario.name}: {count} sites share their bids with three parties", err=True)
     with shown(f"{scenario.name}, {scheme}") as progress:
         begin = time.perf_counter()
         plan = plan_day(scenario.day(), scheme, warm, progress, draw, coordination, life)

@@ -41,6 +41,7 @@ def summary_of(
     outcome = plan.outcome
     last = outcome.history[-1] if outcome.history else None
     has_plan = plan.settlement is not None
+    certificate = _certificate(plan)
     return {
         "scheme": plan.scheme,
         "coordination": coordination or OWN_COORDINATION.get(plan.scheme),
@@ -52,10 +53,10 @@ def summary_of(
         "saving_percent": saving_percent(plan.cost, plan.cost_alone),
         "iterations": outcome.iteration_count,
         "iterations_total": plan.iteration_count_total,
-        "primal_residual": finite(last.primal) if last else None,
-        "dual_residual": finite(last.dual) if last else None,
+        "primal_residual": _residual(last.primal if last else None, certificate["primal"]),
+        "dual_residual": _residual(last.dual if last else None, certificate["dual"]),
         "seconds": seconds,
-        "certificate": _certificate(plan),
+        "certificate": certificate,
         "ac_check": _ac_check(plan),
         "settlement": _settlement(plan) if has_plan else _no_settlement(),
         "messages": outcome.message_count,
@@ -82,6 +83,12 @@ def saving_percent(cost: float | None, cost_alone: float) -> float | None:
     if cost is None or cost_alone == 0.0:
         return None
     return 100.0 * (cost_alone - cost) / abs(cost_alone)
+
+
+def _residual(last: float | None, certified: float | None) -> float | None:
+    """Return the residual of the last iteration, or what was certified where it measured none."""
+    known = finite(last)
+    return certified if known is None else known
 
 
 def _certificate(plan: DayPlan) -> Summary:
