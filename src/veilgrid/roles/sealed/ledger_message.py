@@ -4,7 +4,6 @@ A word of ``degree + 1`` parties counts, because one of them is honest; a pledge
 key of its site's process.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -19,7 +18,12 @@ from veilgrid.roles.ledger_view import DayView
 from veilgrid.roles.masked_chain import residual_of
 from veilgrid.roles.sealed.message import DayEnded, Message
 from veilgrid.roles.sealed.party import SealedParty
-from veilgrid.roles.sealed.record import commitment_of, digest_of_opened
+from veilgrid.roles.sealed.record import (
+    commitment_of,
+    digest_of_commitments,
+    digest_of_opened,
+    verdict_of,
+)
 from veilgrid.roles.sealed.sites_kept import SiteRecord
 from veilgrid.signature import Signs, verify
 
@@ -57,14 +61,12 @@ class Word(msgspec.Struct, frozen=True, tag=True):
         bids = {names[bus]: digest for bus, digest in party.bid_digests().items()}
         left_out = sorted(names[int(bus)] for bus in public["excluded"])
         opened = {**public["certificate"], "excluded": public["excluded"]}
-        is_accepted = bool(opened.get("is_close")) and not any(opened.get("failed", ()))
         return cls(
             day,
             dict(sorted(bids.items())),
             [name for name in left_out if name in bids],
             digest_of_opened(opened),
-            float(max(opened.get("gap", 0.0), 0.0)),
-            is_accepted,
+            *verdict_of(opened),
         )
 
     @classmethod
@@ -141,7 +143,7 @@ def is_genuine(pledge: Pledge, agreement: Agreement) -> bool:
 def digest_of_pledges(pledges: Iterable[Pledge]) -> bytes:
     """Return one digest of all commitments, by site."""
     ordered = sorted(pledges, key=lambda one: one.site)
-    return hashlib.sha256(b"".join(one.commitment for one in ordered)).digest()
+    return digest_of_commitments(one.commitment for one in ordered)
 
 
 class Words:

@@ -6,7 +6,7 @@ salted commitments to the payments, which each site can open without showing the
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +25,17 @@ def digest_of_opened(opened: Mapping[str, Any]) -> bytes:
 def commitment_of(site: str, amount: int, salt: bytes) -> bytes:
     """Return a site's commitment to what it pays, micro-units."""
     return hashlib.sha256(b"sealed payment 1 %s|%d|" % (site.encode(), amount) + salt).digest()
+
+
+def digest_of_commitments(commitments: Iterable[bytes]) -> bytes:
+    """Return one digest of all commitments to payments, in the order of the sites' names."""
+    return hashlib.sha256(b"".join(commitments)).digest()
+
+
+def verdict_of(opened: Mapping[str, Any]) -> tuple[float, bool]:
+    """Return the gap of a certificate, price units, and whether its plan may be accepted."""
+    is_accepted = bool(opened.get("is_close")) and not any(opened.get("failed", ()))
+    return float(max(opened.get("gap", 0.0), 0.0)), is_accepted
 
 
 class SealedChain(Chain):
@@ -53,7 +64,7 @@ class SealedChain(Chain):
             for site in sorted(self.salts)
             if site in payments
         ]
-        self.close_step(hashlib.sha256(b"".join(leaves)).digest(), 0.0, 0.0, is_last=True)
+        self.close_step(digest_of_commitments(leaves), 0.0, 0.0, is_last=True)
 
 
 def recorded(
@@ -84,12 +95,6 @@ def recorded(
     chain = SealedChain(day, bids, salts, randomness)
     for site in excluded:
         chain.exclude(site)
-    is_accepted = bool(opened.get("is_close")) and not any(opened.get("failed", ()))
-    chain.close_step(
-        digest_of_opened(opened),
-        0.0,
-        float(max(opened.get("gap", 0.0), 0.0)),
-        is_last=False,
-        is_accepted=is_accepted,
-    )
+    gap, is_accepted = verdict_of(opened)
+    chain.close_step(digest_of_opened(opened), 0.0, gap, is_last=False, is_accepted=is_accepted)
     return chain
