@@ -151,7 +151,7 @@ def test_a_sealed_day_from_files_goes_on_after_kill_9_and_is_recorded(
     while journal.stat().st_size < 150:  # It says that it takes part before it says anything.
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    lost = ["site-1", "party-2", "validator-1"]
+    lost = ["site-1", "party-2", "validator-1", "operator"]
     crew.kill(lost)
     assert not (tmp_path / "out" / "site-1.json").exists()
     for node in lost:
@@ -168,6 +168,11 @@ def test_a_sealed_day_from_files_goes_on_after_kill_9_and_is_recorded(
     assert sum(site["cost"] for site in sites) == pytest.approx(costs, rel=2e-2)
     assert {site["site"] for site in sites} == {str(site.name) for site in day.sites}
     assert all(site["payment"] is not None for site in sites)
+    found = json.loads((tmp_path / "out" / "operator.json").read_text())["sites"]
+    assert {(one["site"], one["payment"]) for one in found} == {
+        (one["site"], one["payment"]) for one in sites
+    }
+    assert {one["pledge"] for one in found} == {"as paid"}
     for node in ("validator-1", "validator-4"):
         ledger = tmp_path / "out" / f"{node}.ledger.json"
         done = subprocess.run([*COMMAND, "verify", str(ledger), "--json"], capture_output=True)

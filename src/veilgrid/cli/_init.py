@@ -99,7 +99,7 @@ def _counts(
 
     validator_count = given(validators, 4 if is_masked else 0)
     return {
-        "operator": 1 if validator_count else 0,
+        "operator": 1 if validator_count or not is_masked else 0,
         "site": sites,
         "party": given(parties, 0 if is_masked else 3),
         "validator": validator_count,

@@ -46,8 +46,10 @@ from veilgrid.roles.sealed.ledger_message import (
     Recorded,
     Words,
 )
-from veilgrid.roles.sealed.message import Agreement, DayEnded
+from veilgrid.roles.sealed.message import Agreement, Collected, DayEnded
 from veilgrid.roles.sealed.party import SealedParty
+from veilgrid.roles.sealed.payer import Payer, PayerRecord
+from veilgrid.roles.sealed.paying import PayingOperator
 from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
 from veilgrid.roles.sealed.sites_kept import SiteOutcome, SiteRecord
 from veilgrid.secret import Secret, SystemRandomness
@@ -71,6 +73,7 @@ def agreement_in(settings: Settings, day: Day) -> Agreement:
     groups, parties = groups_of(settings), names_of(settings, "party")
     homes = {bus: groups[str(site.name)] for bus, site in enumerate(day.sites)}
     degree = settings.deployment.degree
+    payer = next(iter(names_of(settings, "operator")), None)
     return Agreement(
         session_of(settings, day),
         tuple(NodeId(name) for name in parties),
@@ -78,14 +81,18 @@ def agreement_in(settings: Settings, day: Day) -> Agreement:
         tuple(box_of(keys[name]) for name in parties),
         {bus: keys[home] for bus, home in homes.items()},
         {bus: NodeId(home) for bus, home in homes.items()},
+        payer=None if payer is None else NodeId(payer),
+        payer_key=b"" if payer is None else keys[payer],
     )
 
 
 def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
     """Return what a process does on a sealed day, by its role."""
-    if settings.me.role in ("operator", "validator"):
-        return _recorder(settings, day)
     agreement, ledger = agreement_in(settings, day), _ledger_in(settings, day)
+    if settings.me.role == "operator":
+        return _operator(settings, day, agreement, ledger)
+    if settings.me.role == "validator":
+        return _validator(settings, day, agreement)
     public = PublicDay.of(day, Limits.of(day.network), SETTINGS)
     is_site = settings.me.role == "site"
     alone = costs_alone(day) if is_site else {}
@@ -236,17 +243,61 @@ def _sites(
     )
 
 
-def _recorder(settings: Settings, day: Day) -> Work:
-    """Return what the operator or a validator of a sealed day's ledger does."""
+def _operator(
+    settings: Settings, day: Day, agreement: Agreement, ledger: ledger_seat.Agreement | None
+) -> Work:
+    """Return what the operator does: it hears all payments, and proposes what is recorded."""
+    unit = PublicDay.of(day, Limits.of(day.network), SETTINGS).register.unit
+    signer, me, held = settings.signer(), settings.node, list[PayingOperator | Payer]()
+
+    def build(records: Sequence[Any]) -> Machine:
+        own = [record for record in records if isinstance(record, PayerRecord)]
+        payer = Payer(
+            me, agreement, unit, signer=signer, randomness=SystemRandomness(), records=own
+        )
+        machine: PayingOperator | Payer = payer
+        if ledger is not None:
+            others = [record for record in records if not isinstance(record, PayerRecord)]
+            words = Words(ledger.day, agreement.parties, agreement.degree)
+            recorder = SealedOperator(me, ledger, words, signer, others)
+            machine = PayingOperator(payer, recorder, ledger)
+        held[:] = [machine]
+        return machine
+
+    def plan() -> list[dict[str, Any]]:
+        machine = held[-1]
+        if isinstance(machine, PayingOperator):
+            return machine.accounts()
+        payments = machine.collected.payments if machine.collected else {}
+        return [
+            {"site": str(day.sites[bus].name), "payment": paid} for bus, paid in payments.items()
+        ]
+
+    last = Collected if ledger is None else Recorded
+    quorum = ("party", len(agreement.parties))
+    part = Part(
+        day=day_of(settings, day),
+        messages=WIRE,
+        records=PayerRecord if ledger is None else LEDGER_JOURNAL,
+        build=build,
+        peers=SEALED_ROLES,
+        quorum=quorum if ledger is None else ("validator", ledger.genesis.quorum),
+        needed=frozenset({"party", "site"}),
+        is_end=lambda outcome: isinstance(outcome, last),
+        is_stop=_is_stop,
+        is_over=lambda records: any(isinstance(one, last) for one in records),
+    )
+    return Work(part, plan=plan)
+
+
+def _validator(settings: Settings, day: Day, agreement: Agreement) -> Work:
+    """Return what a validator of a sealed day's ledger does."""
     ledger = ledger_agreement_in(settings, day)
     public = PublicDay.of(day, Limits.of(day.network), SETTINGS)
-    parties = agreement_in(settings, day)
     signer, me, exports = settings.signer(), settings.node, list[bytes]()
 
     def build(records: Sequence[Any]) -> Machine:
-        words = Words(ledger.day, parties.parties, parties.degree)
-        if settings.me.role == "operator":
-            return SealedOperator(me, ledger, words, signer, records)
+        words = Words(ledger.day, agreement.parties, agreement.degree)
         inner = Validator(me, ledger, public, signer, records, tells_all=False)
         machine = SealedValidator(inner, ledger, words)
         return _evidenced(settings, machine, ledger) if ledger.is_attested else machine

@@ -9,6 +9,7 @@ from veilgrid.grid.lindistflow import Limits
 from veilgrid.node.local import ProcessResult, ProcessSpec, run_processes
 from veilgrid.node.wiring import Wiring
 from veilgrid.roles.sealed.day import (
+    PAYER_NODE,
     SETTINGS,
     SITES,
     Driven,
@@ -20,11 +21,12 @@ from veilgrid.roles.sealed.day import (
 from veilgrid.roles.sealed.deployment import (
     Agreed,
     PartyArguments,
+    PayerArguments,
     SiteArguments,
     pack_public,
     pack_site,
 )
-from veilgrid.roles.sealed.message import DayEnded, Stopped
+from veilgrid.roles.sealed.message import Collected, DayEnded, Stopped
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import Randomness, SystemRandomness
 
@@ -65,7 +67,7 @@ def run_sealed(
     timeout_s: float = 900.0,
     wiring: Wiring | None = None,
 ) -> SealedRun:
-    """Plan a day under `sealed` by processes on this machine: parties, and one with all sites.
+    """Plan a day under `sealed` by processes: parties, one with all sites, and the payer.
 
     Raises
     ------
@@ -78,7 +80,7 @@ def run_sealed(
         specs,
         timeout_s=timeout_s,
         start_timeout_s=120,
-        outcomes=DayEnded | Stopped | SiteOutcome,
+        outcomes=DayEnded | Stopped | SiteOutcome | Collected,
         wiring=wiring,
     )
     driven = Driven(
@@ -87,7 +89,7 @@ def run_sealed(
         sum(one.octets_sent for one in results),
     )
     coordination = coordination_of(day, driven, SITES, public.register.unit, limits)
-    parties = [one for one in results if one.node != SITES]
+    parties = [one for one in results if one.node not in (SITES, PAYER_NODE)]
     ended = _ended(parties)
     return SealedRun(
         coordination=coordination,
@@ -119,7 +121,7 @@ def sealed_specs(
     degree: int,
     patience_ns: int = 20_000_000_000,
 ) -> list[ProcessSpec]:
-    """Return the processes of a day: one a party, and one with all sites."""
+    """Return the processes of a day: one a party, one with all sites, and the payer."""
     keys = Keys.drawn(party_count, len(day.sites), randomness)
     agreement = keys.agreement(b"day " + randomness.octets(16).hex().encode(), degree)
     agreed, packed = Agreed.of(agreement), pack_public(public)
@@ -150,4 +152,13 @@ def sealed_specs(
         records="veilgrid.roles.sealed.sites_kept:SiteRecord",
         role="site",
     )
-    return [*parties, sites]
+    seed = keys.payer.seed.reveal_to("its own process")
+    payer = ProcessSpec(
+        node=PAYER_NODE,
+        factory="veilgrid.roles.sealed.deployment:build_payer",
+        messages=messages,
+        arguments=PayerArguments(agreed, public.register.unit, seed),
+        records="veilgrid.roles.sealed.payer:PayerRecord",
+        role="operator",
+    )
+    return [*parties, sites, payer]

@@ -57,11 +57,11 @@ def open_padded(
 
 
 def padded(
-    mpc: Engine, mailbox: Mailbox, clients: Sequence[str], own: Words, purpose: bytes
+    mpc: Engine, mailbox: Mailbox, clients: Sequence[str], own: Sequence[Words], purpose: bytes
 ) -> Words:
-    """Return shares of each client's numbers behind pads of its own, (client x number, word).
+    """Return shares of all clients' numbers behind pads of their own, (number, word).
 
-    ``own`` (client, number, word) are shares of what opens to each client, whose message is in
+    ``own`` are shares (number, word) of what opens to each client, whose message is in
     ``mailbox``, of this computation or an earlier one. Pads for one ``purpose`` must hide one
     thing only.
     """

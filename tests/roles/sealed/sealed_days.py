@@ -28,7 +28,7 @@ from veilgrid.machine import (
     TimerFired,
 )
 from veilgrid.roles.sealed.day import SETTINGS, SITES, Cast, PublicDay, cast_of, costs_alone
-from veilgrid.roles.sealed.message import DayEnded, Stopped
+from veilgrid.roles.sealed.message import Collected, DayEnded, Stopped
 from veilgrid.roles.sealed.sites import SiteGroup
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import SeededRandomness
@@ -139,6 +139,7 @@ class Ended:
     """How a day ended: what sites got, what parties saw, who stopped, and every message."""
 
     sites: SiteOutcome | None = None
+    payer: Collected | None = None
     parties: list[DayEnded] = field(default_factory=list)
     stopped: dict[NodeId, Stopped] = field(default_factory=dict)
     now_ns: int = 0
@@ -212,6 +213,8 @@ def _carry_out(
             queue.append((name, Computed(job, kernel(*arguments))))
         case Decide(SiteOutcome() as outcome):
             ended.sites = outcome
+        case Decide(Collected() as outcome):
+            ended.payer = outcome
         case Decide(DayEnded() as outcome):
             ended.parties.append(outcome)
         case Decide(Stopped() as stopped):

@@ -29,7 +29,7 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits, flows
 from veilgrid.machine import Event, NodeId, Received, TimerFired
 from veilgrid.mpc.field import PRIME
-from veilgrid.roles.sealed.day import SITES
+from veilgrid.roles.sealed.day import PAYER_NODE, SITES
 from veilgrid.roles.sealed.message import DayEnded, Stopped
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
 
@@ -173,6 +173,9 @@ class Storm(World):
             self._later(to, event, 0)
             return
         sender, message, more_ns = event.sender, event.message, 0
+        if PAYER_NODE in (sender, to):
+            self._later(to, event, 1000)  # Nothing drawn: seeds are older than the payer.
+            return
         if sender == self.corrupt:
             message, more_ns = self.party.make(message)
             if message is None:
@@ -204,7 +207,7 @@ class Storm(World):
             return True
         if isinstance(event, TimerFired) and self.due.get((to, event.name), number) != number:
             return True
-        self.handled += 1
+        self.handled += PAYER_NODE not in (to, getattr(event, "sender", ""))
         self.carry_out(to, self.machines[to].handle(event))
         if self.kill_at is not None and self.handled >= self.kill_at:
             self.kill_at, self.fallen = None, self.kill(self.victim)

@@ -20,9 +20,10 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
-from veilgrid.roles.sealed.day import SITES
+from veilgrid.roles.sealed.day import PAYER_NODE, SITES
 from veilgrid.roles.sealed.message import Wished
 from veilgrid.roles.sealed.party import SealedParty
+from veilgrid.roles.sealed.payer import Payer
 from veilgrid.roles.sealed.sites import SiteGroup
 from veilgrid.secret import SeededRandomness
 
@@ -118,7 +119,21 @@ class World:
         )
         self.post(SITES, TimerFired(START))
 
-    def restart(self, victim: SealedParty) -> None:
+    def restart_payer(self, victim: Payer) -> None:
+        self.machines[PAYER_NODE] = Payer(
+            PAYER_NODE,
+            cast_for(self.day, self.limits, seed=self.seed).group.agreement,
+            victim._unit,
+            signer=victim._signer,
+            randomness=SeededRandomness(97),
+            records=self.journals.get(PAYER_NODE, []),
+        )
+        self.post(PAYER_NODE, TimerFired(START))
+
+    def restart(self, victim: SealedParty | Payer) -> None:
+        if isinstance(victim, Payer):
+            self.restart_payer(victim)
+            return
         again = SealedParty(
             victim.me,
             cast_for(self.day, self.limits, seed=self.seed).machines[victim.me].agreement,  # type: ignore[attr-defined]

@@ -28,17 +28,28 @@ from veilgrid.machine import (
 )
 from veilgrid.roles.ledger_seat import Agreement
 from veilgrid.roles.ledger_validator import Validator
-from veilgrid.roles.sealed.day import SETTINGS, SITES, PublicDay
+from veilgrid.roles.sealed.day import PAYER_NODE, SETTINGS, SITES, PublicDay
 from veilgrid.roles.sealed.ledger import (
     RecordingSites,
     SealedOperator,
     SealedValidator,
     TellingParty,
 )
-from veilgrid.roles.sealed.ledger_message import WIRE, Pledge, Pledges, Recorded, Word, Words
+from veilgrid.roles.sealed.ledger_message import (
+    WIRE,
+    Openings,
+    Pledge,
+    Pledges,
+    Recorded,
+    Word,
+    Words,
+    pledged,
+)
+from veilgrid.roles.sealed.payer import Payer, PayerRecord
+from veilgrid.roles.sealed.paying import AS_PAID, NOT_SHOWN, OTHERWISE, PayingOperator
 from veilgrid.roles.sealed.record import commitment_of
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
-from veilgrid.secret import Secret
+from veilgrid.secret import Secret, SeededRandomness
 from veilgrid.signature import Signer
 
 from .sealed_days import cast_for, small
@@ -46,12 +57,12 @@ from .sealed_days import cast_for, small
 DAY = small(1).day()
 LIMITS = Limits.of(DAY.network)
 VALIDATORS = tuple(f"validator-{k}" for k in (1, 2, 3, 4))
-OPERATOR = NodeId("operator")
+OPERATOR = PAYER_NODE
 FALSE = b"f" * 32
 Meddle = Callable[[NodeId, NodeId, Any], Any]
 SIGNERS = {
     name: Signer(Secret(bytes([k]) * 32))
-    for k, name in enumerate(("sites", "operator", *VALIDATORS), 1)
+    for k, name in enumerate(("sites", OPERATOR, *VALIDATORS), 1)
 }
 
 
@@ -60,7 +71,7 @@ def agreement() -> Agreement:
     keys = {name: signer.verify_key for name, signer in SIGNERS.items()}
     return Agreement(
         day="small",
-        operator="operator",
+        operator=OPERATOR,
         validators=VALIDATORS,
         workers=(),
         buses=names,
@@ -83,7 +94,7 @@ class World:
 
     def __post_init__(self) -> None:
         cast, told = cast_for(DAY, LIMITS), agreement()
-        self.parties = tuple(name for name in cast.machines if name != SITES)
+        self.cast, self.parties = cast, cast.group.agreement.parties
         self.group, self.told = cast.group, told
         self.public = PublicDay.of(DAY, LIMITS, SETTINGS)
         self.machines: dict[NodeId, Any] = {
@@ -99,7 +110,13 @@ class World:
         words, signer = Words("small", self.parties, 1), SIGNERS[name]
         kept = self.journals.get(name, [])
         if name == OPERATOR:
-            return SealedOperator(name, self.told, words, signer, kept)
+            own = [one for one in kept if isinstance(one, PayerRecord)]
+            agreement, randomness = self.group.agreement, SeededRandomness(5)
+            keys = {"signer": self.cast.machines[PAYER_NODE]._signer, "randomness": randomness}
+            payer = Payer(name, agreement, self.public.register.unit, records=own, **keys)
+            others = [one for one in kept if not isinstance(one, PayerRecord)]
+            recorder = SealedOperator(name, self.told, words, signer, others)
+            return PayingOperator(payer, recorder, self.told)
         inner = Validator(name, self.told, self.public, signer, kept, tells_all=False)
         return SealedValidator(inner, self.told, words)
 
@@ -159,7 +176,7 @@ def octets_of(export: bytes) -> bytes:
 def test_every_validator_exports_what_an_outsider_accepts() -> None:
     """And no payment stands in it: only a commitment that its site can open."""
     world = World()
-    world.run((*VALIDATORS, "operator", "sites"))
+    world.run((*VALIDATORS, OPERATOR, "sites"))
     exports = [world.recorded(name) for name in VALIDATORS]
     digests = set()
     for one in exports:
@@ -249,7 +266,7 @@ class FalseAtLast(SealedOperator):
 
 def test_an_operator_does_not_get_other_payments_recorded() -> None:
     world = World()
-    world.machines[OPERATOR].__class__ = FalseAtLast
+    world.machines[OPERATOR].recorder.__class__ = FalseAtLast
     world.run()
     found = world.recorded("validator-1")
     assert found is not None
@@ -303,6 +320,42 @@ def test_a_site_that_pledges_nothing_does_not_stop_the_record() -> None:
     assert world.machines[NodeId("validator-1")].view.excluded == {"site:c": "absent"}
 
 
+def accounts(world: World) -> dict[str, tuple[float, str]]:
+    told = world.machines[OPERATOR].accounts()
+    return {one["site"]: (one["payment"], one["pledge"]) for one in told}
+
+
+def test_the_operator_hears_all_payments_and_that_they_are_those_pledged() -> None:
+    world = World()
+    world.run((*VALIDATORS, OPERATOR, "sites"))
+    found = next(one for one in world.outcomes[SITES] if isinstance(one, SiteOutcome))
+    names = [str(site.name) for site in DAY.sites]
+    assert accounts(world) == {names[b]: (paid, AS_PAID) for b, paid in found.payments.items()}
+
+
+@pytest.mark.parametrize("lie", [OTHERWISE, NOT_SHOWN])
+def test_a_site_that_pledges_another_amount_is_told_to_the_operator(lie: str) -> None:
+    """Validators record what they cannot open; the payer can, and compares."""
+
+    def meddle(sender: NodeId, _to: NodeId, message: Any) -> Any:
+        if sender != SITES:
+            return message
+        if isinstance(message, Openings) and lie == NOT_SHOWN:
+            return Openings(message.day, {k: v for k, v in message.salts.items() if k != "b"})
+        if isinstance(message, Pledges) and lie == OTHERWISE:
+            salt = world.group.salts()[2]
+            other = pledged(message.day, "b", 7, salt, SIGNERS["sites"])
+            own = [other if one.site == "b" else one for one in message.pledges]
+            return Pledges(message.day, own)
+        return message
+
+    world = World(meddle)
+    world.run((*VALIDATORS, OPERATOR))
+    assert {site: pledge for site, (_, pledge) in accounts(world).items() if pledge != AS_PAID} == {
+        "b": lie
+    }
+
+
 @pytest.mark.parametrize("after", ["Word", "Pledges", "Bid"])
 def test_operator_and_validators_that_start_again_finish_the_record(after: str) -> None:
     """What they heard beside the ledger is asked for again."""
@@ -313,13 +366,14 @@ def test_operator_and_validators_that_start_again_finish_the_record(after: str) 
         return message
 
     world = World(meddle)
-    while not (after in seen or (after == "Bid" and world.machines[OPERATOR].view.bids)):
+    while not (after in seen or (after == "Bid" and world.machines[OPERATOR].recorder.view.bids)):
         assert world.step()
     for _ in range(40):
         world.step()
     for name in (OPERATOR, NodeId("validator-1"), NodeId("validator-2")):
         world.restart(name)
-    world.run()
+    world.run((*VALIDATORS, OPERATOR))
+    assert {pledge for _, pledge in accounts(world).values()} == {AS_PAID}
     for name in VALIDATORS:
         found = world.recorded(name)
         assert found is not None

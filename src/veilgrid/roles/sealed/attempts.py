@@ -55,6 +55,12 @@ def groups_of(agreement: Agreement) -> set[str]:
     return {str(group) for group in agreement.groups.values()}
 
 
+def listeners_of(agreement: Agreement) -> set[NodeId]:
+    """Return all processes that hear how attempts begin and end: those of sites, and the payer."""
+    payers = set() if agreement.payer is None else {agreement.payer}
+    return {*agreement.groups.values(), *payers}
+
+
 def is_present(agreement: Agreement, group: str, absent: Iterable[int]) -> bool:
     """Whether a process has a site whose bid counts."""
     missing = set(absent)

@@ -14,6 +14,7 @@ from veilgrid.admm.accelerate import IntervalBalance
 from veilgrid.admm.exchange import TIGHTENED, ExchangeSettings
 from veilgrid.errors import invariant
 from veilgrid.roles.sealed.bid import Shape
+from veilgrid.roles.sealed.heard import PAYER
 from veilgrid.roles.sealed.mixing import MIX, PLAIN, MixingRule, Mixture
 from veilgrid.roles.sealed.narrowing import REFUSALS_MAX, narrowed
 from veilgrid.roles.sealed.program import Binding
@@ -94,7 +95,7 @@ class Course:
     excluded
         Buses that take their fallback, with the reason.
     absent
-        Those of them without a bid that counts.
+        Those of them without a bid that counts, and the payer if it sent nothing.
     refused
         Cost, iterations and what opened of plans that the AC power flow refused.
     bindings, registers, wish_tasks
@@ -318,9 +319,11 @@ class Course:
     def _leave_out(self, missing: list[list[Any]]) -> None:
         """Give up on sites: they take their fallback, and the coordination starts anew."""
         for bus, reason in missing:
-            self.excluded[int(bus)] = str(reason)
             if self.task.kind == BIDS:
                 self.absent.add(int(bus))
+            if int(bus) == PAYER:
+                continue  # Payments open to the sites alone.
+            self.excluded[int(bus)] = str(reason)
             if int(bus) in self.flexible:
                 self.register = self.register.without(int(bus))
         self._restart()

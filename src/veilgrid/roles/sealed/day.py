@@ -45,6 +45,7 @@ from veilgrid.roles.sealed.course import DONE, Course
 from veilgrid.roles.sealed.message import Agreement, Stopped, Wished
 from veilgrid.roles.sealed.narrowing import narrowed
 from veilgrid.roles.sealed.party import SealedParty
+from veilgrid.roles.sealed.payer import Payer
 from veilgrid.roles.sealed.program import Tolerances
 from veilgrid.roles.sealed.register import Register
 from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
@@ -54,6 +55,8 @@ from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signer
 
 SITES: Final = NodeId("sites")
+
+PAYER_NODE: Final = NodeId("payer")
 
 SETTINGS: Final = ExchangeSettings(change_count_max=0, by_interval=True)
 """As of `exchange`, but penalties are balanced by interval: only signs open for that."""
@@ -124,6 +127,7 @@ class Keys:
     signers: tuple[Signer, ...]
     sites: Mapping[int, SiteKeys]
     site_seeds: Mapping[int, Secret[bytes]]
+    payer: Signer
 
     @classmethod
     def drawn(cls, party_count: int, site_count: int, randomness: Randomness) -> "Keys":
@@ -135,6 +139,7 @@ class Keys:
             tuple(Signer(Secret(draw(32))) for _ in range(party_count)),
             {bus: SiteKeys(Signer(seed), Secret(draw(32))) for bus, seed in seeds.items()},
             seeds,
+            Signer(Secret(draw(32))),
         )
 
     def agreement(self, name: bytes, degree: int, group: NodeId = SITES) -> Agreement:
@@ -146,6 +151,8 @@ class Keys:
             tuple(bytes(box.public_key) for box in self.boxes),
             {bus: keys.signer.verify_key for bus, keys in self.sites.items()},
             dict.fromkeys(self.sites, group),
+            payer=PAYER_NODE,
+            payer_key=self.payer.verify_key,
         )
 
 
@@ -203,7 +210,10 @@ def cast_of(
     start: Wished | None = None,
     life: Life | None = None,
 ) -> Cast:
-    """Make all parties and one group with all sites, with fresh keys unless those of a life."""
+    """Make all parties, one group with all sites, and the payer.
+
+    Keys are fresh unless those of a life.
+    """
     keys = life.keys if life else Keys.drawn(party_count, len(public.shapes), randomness)
     agreement = keys.agreement(life.day if life else Life.name(randomness), degree)
     records = life.records if life else {}
@@ -240,6 +250,14 @@ def cast_of(
         start=start,
     )
     machines[SITES] = group
+    machines[PAYER_NODE] = Payer(
+        PAYER_NODE,
+        agreement,
+        public.register.unit,
+        signer=keys.payer,
+        randomness=randomness,
+        records=records.get(PAYER_NODE, ()),
+    )
     return Cast(machines, group, pool)
 
 

@@ -23,6 +23,7 @@ from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.day import PublicDay
 from veilgrid.roles.sealed.message import Agreement, Record
 from veilgrid.roles.sealed.party import SealedParty
+from veilgrid.roles.sealed.payer import Payer, PayerRecord
 from veilgrid.roles.sealed.register import Register
 from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
 from veilgrid.roles.sealed.sites_kept import SiteRecord
@@ -52,6 +53,8 @@ class Agreed(msgspec.Struct, frozen=True):
     box_keys: list[bytes]
     site_keys: dict[int, bytes]
     groups: dict[int, str]
+    payer: str = ""
+    payer_key: bytes = b""
 
     @classmethod
     def of(cls, agreement: Agreement) -> "Agreed":
@@ -63,6 +66,8 @@ class Agreed(msgspec.Struct, frozen=True):
             list(agreement.box_keys),
             dict(agreement.site_keys),
             {bus: str(name) for bus, name in agreement.groups.items()},
+            str(agreement.payer or ""),
+            agreement.payer_key,
         )
 
     def agreement(self) -> Agreement:
@@ -74,6 +79,8 @@ class Agreed(msgspec.Struct, frozen=True):
             tuple(self.box_keys),
             self.site_keys,
             {bus: NodeId(name) for bus, name in self.groups.items()},
+            payer=NodeId(self.payer) if self.payer else None,
+            payer_key=self.payer_key,
         )
 
 
@@ -95,6 +102,20 @@ class SiteArguments(msgspec.Struct, frozen=True):
     costs_alone: dict[int, float]
     signing_seeds: dict[int, bytes]
     salt_keys: dict[int, bytes]
+
+
+class PayerArguments(msgspec.Struct, frozen=True):
+    """What the payer's process is told.
+
+    Attributes
+    ----------
+    unit
+        Of prices on shares.
+    """
+
+    agreed: Agreed
+    unit: float
+    signing_seed: bytes
 
 
 def _packed(arrays: Mapping[str, Any]) -> bytes:
@@ -275,5 +296,24 @@ def build_sites(
         keys=keys,
         randomness=randomness,
         executor=ThreadPoolExecutor(2),
+        records=records,
+    )
+
+
+def build_payer(
+    me: NodeId,
+    arguments: PayerArguments,
+    records: Sequence[PayerRecord],
+    randomness: Randomness,
+    signer: Signs,  # noqa: ARG001 - the day's agreement names another key
+    verify_keys: Mapping[NodeId, bytes],  # noqa: ARG001 - the transport knows the parties
+) -> Payer:
+    """Make the payer; a factory for processes."""
+    return Payer(
+        me,
+        arguments.agreed.agreement(),
+        arguments.unit,
+        signer=Signer(Secret(arguments.signing_seed)),
+        randomness=randomness,
         records=records,
     )

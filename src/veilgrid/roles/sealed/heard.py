@@ -130,6 +130,9 @@ def bus_of(client: str) -> int:
     return int(client.split(" ", 1)[0])
 
 
+PAYER: Final = -1
+"""Stands for the payer where sites are numbered by bus; it commits to seeds of pads alone."""
+
 OWN: Final = "own"
 """What a task's result calls what opens to one site each, behind its pads: octets by bus."""
 
@@ -160,17 +163,23 @@ class Pads:
         return [bus for bus in buses if bus not in self.absent]
 
     def open(
-        self, mpc: Engine, public: Words, buses: Sequence[int], own: Words
+        self, mpc: Engine, public: Words, own: Mapping[int, Words]
     ) -> Steps[tuple[list[int], dict[int, bytes]]]:
         """Open some numbers to all, and in the same round to each bus's site its own.
 
-        ``public`` are shares (number, word), ``own`` (bus, number, word). Returned are integers,
-        and by bus the octets that its site takes its pads off.
+        ``public`` and, by bus, ``own`` are shares (number, word). Returned are integers, and by
+        bus the octets that its site takes its pads off. What is for a :data:`PAYER` that takes no
+        part opens to nobody.
         """
+        is_paid = client_of(PAYER, BID) in self.bids.clients and PAYER not in self.absent
+        buses = [bus for bus in own if bus != PAYER or is_paid]
         clients = [client_of(bus, BID) for bus in buses]
-        hidden = padded(mpc, self.bids, clients, own, self.purpose)
+        parts = [own[bus] for bus in buses]
+        hidden = padded(mpc, self.bids, clients, parts, self.purpose)
         opened = yield from mpc.open_words(np.concatenate([public, hidden]))
-        octets = bytes(octets_of(PRIME_FIELD.flat(opened[len(public) :])))
-        size = len(octets) // max(len(buses), 1)
-        told = {bus: octets[size * row : size * (row + 1)] for row, bus in enumerate(buses)}
+        ends = np.cumsum([len(public), *map(len, parts)]).tolist()
+        told = {
+            bus: bytes(octets_of(PRIME_FIELD.flat(opened[start:end])))
+            for bus, start, end in zip(buses, ends, ends[1:], strict=False)
+        }
         return decode(opened[: len(public)]), told

@@ -13,7 +13,14 @@ from nacl.public import PrivateKey
 from veilgrid.machine import NodeId
 from veilgrid.roles.sealed.attempts import ATTEMPTS_MAX
 from veilgrid.roles.sealed.day import SITES, Keys, Life
-from veilgrid.roles.sealed.message import Began, Committed, DayEnded, Wished
+from veilgrid.roles.sealed.message import (
+    Began,
+    Collected,
+    Collecting,
+    Committed,
+    DayEnded,
+    Wished,
+)
 from veilgrid.roles.sealed.sites import SiteKeys
 from veilgrid.roles.sealed.sites_kept import Proved, SiteOutcome
 from veilgrid.secret import Randomness, Secret
@@ -31,6 +38,8 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
         Of the scenario: another one cannot be gone on with.
     sites, salts : by bus
         Seeds of signature keys; keys of salts.
+    payer
+        Seed of its signature key.
     """
 
     digest: bytes
@@ -39,6 +48,7 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
     signers: list[bytes]
     sites: dict[int, bytes]
     salts: dict[int, bytes]
+    payer: bytes
 
     @classmethod
     def drawn(
@@ -53,6 +63,7 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
             [one.seed.reveal_to(_KEEPER) for one in keys.signers],
             {bus: seed.reveal_to(_KEEPER) for bus, seed in keys.site_seeds.items()},
             {bus: one.salt_key.reveal_to(_KEEPER) for bus, one in keys.sites.items()},
+            keys.payer.seed.reveal_to(_KEEPER),
         )
 
     def life(self, records: Sequence["Told"], keep: Callable[[NodeId, Any], None]) -> Life:
@@ -63,6 +74,7 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
             tuple(Signer(Secret(seed)) for seed in self.signers),
             {bus: SiteKeys(Signer(seed), Secret(self.salts[bus])) for bus, seed in seeds.items()},
             seeds,
+            Signer(Secret(self.payer)),
         )
         by_name: dict[NodeId, list[Any]] = {}
         for told in records:
@@ -74,7 +86,7 @@ class Told(msgspec.Struct, frozen=True, tag=True):
     """A record of one machine."""
 
     node: str
-    record: Began | Committed | DayEnded | Wished | Proved | SiteOutcome
+    record: Began | Committed | DayEnded | Wished | Proved | SiteOutcome | Collecting | Collected
 
 
 Kept = Opened | Told

@@ -36,6 +36,7 @@ from veilgrid.roles.ledger_validator import Validator, folded
 from veilgrid.roles.ledger_view import DayView
 from veilgrid.roles.sealed.ledger_message import (
     FetchWord,
+    Openings,
     Pledge,
     Pledges,
     Recorded,
@@ -70,8 +71,8 @@ class TellingParty:
         """Advance by one event."""
         agreement = self._agreement
         told = (agreement.operator, *agreement.validators)
-        if isinstance(event, Received) and event.sender in told:
-            is_asked = isinstance(event.message, FetchWord) and self._word is not None
+        if isinstance(event, Received) and isinstance(event.message, FetchWord):
+            is_asked = event.sender in told and self._word is not None
             return [Send(event.sender, self._word)] if is_asked else []
         effects: list[Effect] = []
         for effect in self.party.handle(event):
@@ -160,12 +161,8 @@ class RecordingSites(Recorder):
             case TimerFired(name) if name == _UNRECORDED:
                 return self._over(is_recorded=False)
             case Received(sender, FetchWord()):
-                ledger = (agreement.operator, *agreement.validators)
-                return (
-                    send_all([sender], Pledges(agreement.day, self._pledges))
-                    if (sender in ledger and self._pledges)
-                    else []
-                )
+                is_told = sender in (agreement.operator, *agreement.validators)
+                return self._pledge([sender]) if is_told and self._pledges else []
             case Received() | TimerFired():
                 found = self._seat.handle(event)
                 return self._passed(event) if found is None else found
@@ -190,8 +187,15 @@ class RecordingSites(Recorder):
         ]
         patience = _RECORD_PATIENCE_TIMES * agreement.patience.bids_ns
         effects: list[Effect] = [SetTimer(_UNRECORDED, patience)]
-        told = Pledges(agreement.day, self._pledges)
-        return [*effects, *send_all((agreement.operator, *agreement.validators), told)]
+        return [*effects, *self._pledge((agreement.operator, *agreement.validators))]
+
+    def _pledge(self, names: Sequence[str]) -> list[Effect]:
+        """Tell what is pledged, and the operator, who knows the amounts, with which salts."""
+        agreement, salts = self._agreement, self.group.salts()
+        shown = {site: salts[bus] for bus, site in enumerate(agreement.buses) if bus in salts}
+        told = Openings(agreement.day, shown)
+        effects = send_all([name for name in names if name == agreement.operator], told)
+        return [*effects, *send_all(names, Pledges(agreement.day, self._pledges))]
 
     def _act(self) -> list[Effect]:
         """Write what is due; look whether the record is there."""
@@ -235,7 +239,7 @@ class SealedOperator(Recorder):
         self.me, self.words, self._are_bids_late = me, words, False
         self._seat = Seat(me, agreement, [str(me)], signer, records)
         self.view = self._seat.view
-        self._pledges: dict[str, Pledge] = {}
+        self.pledges: dict[str, Pledge] = {}
 
     def _take(self, event: Event) -> list[Effect]:
         agreement = self._agreement
@@ -266,11 +270,11 @@ class SealedOperator(Recorder):
         for pledge in told.pledges:
             is_own = self._agreement.groups.get(pledge.site) == sender
             if is_own and is_genuine(pledge, self._agreement):
-                self._pledges.setdefault(pledge.site, pledge)
+                self.pledges.setdefault(pledge.site, pledge)
 
     def _collected(self) -> Pledges:
         present = [bus_of(client) for client in self.view.present]
-        own = [self._pledges[bus] for bus in present if bus in self._pledges]
+        own = [self.pledges[bus] for bus in present if bus in self.pledges]
         return Pledges(self._agreement.day, own)
 
     def _fetch(self) -> list[Effect]:
@@ -281,7 +285,7 @@ class SealedOperator(Recorder):
         homes = {
             self._agreement.groups[bus]
             for bus in self._agreement.buses
-            if bus not in self._pledges and client_of(bus) not in self.view.excluded
+            if bus not in self.pledges and client_of(bus) not in self.view.excluded
         }
         return effects if self.words.agreed is None else [*effects, *send_all(sorted(homes), ask)]
 

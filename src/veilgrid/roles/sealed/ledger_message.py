@@ -18,6 +18,7 @@ from veilgrid.roles.ledger_view import DayView
 from veilgrid.roles.masked_chain import residual_of
 from veilgrid.roles.sealed.message import DayEnded, Message
 from veilgrid.roles.sealed.party import SealedParty
+from veilgrid.roles.sealed.payer import PayerRecord
 from veilgrid.roles.sealed.record import (
     commitment_of,
     digest_of_commitments,
@@ -91,6 +92,13 @@ class Pledges(msgspec.Struct, frozen=True, tag=True):
     pledges: list[Pledge]
 
 
+class Openings(msgspec.Struct, frozen=True, tag=True):
+    """The salts of a process's pledges, for the payer: it knows the amounts and opens them."""
+
+    day: str
+    salts: dict[str, bytes]
+
+
 class FetchWord(msgspec.Struct, frozen=True, tag=True):
     """Somebody asks again for a party's word, a process's pledges, or the operator's collection."""
 
@@ -112,13 +120,13 @@ class Recorded(msgspec.Struct, frozen=True, tag=True):
     export: bytes = b""
 
 
-WIRE = Message | MESSAGES | Word | Pledge | Pledges | FetchWord
+WIRE = Message | MESSAGES | Word | Pledge | Pledges | Openings | FetchWord
 """The union that crosses the links of a sealed day with a ledger."""
 
 SEATED_RECORDS = SiteRecord | Seated
 """The union that journals of its sites hold."""
 
-LEDGER_JOURNAL = LEDGER_RECORDS | Seated
+LEDGER_JOURNAL = LEDGER_RECORDS | Seated | PayerRecord
 """The union that journals of its operator and its validators hold."""
 
 

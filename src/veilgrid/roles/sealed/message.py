@@ -120,6 +120,37 @@ class Began(msgspec.Struct, frozen=True, tag=True):
     seeds: dict[int, bytes] = {}
 
 
+class Collecting(msgspec.Struct, frozen=True, tag=True):
+    """Record of the payer: its part of gate closure in an attempt.
+
+    Attributes
+    ----------
+    seeds
+        What its pads come from. Secret.
+    submission
+        What it sent; sent again after a restart, nobody can tell the difference.
+    """
+
+    attempt: int
+    seeds: bytes
+    submission: Submission
+
+
+class Collected(msgspec.Struct, frozen=True, tag=True):
+    """How a day ended for the payer.
+
+    Attributes
+    ----------
+    payments : by bus, currency
+        Positive: the site pays; negative: it is paid.
+    public
+        What the certificate opened to all.
+    """
+
+    payments: dict[int, float]
+    public: dict[str, Any]
+
+
 class Committed(msgspec.Struct, frozen=True, tag=True):
     """Record of a party: gate closure is over, and this is what sites committed to.
 
@@ -195,6 +226,8 @@ class Agreement:
         Public signature key of each bus's site.
     groups
         Where the site of a bus listens.
+    payer, payer_key
+        To whom all payments open, and its public signature key; ``None`` = to nobody but the sites.
     attempt
         From 0; with one more for each time that the coordination begins again after a loss.
     """
@@ -206,6 +239,8 @@ class Agreement:
     site_keys: Mapping[int, bytes]
     groups: Mapping[int, NodeId]
     attempt: int = 0
+    payer: NodeId | None = None
+    payer_key: bytes = b""
 
     def session(self, task: int) -> bytes:
         """Return the session of a task: what is said in it counts in no other."""

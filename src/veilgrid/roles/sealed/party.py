@@ -22,10 +22,10 @@ from veilgrid.machine import (
 from veilgrid.mpc import Aborted, Enrolled, Finished, Mailbox, Party
 from veilgrid.mpc.message import Message as Inner
 from veilgrid.mpc.message import Relay, Submission
-from veilgrid.roles.sealed.attempts import Attempts, groups_of, is_present
+from veilgrid.roles.sealed.attempts import Attempts, groups_of, is_present, listeners_of
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.course import BIDS, DONE, Course
-from veilgrid.roles.sealed.heard import BID, OWN, bus_of, client_of, vector_form
+from veilgrid.roles.sealed.heard import BID, OWN, PAYER, bus_of, client_of, vector_form
 from veilgrid.roles.sealed.message import (
     Again,
     Agreement,
@@ -138,7 +138,7 @@ class SealedParty:
         match event:
             case TimerFired(name) if name == START:
                 return self._back() if self._is_back else [Persist(Began(0)), *self._begin()]
-            case Received(sender, Rejoined() as rejoined) if sender in groups_of(self.agreement):
+            case Received(sender, Rejoined() as rejoined) if sender in listeners_of(self.agreement):
                 return self._on_rejoined(sender, rejoined)
             case TimerFired(name) if name == f"{_RETURN} {self.agreement.attempt}":
                 return self._given_up()
@@ -208,6 +208,8 @@ class SealedParty:
             )
             for bus, length in self.course.lengths(self._shapes).items()
         }
+        if task.kind == BIDS and agreement.payer is not None:
+            clients[client_of(PAYER, BID)] = Enrolled(agreement.payer_key, vector_form(1))
         return Mailbox(
             self._number,
             len(agreement.parties),
@@ -299,7 +301,8 @@ class SealedParty:
         if self.course.task.kind == DONE:
             last, public = self.course.task.number, msgspec.msgpack.encode(self.course.outcome())
             over = Over(agreement.day, agreement.attempt, last, public, own)
-            return [*effects, *self._end(over)]
+            told = [] if agreement.payer is None else [self._told(agreement.payer, over)]
+            return [*effects, *told, *self._end(over)]
         return [*effects, *self._begin()]
 
     def _end(self, over: Over) -> list[Effect]:
@@ -309,10 +312,11 @@ class SealedParty:
         return [Persist(ended), Decide(ended)]
 
     def _part_of(self, name: NodeId, own: dict[int, bytes]) -> dict[int, bytes]:
-        """Return what is for one process's sites of what opened behind pads; parties keep all."""
-        groups = self.agreement.groups
-        is_party = name in self.agreement.parties
-        return {bus: octets for bus, octets in own.items() if is_party or groups[bus] == name}
+        """Return what is for one process of what opened behind pads; parties keep all."""
+        agreement = self.agreement
+        homes = {**agreement.groups, PAYER: agreement.payer}
+        is_party = name in agreement.parties
+        return {bus: octets for bus, octets in own.items() if is_party or homes[bus] == name}
 
     def _forget(self) -> None:
         """Drop mailboxes that no later task reads."""
@@ -340,7 +344,7 @@ class SealedParty:
         agreement, task = self.agreement, self.course.task
         stopped = Stopped(agreement.day, task.number, reason, culprits, agreement.attempt, is_lost)
         others = [party for party in agreement.parties if party != self.me]
-        names = [*sorted(set(agreement.groups.values())), *others]
+        names = [*sorted(listeners_of(agreement)), *others]
         effects: list[Effect] = [Send(name, stopped) for name in names]
         if not is_lost:
             self._is_over = True
@@ -359,15 +363,17 @@ class SealedParty:
             return self._stop("a party was lost too often", [str(self.me)], is_lost=False)
         return self._stop("a party restarted", [str(self.me)], is_lost=True)
 
-    def _on_rejoined(self, group: str, rejoined: Rejoined) -> list[Effect]:
+    def _on_rejoined(self, group: NodeId, rejoined: Rejoined) -> list[Effect]:
         """Begin another attempt for sites that no longer know what they said."""
+        if group == self.agreement.payer:
+            return [Send(group, self._again)] if self._again else []
         if rejoined.day != self.agreement.day or self._attempts.is_waiting:
             return []  # Another attempt follows anyway.
         word = self._again
         if word is not None and rejoined.attempt < word.attempt:
             first = 0 if word.is_from_bids else 1
             if self.course.task.number == first:
-                return [Send(NodeId(group), word)]  # It has said nothing yet in this attempt.
+                return [Send(group, word)]  # It has said nothing yet in this attempt.
         return self._on_sites_lost(group)
 
     def _on_sites_lost(self, group: str) -> list[Effect]:
@@ -386,7 +392,7 @@ class SealedParty:
     def _too_late(self, event: Event) -> list[Effect]:
         """Tell who comes back after the end how it ended, and sites what opens to them alone."""
         match event:
-            case Received(sender, Rejoined()) if sender in groups_of(self.agreement):
+            case Received(sender, Rejoined()) if sender in listeners_of(self.agreement):
                 pass
             case Received(sender, Stopped(is_lost=True)) if sender in self.agreement.parties:
                 pass
@@ -396,9 +402,11 @@ class SealedParty:
                 return []
         if self._ended is None:
             return [self._farewell(sender, "the day ended without a result")]
-        over = self._ended.over
-        own = self._part_of(sender, over.own)
-        return [Send(sender, msgspec.structs.replace(over, own=own))]
+        return [self._told(sender, self._ended.over)]
+
+    def _told(self, name: NodeId, over: Over) -> Send:
+        """Tell one process how the day ended."""
+        return Send(name, msgspec.structs.replace(over, own=self._part_of(name, over.own)))
 
     def _said_again(self, event: Event, message: Any) -> list[Effect]:
         """Answer who still asks what was said in the last task: it cannot end without."""
@@ -461,7 +469,7 @@ class SealedParty:
         word = Again(self.agreement.day, attempt, is_from_bids, gate)
         effects: list[Effect] = [Persist(Began(attempt, list(self._attempts.returned)))]
         self._again = word
-        effects += [Send(group, word) for group in sorted(set(self.agreement.groups.values()))]
+        effects += [Send(name, word) for name in sorted(listeners_of(self.agreement))]
         effects += self._begin()
         ahead, self._ahead = self._ahead, []
         for event in ahead:
@@ -471,7 +479,8 @@ class SealedParty:
     def bid_digests(self) -> dict[int, bytes]:
         """Return the digest of each site's committed message, by bus."""
         received = self._mailboxes[self.course.bid_task].received
-        return {bus_of(name): one.digest for name, one in received.items()}
+        digests = {bus_of(name): one.digest for name, one in received.items()}
+        return {bus: digest for bus, digest in digests.items() if bus != PAYER}
 
     def _has_bids(self) -> bool:
         return 0 in self._mailboxes and self.course.task.number > 0

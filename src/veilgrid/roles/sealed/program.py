@@ -14,8 +14,8 @@ answer          cost and claimed gap of the iterate, which way the exchange
                 goes, exceeded rows; sums over all sites of products of
                 their movements (for the acceleration)
 regret          the claimed gap with all sites' regrets
-certificate     verdicts, cost, gap, rent, how many pay more than alone,     its payment
-                whether the AC power flow passes and its extremes;
+certificate     verdicts, cost, gap, rent, how many pay more than alone,     its payment;
+                whether the AC power flow passes and its extremes;           the payer: all
                 of a refused plan how far two models differ there
 ==============  ===========================================================  ==================
 """
@@ -38,6 +38,7 @@ from veilgrid.roles.sealed.electrical import electrical_check
 from veilgrid.roles.sealed.heard import (
     OUT_OF_RANGE,
     OWN,
+    PAYER,
     Pads,
     bus_of,
     committed,
@@ -149,6 +150,7 @@ def _network(
 def bids_program(mpc: Engine, mailbox: Mailbox, shapes: Sequence[Shape]) -> Steps[dict[str, Any]]:
     """Agree on who committed to a bid within range; nothing else of it opens."""
     taken = yield from take_in(mpc, mailbox, POWER_MAX)
+    taken.vectors.pop(PAYER, None)  # Nobody computes with it; only its seeds count.
     runs = {bus: shape.bid_runs for bus, shape in enumerate(shapes)}
     taken = yield from ranged(mpc, taken, runs)
     yield from mpc.agree()
@@ -197,7 +199,7 @@ def wish_program(
     squares = _total(tails)
     buses = sorted(taken.vectors)
     names, sums = _sums(mpc, step, squares)
-    opened, own = yield from pads.open(mpc, sums, buses, _both(mpc, step, buses))
+    opened, own = yield from pads.open(mpc, sums, _by_bus(buses, _both(mpc, step, buses)))
     result: dict[str, Any] = {
         "binding": msgspec.to_builtins(Binding.of(step.active)),
         "passes": step.passes,
@@ -276,6 +278,10 @@ def _both(mpc: Engine, step: StepResult, buses: Sequence[int], *, is_pull: bool 
     if not step.register.limits.are_absent:
         parts.append(step.prices(zero, own, is_reactive=True))
     return np.concatenate([part.data.reshape(len(own), -1, 2) for part in parts], axis=1)
+
+
+def _by_bus(buses: Sequence[int], own: Words) -> dict[int, Words]:
+    return dict(zip(buses, own, strict=True))
 
 
 def _sums(
@@ -413,7 +419,7 @@ def pull_program(
     step = yield from priced.duals(mpc, still)
     buses = sorted(bus_of(name) for name in priced.wishes.received)
     pulls = _both(mpc, step, buses, is_pull=True)
-    _, own = yield from pads.open(mpc, PRIME_FIELD.zeros(0), buses, pulls)
+    _, own = yield from pads.open(mpc, PRIME_FIELD.zeros(0), _by_bus(buses, pulls))
     return {OWN: own}
 
 
@@ -458,7 +464,7 @@ def certificate_program(
     said: Said,
     pads: Pads,
 ) -> Steps[dict[str, Any]]:
-    """Check the day against the committed bids; open to each site its payment."""
+    """Check the day against the committed bids; open each payment to its site and the payer."""
     proved = yield from take_in(mpc, proofs, PRICE_MAX)
     answers, regrets = (_heard(mpc, mailbox) for mailbox in (said.answers, said.regrets))
     times = register.interval_count
@@ -486,11 +492,15 @@ def certificate_program(
         is_shown = said.may_narrow and is_close
         plan = found.demand_p, found.demand_q
         electrical = yield from electrical_check(mpc, register, *plan, is_shown=is_shown)
-    # A plan that is planned again is paid by nobody.
-    paid = [] if any(failed) or differ or "shown" in electrical else pads.buses_of(buses)
-    amounts = [concatenate([found.payments[bus], found.own_costs[bus]]).data for bus in paid]
-    nothing = PRIME_FIELD.zeros(0)
-    _, hidden = yield from pads.open(mpc, nothing, paid, np.array(amounts, dtype=np.uint64))
+    own_amounts: dict[int, Words] = {}
+    if not any(failed) and not differ and "shown" not in electrical:
+        # A plan that is planned again is paid by nobody.
+        own_amounts = {
+            bus: concatenate([found.payments[bus], found.own_costs[bus]]).data
+            for bus in pads.buses_of(buses)
+        }
+        own_amounts[PAYER] = found.payments.data
+    _, hidden = yield from pads.open(mpc, PRIME_FIELD.zeros(0), own_amounts)
     return {
         "failed": failed,
         "unlike": differ,

@@ -1,0 +1,69 @@
+"""The operator of a day on a ledger as its payer: it compares what is paid with what is pledged.
+
+Validators record commitments to payments that they cannot open [sealed 6.5]. The payer hears the
+payments from the parties, and the sites show it their salts, so it can open each commitment.
+"""
+
+from typing import Any, Final
+
+from veilgrid.machine import START, Effect, Event, Received, TimerFired
+from veilgrid.roles.ledger_seat import Agreement
+from veilgrid.roles.sealed.ledger import SealedOperator
+from veilgrid.roles.sealed.ledger_message import Openings
+from veilgrid.roles.sealed.message import Again, Over, Stopped
+from veilgrid.roles.sealed.payer import Payer
+from veilgrid.roles.sealed.record import commitment_of
+
+AS_PAID: Final = "as paid"
+OTHERWISE: Final = "another amount"
+NOT_SHOWN: Final = "not shown"
+
+
+class PayingOperator:
+    """An operator that is the payer as well.
+
+    Parameters
+    ----------
+    payer, recorder
+        Its two parts.
+    agreement
+        Of the ledger.
+    """
+
+    def __init__(self, payer: Payer, recorder: SealedOperator, agreement: Agreement) -> None:
+        self.payer, self.recorder, self._agreement = payer, recorder, agreement
+        self._salts: dict[str, bytes] = {}
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Advance by one event."""
+        match event:
+            case TimerFired(name) if name == START:
+                return [*self.payer.handle(event), *self.recorder.handle(event)]
+            case Received(_, Again() | Over() | Stopped()):
+                return self.payer.handle(event)
+            case Received(sender, Openings() as told):
+                if told.day == self._agreement.day:
+                    homes = self._agreement.groups
+                    own = {
+                        bus: salt for bus, salt in told.salts.items() if homes.get(bus) == sender
+                    }
+                    self._salts |= own
+                return []
+        return self.recorder.handle(event)
+
+    def accounts(self) -> list[dict[str, Any]]:
+        """Return what each site pays, and how its pledge fits: :data:`AS_PAID`, or why not."""
+        payments = self.payer.collected.payments if self.payer.collected else {}
+        names = self._agreement.buses
+        return [
+            {"site": names[bus], "payment": paid, "pledge": self.fit(names[bus], paid)}
+            for bus, paid in payments.items()
+        ]
+
+    def fit(self, site: str, payment: float) -> str:
+        """Return how a site's pledge fits what it pays."""
+        pledge, salt = self.recorder.pledges.get(site), self._salts.get(site)
+        if pledge is None or salt is None:
+            return NOT_SHOWN
+        is_same = pledge.commitment == commitment_of(site, round(payment * 1e6), salt)
+        return AS_PAID if is_same else OTHERWISE
