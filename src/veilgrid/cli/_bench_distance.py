@@ -11,7 +11,7 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.machine import NodeId
 from veilgrid.node.namespaces import apart
-from veilgrid.roles.sealed.day import SITES
+from veilgrid.roles.sealed.keys import SITES
 
 DELAY_MAX_MS = 2000.0
 """Longer round trips meet the patience of parties and sites, which then ask again."""

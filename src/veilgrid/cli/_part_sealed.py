@@ -33,6 +33,7 @@ from veilgrid.roles.ledger_validator import Validator
 from veilgrid.roles.sealed import message
 from veilgrid.roles.sealed.admission import Admitting, asked_of
 from veilgrid.roles.sealed.day import SETTINGS, PublicDay, costs_alone
+from veilgrid.roles.sealed.keys import SiteKeys
 from veilgrid.roles.sealed.ledger import (
     RecordingSites,
     SealedOperator,
@@ -50,7 +51,7 @@ from veilgrid.roles.sealed.message import Agreement, Collected, DayEnded
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.payer import Payer, PayerRecord
 from veilgrid.roles.sealed.paying import PayingOperator
-from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
+from veilgrid.roles.sealed.sites import SiteGroup
 from veilgrid.roles.sealed.sites_kept import SiteOutcome, SiteRecord
 from veilgrid.secret import Secret, SystemRandomness
 from veilgrid.signature import Signer

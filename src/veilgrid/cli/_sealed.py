@@ -8,16 +8,7 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.node.local import ProcessResult, ProcessSpec, run_processes
 from veilgrid.node.wiring import Wiring
-from veilgrid.roles.sealed.day import (
-    PAYER_NODE,
-    SETTINGS,
-    SITES,
-    Driven,
-    Keys,
-    PublicDay,
-    coordination_of,
-    costs_alone,
-)
+from veilgrid.roles.sealed.day import SETTINGS, Driven, PublicDay, coordination_of, costs_alone
 from veilgrid.roles.sealed.deployment import (
     Agreed,
     PartyArguments,
@@ -26,6 +17,7 @@ from veilgrid.roles.sealed.deployment import (
     pack_public,
     pack_site,
 )
+from veilgrid.roles.sealed.keys import PAYER_NODE, SITES, Keys
 from veilgrid.roles.sealed.message import Collected, DayEnded, Stopped
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import Randomness, SystemRandomness

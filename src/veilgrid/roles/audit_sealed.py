@@ -32,8 +32,9 @@ from veilgrid.roles.audit_score import (
     powers_of,
 )
 from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of
-from veilgrid.roles.sealed.day import Keys, costs_alone
+from veilgrid.roles.sealed.day import costs_alone
 from veilgrid.roles.sealed.heard import BID, client_of
+from veilgrid.roles.sealed.keys import Keys
 from veilgrid.roles.sealed.register import POWER_BITS
 from veilgrid.roles.sealed.view import (
     Verdict,

@@ -29,7 +29,7 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits, flows
 from veilgrid.machine import Event, NodeId, Received, TimerFired
 from veilgrid.mpc.field import PRIME
-from veilgrid.roles.sealed.day import PAYER_NODE, SITES
+from veilgrid.roles.sealed.keys import PAYER_NODE, SITES
 from veilgrid.roles.sealed.message import DayEnded, Stopped
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
 

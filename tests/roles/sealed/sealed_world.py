@@ -20,7 +20,7 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
-from veilgrid.roles.sealed.day import PAYER_NODE, SITES
+from veilgrid.roles.sealed.keys import PAYER_NODE, SITES
 from veilgrid.roles.sealed.message import Wished
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.payer import Payer

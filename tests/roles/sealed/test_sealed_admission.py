@@ -25,7 +25,7 @@ from veilgrid.node.attest.day import software_files
 from veilgrid.node.attest.software import SoftwareProvider
 from veilgrid.roles.ledger_message import Challenge, Shown
 from veilgrid.roles.sealed.admission import Admitting, asked_of
-from veilgrid.roles.sealed.day import PAYER_NODE, SITES
+from veilgrid.roles.sealed.keys import PAYER_NODE, SITES
 from veilgrid.roles.sealed.message import DayEnded, Stopped
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import SystemRandomness

@@ -8,8 +8,8 @@ import pytest
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.machine import NodeId
 from veilgrid.mpc.message import Submission
-from veilgrid.roles.sealed.day import PAYER_NODE, SITES
 from veilgrid.roles.sealed.heard import PAYER
+from veilgrid.roles.sealed.keys import PAYER_NODE, SITES
 from veilgrid.roles.sealed.message import (
     Again,
     Collected,

@@ -26,13 +26,13 @@ from veilgrid.machine import Effect, Event, NodeId, Send
 from veilgrid.mpc.message import Said, private_statement, statement
 from veilgrid.roles.sealed.course import REGRET, WISH
 from veilgrid.roles.sealed.day import (
-    SITES,
     PublicDay,
     cast_of,
     coordination_of,
     costs_alone,
     step_in_memory,
 )
+from veilgrid.roles.sealed.keys import SITES
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.sites import SiteGroup
 from veilgrid.secret import Randomness

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from nacl.public import PrivateKey
 
 from veilgrid.admm.certify import turnover
 from veilgrid.admm.exchange import ExchangeSettings, Metric
@@ -42,21 +41,17 @@ from veilgrid.machine import (
 )
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.course import DONE, Course
-from veilgrid.roles.sealed.message import Agreement, Stopped, Wished
+from veilgrid.roles.sealed.keys import PAYER_NODE, SITES, Keys
+from veilgrid.roles.sealed.message import Stopped, Wished
 from veilgrid.roles.sealed.narrowing import narrowed
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.payer import Payer
 from veilgrid.roles.sealed.program import Tolerances
 from veilgrid.roles.sealed.register import Register
-from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
+from veilgrid.roles.sealed.sites import SiteGroup
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.roles.sealed.start import Start
 from veilgrid.secret import Randomness, Secret
-from veilgrid.signature import Signer
-
-SITES: Final = NodeId("sites")
-
-PAYER_NODE: Final = NodeId("payer")
 
 SETTINGS: Final = ExchangeSettings(change_count_max=0, by_interval=True)
 """As of `exchange`, but penalties are balanced by interval: only signs open for that."""
@@ -117,43 +112,6 @@ class PublicDay:
         """When the coordination may stop."""
         settings = self.settings
         return Tolerances(settings.gap_max, settings.excess_max, self.turnover_min)
-
-
-@dataclass(frozen=True)
-class Keys:
-    """All keys of one day in one place: for runs in which one program plays everybody."""
-
-    boxes: tuple[PrivateKey, ...]
-    signers: tuple[Signer, ...]
-    sites: Mapping[int, SiteKeys]
-    site_seeds: Mapping[int, Secret[bytes]]
-    payer: Signer
-
-    @classmethod
-    def drawn(cls, party_count: int, site_count: int, randomness: Randomness) -> "Keys":
-        """Draw fresh keys."""
-        draw = randomness.octets
-        seeds = {bus: Secret(draw(32)) for bus in range(site_count)}
-        return cls(
-            tuple(PrivateKey(draw(32)) for _ in range(party_count)),
-            tuple(Signer(Secret(draw(32))) for _ in range(party_count)),
-            {bus: SiteKeys(Signer(seed), Secret(draw(32))) for bus, seed in seeds.items()},
-            seeds,
-            Signer(Secret(draw(32))),
-        )
-
-    def agreement(self, name: bytes, degree: int, group: NodeId = SITES) -> Agreement:
-        """Return the public agreement on these keys."""
-        return Agreement(
-            name,
-            tuple(NodeId(f"party-{place}") for place in range(1, len(self.boxes) + 1)),
-            degree,
-            tuple(bytes(box.public_key) for box in self.boxes),
-            {bus: keys.signer.verify_key for bus, keys in self.sites.items()},
-            dict.fromkeys(self.sites, group),
-            payer=PAYER_NODE,
-            payer_key=self.payer.verify_key,
-        )
 
 
 def costs_alone(day: Day) -> dict[int, float]:

@@ -21,11 +21,12 @@ from veilgrid.grid.site import Site, Span
 from veilgrid.machine import NodeId
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.day import PublicDay
+from veilgrid.roles.sealed.keys import SiteKeys
 from veilgrid.roles.sealed.message import Agreement, Record
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.payer import Payer, PayerRecord
 from veilgrid.roles.sealed.register import Register
-from veilgrid.roles.sealed.sites import SiteGroup, SiteKeys
+from veilgrid.roles.sealed.sites import SiteGroup
 from veilgrid.roles.sealed.sites_kept import SiteRecord
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signer, Signs

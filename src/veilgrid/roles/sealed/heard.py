@@ -60,6 +60,11 @@ def vector(
     return mpc.wrap(total, bound)
 
 
+def heads(vectors: Mapping[int, Shares], count: int) -> dict[int, Shares]:
+    """Return the first elements of each vector, by bus."""
+    return {bus: one[:count] for bus, one in vectors.items()}
+
+
 OUT_OF_RANGE: Final = "a number out of range"
 """Why a vector with elements beyond their bounds is refused."""
 

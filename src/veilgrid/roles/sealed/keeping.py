@@ -12,7 +12,8 @@ from nacl.public import PrivateKey
 
 from veilgrid.machine import NodeId
 from veilgrid.roles.sealed.attempts import ATTEMPTS_MAX
-from veilgrid.roles.sealed.day import SITES, Keys, Life
+from veilgrid.roles.sealed.day import Life
+from veilgrid.roles.sealed.keys import SITES, Keys, SiteKeys
 from veilgrid.roles.sealed.message import (
     Began,
     Collected,
@@ -21,7 +22,6 @@ from veilgrid.roles.sealed.message import (
     DayEnded,
     Wished,
 )
-from veilgrid.roles.sealed.sites import SiteKeys
 from veilgrid.roles.sealed.sites_kept import Proved, SiteOutcome
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signer

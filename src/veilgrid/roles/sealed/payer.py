@@ -18,10 +18,12 @@ from veilgrid.machine import (
     Persist,
     Received,
     Send,
+    SetTimer,
     TimerFired,
 )
 from veilgrid.mpc.client import Seeds, submit_with_seeds
 from veilgrid.mpc.message import Submission
+from veilgrid.roles.sealed.believed import WORDS, WORDS_NS, Stops, agreed
 from veilgrid.roles.sealed.heard import BID, PAYER, client_of
 from veilgrid.roles.sealed.judge import COST_BITS
 from veilgrid.roles.sealed.message import (
@@ -70,7 +72,7 @@ class Payer:
         self.collected: Collected | None = None
         self._agains: dict[NodeId, Again] = {}
         self._overs: dict[NodeId, Over] = {}
-        self._stopped: dict[NodeId, Stopped] = {}
+        self._stops = Stops()
         self._is_over = False
         for record in records:
             match record:
@@ -94,6 +96,8 @@ class Payer:
                 return self._on_over(sender, over)
             case Received(sender, Stopped() as stopped) if sender in parties:
                 return self._on_stopped(sender, stopped)
+            case TimerFired(name) if name == WORDS and self._stops.last is not None:
+                return self._stop()
             case _:
                 return []
 
@@ -133,7 +137,7 @@ class Payer:
         if again.day != agreement.day or again.attempt <= agreement.attempt:
             return []
         self._agains[sender] = again
-        if list(self._agains.values()).count(again) <= agreement.degree or not again.is_from_bids:
+        if agreed(self._agains, agreement) != again or not again.is_from_bids:
             return []
         self._agains.clear()
         self.agreement = replace(agreement, attempt=again.attempt)
@@ -144,7 +148,7 @@ class Payer:
         if over.day != self.agreement.day:
             return []
         self._overs[sender] = over
-        if list(self._overs.values()).count(over) <= self.agreement.degree:
+        if agreed(self._overs, self.agreement) != over:
             return []
         payments: dict[int, float] = {}
         if PAYER in over.own and self._kept is not None:
@@ -160,13 +164,11 @@ class Payer:
 
     def _on_stopped(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
         """End where more parties say that the day stopped than may be corrupt."""
-        if stopped.day != self.agreement.day or stopped.is_lost:
-            return []
-        self._stopped[sender] = stopped
-        if len(self._stopped) <= self.agreement.degree:
-            return []
+        is_clear = self._stops.take(sender, stopped, self.agreement)
+        if not is_clear and self._stops.last is not None:
+            return [SetTimer(WORDS, WORDS_NS)]
+        return self._stop() if is_clear else []
+
+    def _stop(self) -> list[Effect]:
         self._is_over = True
-        said = [set(one.culprits) for one in self._stopped.values()]
-        degree = self.agreement.degree
-        named = {name for one in said for name in one if sum(name in s for s in said) > degree}
-        return [Decide(msgspec.structs.replace(stopped, culprits=sorted(named)))]
+        return [Decide(self._stops.last)]

@@ -20,7 +20,7 @@ certificate     verdicts, cost, gap, rent, how many pay more than alone,     its
 ==============  ===========================================================  ==================
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,24 +29,19 @@ import numpy as np
 
 from veilgrid.admm.accelerate import IntervalBalance
 from veilgrid.mpc import Engine, Mailbox, Shares, Steps, concatenate
-from veilgrid.mpc._round import together
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
-from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
-from veilgrid.roles.sealed.certificate import certify
-from veilgrid.roles.sealed.claims import unlike
-from veilgrid.roles.sealed.electrical import electrical_check
+from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.heard import (
     OUT_OF_RANGE,
     OWN,
     PAYER,
     Pads,
     bus_of,
-    committed,
+    heads,
     ranged,
     take_in,
     vector,
 )
-from veilgrid.roles.sealed.judge import beyond
 from veilgrid.roles.sealed.register import (
     FACTOR_BITS,
     POWER_BITS,
@@ -54,7 +49,6 @@ from veilgrid.roles.sealed.register import (
     WISH_MAX,
     Register,
 )
-from veilgrid.roles.sealed.stack import Stack
 from veilgrid.roles.sealed.step import (
     PASSES_MAX,
     below_zero,
@@ -189,7 +183,7 @@ def wish_program(
     step = yield from network_step(mpc, register, wish_p, wish_q, binding.active(), looks=looks)
     if step.passes > PASSES_MAX:
         # Either the step is hard, or a wish is so large that comparisons told nothing.
-        outside = yield from too_far(mpc, register, _heads(taken.vectors, 2 * times))
+        outside = yield from too_far(mpc, register, heads(taken.vectors, 2 * times))
         if outside:
             return _refused(outside)
     tails = [one[2 * times :] for one in taken.vectors.values()]
@@ -260,7 +254,7 @@ class Priced:
         wishes = _network(mpc, self.register, {**heard, **still})
         if (yield from are_possible(mpc, self.register, *wishes, self.binding.active())):
             return None
-        own = _heads(heard, 2 * self.register.interval_count)
+        own = heads(heard, 2 * self.register.interval_count)
         return _refused((yield from too_far(mpc, self.register, own)))
 
 
@@ -421,96 +415,3 @@ def pull_program(
     pulls = _both(mpc, step, buses, is_pull=True)
     _, own = yield from pads.open(mpc, PRIME_FIELD.zeros(0), _by_bus(buses, pulls))
     return {OWN: own}
-
-
-# -- certificate ----------------------------------------------------------------------------------
-
-
-GAP_FACTOR: Final = 1.5
-"""Multiple of the gap that ends the coordination which the certificate still accepts."""
-
-
-@dataclass(frozen=True)
-class Said:
-    """What the sites claimed last, and who has no bid that counts."""
-
-    answers: Mailbox | None
-    regrets: Mailbox | None
-    absent: Collection[int]
-    limits: Tolerances
-    may_narrow: bool = False
-
-
-def _heads(vectors: Mapping[int, Shares], count: int) -> dict[int, Shares]:
-    return {bus: one[:count] for bus, one in vectors.items()}
-
-
-def _heard(mpc: Engine, mailbox: Mailbox | None) -> dict[int, Shares]:
-    if mailbox is None:
-        return {}
-    return {
-        bus_of(name): vector(mpc, mailbox, name, AMOUNT_MAX) for name in sorted(mailbox.received)
-    }
-
-
-def certificate_program(
-    mpc: Engine,
-    register: Register,
-    shapes: Sequence[Shape],
-    bids: Mailbox,
-    proofs: Mailbox,
-    priced: Priced,
-    still: Mapping[int, Shares],
-    said: Said,
-    pads: Pads,
-) -> Steps[dict[str, Any]]:
-    """Check the day against the committed bids; open each payment to its site and the payer."""
-    proved = yield from take_in(mpc, proofs, PRICE_MAX)
-    answers, regrets = (_heard(mpc, mailbox) for mailbox in (said.answers, said.regrets))
-    times = register.interval_count
-    runs = {bus: shapes[bus].proof_runs for bus in proved.vectors}
-    told = {"wish": (_heads(priced.heard(mpc), 2 * times), [(2 * times, WISH_MAX)])}
-    claimed = [(2 * times, POWER_MAX), (2, CLAIM_MAX)]
-    told["answer"] = (_heads(answers, 2 * times + 2), claimed)
-    told["regret"] = (regrets, [(1, CLAIM_MAX)])
-    checks = priced.doubted(mpc, still), ranged(mpc, proved, runs, told)
-    doubt, proved = yield from together(*checks)
-    if doubt or proved.flags:
-        return doubt or proved.refusal  # type: ignore[no-any-return]
-    step = yield from priced.duals(mpc, still)
-    buses = range(register.bus_count)
-    own = committed(mpc, shapes, bids, said.absent)
-    stack = Stack.of(shapes, own, [proved.vectors.get(bus) for bus in buses])
-    found = yield from certify(mpc, register, stack, np.arange(len(buses), dtype=np.int64), step)
-    outside = yield from beyond(mpc, found.windows)
-    failed = [count + (bus in outside) for bus, count in enumerate(found.failed)]
-    allowed = said.limits.gap_max * max(abs(found.cost), said.limits.turnover_min)
-    differ = yield from unlike(mpc, found, answers, regrets, times, allowed)
-    is_close = found.gap <= GAP_FACTOR * allowed and not found.exceeded
-    electrical: dict[str, Any] = {}
-    if not any(failed) and not differ:
-        is_shown = said.may_narrow and is_close
-        plan = found.demand_p, found.demand_q
-        electrical = yield from electrical_check(mpc, register, *plan, is_shown=is_shown)
-    own_amounts: dict[int, Words] = {}
-    if not any(failed) and not differ and "shown" not in electrical:
-        # A plan that is planned again is paid by nobody.
-        own_amounts = {
-            bus: concatenate([found.payments[bus], found.own_costs[bus]]).data
-            for bus in pads.buses_of(buses)
-        }
-        own_amounts[PAYER] = found.payments.data
-    _, hidden = yield from pads.open(mpc, PRIME_FIELD.zeros(0), own_amounts)
-    return {
-        "failed": failed,
-        "unlike": differ,
-        "is_close": is_close,
-        "exceeded": [list(one) for one in found.exceeded],
-        "cost": found.cost * register.unit,
-        "gap": found.gap * register.unit,
-        "rent": found.rent * register.unit,
-        "exchange_cost": found.exchange_cost * register.unit,
-        "worse_off": found.worse_off,
-        "electrical": electrical,
-        OWN: hidden,
-    }

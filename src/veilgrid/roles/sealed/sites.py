@@ -6,11 +6,10 @@ and says is here, its numbers are in :mod:`.sites_own`, its solving in :mod:`.si
 """
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from dataclasses import replace
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -34,6 +33,7 @@ from veilgrid.machine import (
     TimerFired,
 )
 from veilgrid.mpc.client import Seeds, digest_of, submit_with_seeds
+from veilgrid.roles.sealed.believed import WORDS, WORDS_NS, Stops, agreed
 from veilgrid.roles.sealed.bid import Shape, bid_of
 from veilgrid.roles.sealed.course import (
     ANSWER,
@@ -48,6 +48,7 @@ from veilgrid.roles.sealed.course import (
 )
 from veilgrid.roles.sealed.heard import BID, client_of
 from veilgrid.roles.sealed.judge import COST_BITS
+from veilgrid.roles.sealed.keys import SiteKeys
 from veilgrid.roles.sealed.message import (
     Again,
     Agreement,
@@ -63,27 +64,11 @@ from veilgrid.roles.sealed.sites_kept import Proved, SiteOutcome, SiteRecord
 from veilgrid.roles.sealed.sites_own import OwnSites
 from veilgrid.roles.sealed.sites_solve import Cheapest, cheapest, free_of_cost, near
 from veilgrid.secret import Randomness, Secret
-from veilgrid.signature import Signs
-
-_Word = TypeVar("_Word", Notice, Over)
 
 _ANSWERED: Final = "answered"
 _CHEAPEST: Final = "cheapest"
-_WORDS: Final = "words"
-
-WORDS_NS: Final = 60_000_000_000
-"""How long sites wait for another party's word where the first ones blame nobody alike."""
-
 WISHES_KEPT_INTERVAL: Final = 4
 """Iterations from one record of where the sites stand to the next."""
-
-
-@dataclass(frozen=True, slots=True)
-class SiteKeys:
-    """One site's own keys: to sign with, and to make salts of commitments from."""
-
-    signer: Signs
-    salt_key: Secret[bytes]
 
 
 def _octets(own: list[int], arrays: Floats | list[Floats]) -> dict[int, bytes]:
@@ -142,8 +127,7 @@ class SiteGroup:
         self._payments: dict[int, float] = {}
         self._own_costs: dict[int, float] = {}
         self._is_over = False
-        self._stopped: dict[NodeId, Stopped] = {}
-        self._last_word: Stopped | None = None
+        self._stops = Stops()
         self._opening, self._agains = copy.deepcopy(course), dict[NodeId, Again]()
         self._is_warm = self._is_back = False
         self._wished: Wished | None = None
@@ -197,9 +181,9 @@ class SiteGroup:
             case Received(sender, Notice() as notice) if sender in self.agreement.parties:
                 return self._on_notice(sender, notice)
             case Received(sender, Stopped() as stopped) if sender in self.agreement.parties:
-                return [] if stopped.is_lost else self._on_word(sender, stopped)
-            case TimerFired(name) if name == _WORDS and self._last_word is not None:
-                return self._on_stopped(self._last_word)
+                return self._on_word(sender, stopped)
+            case TimerFired(name) if name == WORDS and self._stops.last is not None:
+                return self._on_stopped(self._stops.last)
             case Received(sender, Again() as again) if sender in self.agreement.parties:
                 return self._on_again(sender, again)
             case _:
@@ -218,16 +202,16 @@ class SiteGroup:
         if not self._is_back or over.day != self.agreement.day:
             return []
         self._overs[sender] = over
-        agreed, proved = self._agreed(self._overs), self._proved
-        if agreed is None:
+        told, proved = agreed(self._overs, self.agreement), self._proved
+        if told is None:
             return []
-        opened, ended = msgspec.msgpack.decode(agreed.public), (agreed.attempt, agreed.task)
+        opened, ended = msgspec.msgpack.decode(told.public), (told.attempt, told.task)
         is_last = proved is not None and (proved.attempt, proved.task + 1) == ended
         if proved is None or not is_last or not opened["certificate"]:
             reason = "the day ended while this process was away, and its part is lost"
-            return self._on_stopped(Stopped(self.agreement.day, agreed.task, reason, []))
-        session = replace(self.agreement, attempt=agreed.attempt).session(proved.task)
-        self._read_amounts(agreed.own, session)
+            return self._on_stopped(Stopped(self.agreement.day, told.task, reason, []))
+        session = replace(self.agreement, attempt=told.attempt).session(proved.task)
+        self._read_amounts(told.own, session)
         outcome = msgspec.structs.replace(
             proved.plan,
             payments=self._payments,
@@ -288,11 +272,6 @@ class SiteGroup:
         self._notices.setdefault(notice.task, {})[sender] = notice
         return self._go_on()
 
-    def _agreed(self, words: Mapping[NodeId, _Word]) -> _Word | None:
-        """Return what more parties say alike than may be corrupt, or None."""
-        said = list(words.values())
-        return next((one for one in said if said.count(one) > self.agreement.degree), None)
-
     def _is_of_now(self, said: Notice) -> bool:
         return (said.day, said.attempt) == (self.agreement.day, self.agreement.attempt)
 
@@ -330,23 +309,11 @@ class SiteGroup:
         return [Persist(self._began()), *self._act()]
 
     def _on_word(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
-        """Stop once more parties say so than may be corrupt, and blame whom that many blame."""
-        if stopped.day != self.agreement.day:
-            return []
-        self._stopped[sender] = stopped
-        said, degree = list(self._stopped.values()), self.agreement.degree
-        if len(said) <= degree:
-            return []
-        blamed = [name for one in said for name in set(one.culprits)]
-        culprits = sorted({name for name in blamed if blamed.count(name) > degree})
-        reason = next((one.reason for one in said if culprits == one.culprits), stopped.reason)
-        word = msgspec.structs.replace(stopped, reason=reason, culprits=culprits)
-        silent = [one for one in said if not one.culprits]
-        if culprits or len(silent) > degree or len(said) == len(self.agreement.parties):
-            return self._on_stopped(word)
-        # One of them may be corrupt and blame anybody: another's word decides, if it comes.
-        self._last_word = word
-        return [SetTimer(_WORDS, WORDS_NS)]
+        """Stop once more parties say so than may be corrupt."""
+        is_clear = self._stops.take(sender, stopped, self.agreement)
+        if is_clear and self._stops.last is not None:
+            return self._on_stopped(self._stops.last)
+        return [SetTimer(WORDS, WORDS_NS)] if self._stops.last else []
 
     def _on_stopped(self, stopped: Stopped) -> list[Effect]:
         self._is_over = True
@@ -355,7 +322,7 @@ class SiteGroup:
     def _go_on(self) -> list[Effect]:
         """Do the next task once enough parties agree on what the last one opened."""
         task = self.course.task
-        notice = self._agreed(self._notices.get(task.number, {}))
+        notice = agreed(self._notices.get(task.number, {}), self.agreement)
         if notice is None:
             return []
         result = msgspec.msgpack.decode(notice.result)
@@ -514,13 +481,7 @@ class SiteGroup:
 
     def salts(self) -> dict[int, bytes]:
         """Return each site's salt of commitments on this day, from its own key [sealed 6.5]."""
-        day = self.agreement.day
-        return {
-            bus: hashlib.sha256(
-                b"sealed salt 1 " + keys.salt_key.reveal_to("own salt") + day
-            ).digest()
-            for bus, keys in self._keys.items()
-        }
+        return {bus: keys.salt(self.agreement.day) for bus, keys in self._keys.items()}
 
     def _outcome(self) -> SiteOutcome:
         mine = self._mine

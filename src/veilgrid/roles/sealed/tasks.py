@@ -18,16 +18,15 @@ from veilgrid.roles.sealed.course import (
 from veilgrid.roles.sealed.heard import Pads, fallbacks
 from veilgrid.roles.sealed.program import (
     Priced,
-    Said,
     Tolerances,
     answer_program,
     bids_program,
-    certificate_program,
     pull_program,
     regret_program,
     wish_program,
 )
 from veilgrid.roles.sealed.relief import Doubted, relief_program
+from veilgrid.roles.sealed.settle import Said, certificate_program
 
 
 def program_of(

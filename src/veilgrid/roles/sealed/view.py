@@ -23,7 +23,6 @@ from veilgrid.mpc.field import PRIME_FIELD, Words, words_of
 from veilgrid.mpc.message import Said
 from veilgrid.mpc.prss import client_words
 from veilgrid.roles.sealed.day import (
-    SITES,
     PublicDay,
     cast_of,
     coordination_of,
@@ -31,6 +30,7 @@ from veilgrid.roles.sealed.day import (
     step_in_memory,
 )
 from veilgrid.roles.sealed.heard import vector
+from veilgrid.roles.sealed.keys import SITES
 from veilgrid.roles.sealed.message import Notice
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.secret import Randomness
