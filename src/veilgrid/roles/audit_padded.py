@@ -14,7 +14,7 @@ from veilgrid.grid.network import Floats
 from veilgrid.mpc.field import PRIME_FIELD, Words, decode, words_of
 from veilgrid.mpc.prss import client_words
 from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted, is_told_by_half
-from veilgrid.roles.sealed.heard import BID, client_of
+from veilgrid.roles.sealed.heard import BID, PAYER, client_of
 from veilgrid.roles.sealed.judge import COST_BITS
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS
 from veilgrid.roles.sealed.view import Views
@@ -24,9 +24,11 @@ FITTED_MIN: Final = 8
 
 
 class _Told(NamedTuple):
-    """What opened to a site in one task, pads taken off."""
+    """What opened about a site in one task behind the pads of a bus, pads taken off."""
 
     quantity: str
+    bus: int
+    places: slice
     task: int
     factor: float
     truth: Floats
@@ -92,8 +94,9 @@ def attack_padded(
     role += ", beyond the bound" if len(coalition) > views.degree else ""
     found, rows = list[tuple[_Told, Words]](), list[Recovered]()
     for told in _told(day, honest or views, site):
-        elements = _elements(views.padded[told.task][site])
-        known = known_pads(views, coalition, site, told.task, len(elements))
+        elements = _elements(views.padded[told.task][told.bus])
+        known = known_pads(views, coalition, told.bus, told.task, len(elements))
+        elements, known = elements[told.places], known[told.places]
         rest = PRIME_FIELD.subtract(elements, known)
         opened, left = [_numbers(part) * told.factor for part in (elements, rest)]
         found.append((told, rest))
@@ -129,22 +132,32 @@ def _told(day: Day, views: Views, site: int) -> list[_Told]:
     price = register.unit / 2.0 ** (POWER_BITS + FACTOR_BITS)
     hours = day.horizon.hours * day.network.base_mva
     amount = register.unit / 2.0 ** (COST_BITS + 1)
-    found = {"wish": list[_Told](), "certificate": list[_Told]()}
+    found, paid = {"wish": list[_Told](), "certificate": list[_Told]()}, list[_Told]()
     for task, own in sorted(views.padded.items(), reverse=True):
         kind = kinds.get(task, "")
         if kind not in found or site not in own:
             continue
-        elements = _elements(own[site])
         is_price = kind == "wish"
-        factor = price / hours if is_price else amount
-        everybody = range(len(views.parties))
-        pads = known_pads(views, everybody, site, task, len(elements))
-        truth = _numbers(PRIME_FIELD.subtract(elements, pads)) * factor
         name = "its prices" if is_price else "its payment and own cost"
         earlier = ", the time before" if found[kind] else ""
         unit = f"{day.currency}/MWh" if is_price else day.currency
-        found[kind].append(_Told(f"{name}{earlier}", task, factor, truth, unit))
-    return [*found["wish"][:2], *found["certificate"][:1]]
+        factor = price / hours if is_price else amount
+        one = _read(views, f"{name}{earlier}", site, slice(None), task, factor, unit)
+        found[kind].append(one)
+        if PAYER in own:
+            name, own_place = "its payment, opened to the payer", slice(site, site + 1)
+            paid.append(_read(views, name, PAYER, own_place, task, factor, unit))
+    return [*found["wish"][:2], *found["certificate"][:1], *paid[:1]]
+
+
+def _read(
+    views: Views, quantity: str, bus: int, places: slice, task: int, factor: float, unit: str
+) -> _Told:
+    """Take all pads of a bus off, as nobody can who has no seeds of all parties."""
+    elements = _elements(views.padded[task][bus])
+    pads = known_pads(views, range(len(views.parties)), bus, task, len(elements))
+    truth = _numbers(PRIME_FIELD.subtract(elements, pads)[places]) * factor
+    return _Told(quantity, bus, places, task, factor, truth, unit)
 
 
 def _numbers(elements: Words) -> Floats:

@@ -350,14 +350,13 @@ def _attack_public(day: Day, views: Views, site: int) -> list[Recovered]:
 
 def _attack_payment(day: Day, views: Views, site: int) -> list[Recovered]:
     """Spread a site's payment, which opens to the payer, as the substation's meter runs."""
-    setpoints, prices = views.coordination.setpoints, views.coordination.price_p
-    demand_p, demand_q = day.demands(setpoints)
-    paid = prices[site] @ demand_p[site] + views.coordination.price_q[site] @ demand_q[site]
+    demand_p, _ = day.demands(views.coordination.setpoints)
+    paid = views.payments[site]
     tariff, metered = _tariff(day, views), demand_p.sum(axis=0)
     worth = float(tariff @ metered)
     profile = metered if abs(worth) > EXACT else np.ones_like(metered)
     base = day.network.base_mva
-    guess = float(paid) / float(tariff @ profile) * profile * base
+    guess = paid / float(tariff @ profile) * profile * base
     role, how = "payer", "its payment at the tariff, spread as the substation's exchange"
     energy = np.array([float(demand_p[site].sum()) * base * day.horizon.hours])
     spent = Target("energy of the day", 0, "", np.arange(1), energy, "MWh", 1.0)

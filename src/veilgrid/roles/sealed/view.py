@@ -5,7 +5,7 @@ every word that it hears, what opens to all. Tests compare the views of two days
 differ, and one view with what uniform numbers look like.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from typing import Any, Final, NamedTuple
@@ -30,8 +30,8 @@ from veilgrid.roles.sealed.day import (
     step_in_memory,
 )
 from veilgrid.roles.sealed.heard import vector
-from veilgrid.roles.sealed.keys import SITES
-from veilgrid.roles.sealed.message import Notice
+from veilgrid.roles.sealed.keys import PAYER_NODE, SITES
+from veilgrid.roles.sealed.message import Notice, Over
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.secret import Randomness
 
@@ -151,6 +151,8 @@ class Views:
         What opened to all, task by task.
     padded
         What opened to all behind the pads of one site, by task and bus, as octets.
+    payments : by bus, currency
+        What the payer heard.
     """
 
     public: PublicDay
@@ -160,6 +162,7 @@ class Views:
     tasks: list[tuple[int, str, int]] = field(default_factory=list)
     opened: list[dict[str, Any]] = field(default_factory=list)
     padded: dict[int, dict[int, bytes]] = field(default_factory=dict)
+    payments: dict[int, float] = field(default_factory=dict)
 
     def known_part(self, coalition: Sequence[int], number: int, name: str) -> Words:
         """Return a site's vector less all that a coalition's seeds stand for."""
@@ -221,16 +224,19 @@ def record(
         if not seen or seen[-1][0] != task.number:
             seen.append((task.number, task.kind, task.iteration))
 
-    notices = _Notices(group.handle)
+    notices, payer = _Notices(group.handle), cast.machines[PAYER_NODE]
     group.handle = notices  # type: ignore[method-assign]
+    payer.handle = notices.passing(payer.handle)  # type: ignore[method-assign,assignment]
     with cast.pool:
         driven = step_in_memory(cast.machines, follow)
     plan = coordination_of(day, driven, SITES, public.register.unit)
-    return Views(public, parties, plan, degree, seen, notices.results(), notices.padded)
+    payments = driven.outcomes[PAYER_NODE][0].payments
+    opened = notices.results()
+    return Views(public, parties, plan, degree, seen, opened, notices.padded, payments)
 
 
 class _Notices:
-    """Keeps what opens to all on its way to the sites."""
+    """Keeps what opens to all on its way to the sites and to the payer."""
 
     def __init__(self, passed: Any) -> None:
         self._passed = passed
@@ -243,6 +249,17 @@ class _Notices:
             if event.message.own:
                 self.padded.setdefault(event.message.task, event.message.own)
         return self._passed(event)  # type: ignore[no-any-return]
+
+    def passing(self, passed: Callable[[Event], list[Effect]]) -> Callable[[Event], list[Effect]]:
+        """Keep what the payer is told, too."""
+
+        def handle(event: Event) -> list[Effect]:
+            match event:
+                case Received(_, Over(task=after, own=own)) if own:
+                    self.padded[after - 1] = {**self.padded.get(after - 1, {}), **own}
+            return passed(event)
+
+        return handle
 
     def results(self) -> list[dict[str, Any]]:
         return [
