@@ -34,7 +34,7 @@ def killed(target: Path, *arguments: object, records: int = 4) -> None:
     )
     try:
         assert process.stderr is not None
-        said = f"committed and kept in {journal.parent};"
+        said = f"bids of 6 sites are committed and kept in {journal.parent};"
         while said not in (line := process.stderr.readline()):
             assert line, "the run says that bids are kept"
         sizes = {journal.stat().st_size}

@@ -24,7 +24,7 @@ from veilgrid.node.journal import KEY_LENGTH, Journal
 from veilgrid.node.wire import Codec
 from veilgrid.report.results import MARKER, read_run
 from veilgrid.roles.sealed.day import Life
-from veilgrid.roles.sealed.keeping import Kept, Opened, Told, bids_kept
+from veilgrid.roles.sealed.keeping import Kept, Opened, Told, bid_count, bids_kept
 from veilgrid.roles.sealed.message import Committed
 from veilgrid.secret import Randomness, Secret
 
@@ -131,7 +131,7 @@ class _Keeper:
         if isinstance(record, Committed):
             self._missing -= 1
             if self._missing == 0:
-                text = f"bids of {len(record.submissions)} sites are committed and kept"
+                text = f"bids of {bid_count(record)} sites are committed and kept"
                 text += f" in {self._folder}; if this run is cut short, --resume goes on"
                 click.echo(text, err=True)
 

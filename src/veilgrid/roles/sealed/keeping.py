@@ -13,6 +13,7 @@ from nacl.public import PrivateKey
 from veilgrid.machine import NodeId
 from veilgrid.roles.sealed.attempts import ATTEMPTS_MAX
 from veilgrid.roles.sealed.day import Life
+from veilgrid.roles.sealed.heard import BID, PAYER, client_of
 from veilgrid.roles.sealed.keys import SITES, Keys, SiteKeys
 from veilgrid.roles.sealed.message import (
     Began,
@@ -93,6 +94,11 @@ Kept = Opened | Told
 """What the journal of a run holds."""
 
 
+def bid_count(record: Committed) -> int:
+    """Return how many sites' bids a party keeps; the payer's message is none."""
+    return sum(sent.client != client_of(PAYER, BID) for sent in record.submissions)
+
+
 def bids_kept(records: Sequence[Kept]) -> int:
     """Return how many sites' committed bids all parties have; 0 = there is nothing to go on with.
 
@@ -101,7 +107,7 @@ def bids_kept(records: Sequence[Kept]) -> int:
     opened = [one for one in records if isinstance(one, Opened)]
     told = [one for one in records if isinstance(one, Told)]
     sites = [one for one in told if one.node == SITES and isinstance(one.record, Began)]
-    bids = [len(one.record.submissions) for one in told if isinstance(one.record, Committed)]
+    bids = [bid_count(one.record) for one in told if isinstance(one.record, Committed)]
     if not opened or not sites or len(bids) < len(opened[0].boxes):
         return 0
     attempts = [one.record.attempt for one in told if isinstance(one.record, Began)]
