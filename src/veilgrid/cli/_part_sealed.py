@@ -41,6 +41,7 @@ from veilgrid.roles.sealed.ledger import (
     TellingParty,
 )
 from veilgrid.roles.sealed.ledger_message import (
+    KEPT,
     LEDGER_JOURNAL,
     SEATED_RECORDS,
     WIRE,
@@ -259,9 +260,9 @@ def _operator(
         machine: PayingOperator | Payer = payer
         if ledger is not None:
             others = [record for record in records if not isinstance(record, PayerRecord)]
-            words = Words(ledger.day, agreement.parties, agreement.degree)
+            words = Words(ledger.day, agreement.parties, agreement.degree, others)
             recorder = SealedOperator(me, ledger, words, signer, others)
-            machine = PayingOperator(payer, recorder, ledger)
+            machine = PayingOperator(payer, recorder, ledger, others)
         held[:] = [machine]
         return machine
 
@@ -298,8 +299,9 @@ def _validator(settings: Settings, day: Day, agreement: Agreement) -> Work:
     signer, me, exports = settings.signer(), settings.node, list[bytes]()
 
     def build(records: Sequence[Any]) -> Machine:
-        words = Words(ledger.day, agreement.parties, agreement.degree)
-        inner = Validator(me, ledger, public, signer, records, tells_all=False)
+        words = Words(ledger.day, agreement.parties, agreement.degree, records)
+        own = [record for record in records if not isinstance(record, KEPT)]
+        inner = Validator(me, ledger, public, signer, own, tells_all=False)
         machine = SealedValidator(inner, ledger, words)
         return _evidenced(settings, machine, ledger) if ledger.is_attested else machine
 

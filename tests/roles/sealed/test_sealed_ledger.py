@@ -36,6 +36,7 @@ from veilgrid.roles.sealed.ledger import (
     TellingParty,
 )
 from veilgrid.roles.sealed.ledger_message import (
+    KEPT,
     WIRE,
     Openings,
     Pledge,
@@ -107,8 +108,8 @@ class World:
         self.queue.extend((name, TimerFired(START)) for name in self.machines)
 
     def recorder(self, name: NodeId) -> Any:
-        words, signer = Words("small", self.parties, 1), SIGNERS[name]
         kept = self.journals.get(name, [])
+        words, signer = Words("small", self.parties, 1, kept), SIGNERS[name]
         if name == OPERATOR:
             own = [one for one in kept if isinstance(one, PayerRecord)]
             agreement, randomness = self.group.agreement, SeededRandomness(5)
@@ -116,8 +117,9 @@ class World:
             payer = Payer(name, agreement, self.public.register.unit, records=own, **keys)
             others = [one for one in kept if not isinstance(one, PayerRecord)]
             recorder = SealedOperator(name, self.told, words, signer, others)
-            return PayingOperator(payer, recorder, self.told)
-        inner = Validator(name, self.told, self.public, signer, kept, tells_all=False)
+            return PayingOperator(payer, recorder, self.told, others)
+        own = [one for one in kept if not isinstance(one, KEPT)]
+        inner = Validator(name, self.told, self.public, signer, own, tells_all=False)
         return SealedValidator(inner, self.told, words)
 
     def restart(self, name: NodeId) -> None:
@@ -379,6 +381,33 @@ def test_operator_and_validators_that_start_again_finish_the_record(after: str) 
         assert found is not None
         assert found.public["status"] == "closed"
         octets_of(found.export)
+
+
+def test_a_record_is_finished_although_parties_and_sites_have_gone_for_good() -> None:
+    """What they said beside the ledger was heard once; nobody is left to say it again."""
+    world = World()
+    recorders = [OPERATOR, *map(NodeId, VALIDATORS)]
+    while not all(len(world.machines[name].view.bids) == len(DAY.sites) for name in recorders[1:]):
+        assert world.step()
+    assert len(world.machines[OPERATOR].recorder.pledges) == len(DAY.sites)
+    assert not any(world.recorded(name) for name in recorders)
+    world.queue.clear()
+    world.timers.clear()
+    for name in (*world.parties, SITES):
+        world.machines[name] = Gone()
+    for name in recorders:
+        world.restart(name)
+    world.run((*VALIDATORS, OPERATOR))
+    for name in VALIDATORS:
+        found = world.recorded(name)
+        assert found is not None
+        assert found.public["status"] == "closed"
+    assert {pledge for _, pledge in accounts(world).values()} == {AS_PAID}
+
+
+class Gone:
+    def handle(self, _event: Event) -> list[Effect]:
+        return []
 
 
 def test_what_crosses_the_links_can_be_told_apart() -> None:

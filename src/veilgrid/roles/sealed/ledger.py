@@ -26,6 +26,7 @@ from veilgrid.machine import (
     Effect,
     Event,
     NodeId,
+    Persist,
     Received,
     Send,
     SetTimer,
@@ -35,6 +36,7 @@ from veilgrid.roles.ledger_seat import AGAIN, Agreement, Seat, bus_of, client_of
 from veilgrid.roles.ledger_validator import Validator, folded
 from veilgrid.roles.ledger_view import DayView
 from veilgrid.roles.sealed.ledger_message import (
+    KEPT,
     FetchWord,
     Openings,
     Pledge,
@@ -237,9 +239,11 @@ class SealedOperator(Recorder):
     ) -> None:
         super().__init__(agreement)
         self.me, self.words, self._are_bids_late = me, words, False
-        self._seat = Seat(me, agreement, [str(me)], signer, records)
+        own = [record for record in records if not isinstance(record, KEPT)]
+        self._seat = Seat(me, agreement, [str(me)], signer, own)
         self.view = self._seat.view
-        self.pledges: dict[str, Pledge] = {}
+        told = [one for one in records if isinstance(one, Pledges)]
+        self.pledges = {one.site: one for each in told for one in each.pledges}
 
     def _take(self, event: Event) -> list[Effect]:
         agreement = self._agreement
@@ -255,22 +259,27 @@ class SealedOperator(Recorder):
                 self._are_bids_late = True
                 return []
             case Received(sender, Word() as word):
-                self.words.take(sender, word)
-                return []
+                return self.words.take(sender, word)
             case Received(sender, Pledges() as told):
-                self._keep(sender, told)
-                return []
+                return self._keep(sender, told)
             case Received(sender, FetchWord()) if sender in agreement.validators:
                 return send_all([sender], self._collected())
             case Received() | TimerFired():
                 return self._seat.handle(event) or []
         return []
 
-    def _keep(self, sender: NodeId, told: Pledges) -> None:
-        for pledge in told.pledges:
-            is_own = self._agreement.groups.get(pledge.site) == sender
-            if is_own and is_genuine(pledge, self._agreement):
-                self.pledges.setdefault(pledge.site, pledge)
+    def _keep(self, sender: NodeId, told: Pledges) -> list[Effect]:
+        """Keep each site's first pledge."""
+        agreement = self._agreement
+        new = [
+            pledge
+            for pledge in told.pledges
+            if agreement.groups.get(pledge.site) == sender
+            and pledge.site not in self.pledges
+            and is_genuine(pledge, agreement)
+        ]
+        self.pledges |= {pledge.site: pledge for pledge in new}
+        return [Persist(Pledges(agreement.day, new))] if new else []
 
     def _collected(self) -> Pledges:
         present = [bus_of(client) for client in self.view.present]
@@ -352,8 +361,7 @@ class SealedValidator(Recorder):
         agreement = self._agreement
         match event:
             case Received(sender, Word() as word):
-                self.words.take(sender, word)
-                return []
+                return self.words.take(sender, word)
             case Received(sender, Pledges() as told) if sender == agreement.operator:
                 if told.day == agreement.day:
                     self._offered = [one for one in told.pledges if is_genuine(one, agreement)]

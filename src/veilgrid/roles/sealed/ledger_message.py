@@ -11,7 +11,7 @@ import msgspec
 
 from veilgrid.ledger.journalled import RECORDS as LEDGER_RECORDS
 from veilgrid.ledger.operation import ProposeIteration
-from veilgrid.machine import NodeId
+from veilgrid.machine import Effect, NodeId, Persist
 from veilgrid.roles.ledger_message import MESSAGES, Seated
 from veilgrid.roles.ledger_seat import Agreement, bus_of
 from veilgrid.roles.ledger_view import DayView
@@ -126,7 +126,10 @@ WIRE = Message | MESSAGES | Word | Pledge | Pledges | Openings | FetchWord
 SEATED_RECORDS = SiteRecord | Seated
 """The union that journals of its sites hold."""
 
-LEDGER_JOURNAL = LEDGER_RECORDS | Seated | PayerRecord
+KEPT = Word | Pledges | Openings
+"""What operator and validators keep of what is said beside the ledger: nobody may say it again."""
+
+LEDGER_JOURNAL = LEDGER_RECORDS | Seated | PayerRecord | KEPT
 """The union that journals of its operator and its validators hold."""
 
 
@@ -163,21 +166,27 @@ class Words:
         Who counts.
     degree
         So many of them may be corrupt.
+    records
+        What an earlier life kept; a word among them is believed.
     """
 
-    def __init__(self, day: str, parties: Sequence[NodeId], degree: int) -> None:
+    def __init__(
+        self, day: str, parties: Sequence[NodeId], degree: int, records: Sequence[Any] = ()
+    ) -> None:
         self.day, self.parties, self._degree = day, tuple(parties), degree
         self._said: dict[NodeId, Word] = {}
-        self.agreed: Word | None = None
+        self.agreed = next((one for one in records if isinstance(one, Word)), None)
 
-    def take(self, sender: NodeId, word: Word) -> None:
-        """Count a word: the first one of each party."""
+    def take(self, sender: NodeId, word: Word) -> list[Effect]:
+        """Count a word, the first one of each party; keep what is believed."""
         if sender not in self.parties or word.day != self.day:
-            return
+            return []
         self._said.setdefault(sender, word)
         equal = [one for one in self._said.values() if one == word]
-        if self.agreed is None and len(equal) > self._degree:
-            self.agreed = word
+        if self.agreed is not None or len(equal) <= self._degree:
+            return []
+        self.agreed = word
+        return [Persist(word)]
 
 
 def unfit(view: DayView, word: Word) -> list[str]:

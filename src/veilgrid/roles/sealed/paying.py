@@ -4,9 +4,10 @@ Validators record commitments to payments that they cannot open [sealed 6.5]. Th
 payments from the parties, and the sites show it their salts, so it can open each commitment.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-from veilgrid.machine import START, Effect, Event, Received, TimerFired
+from veilgrid.machine import START, Effect, Event, NodeId, Persist, Received, TimerFired
 from veilgrid.roles.ledger_seat import Agreement
 from veilgrid.roles.sealed.ledger import SealedOperator
 from veilgrid.roles.sealed.ledger_message import Openings
@@ -28,11 +29,20 @@ class PayingOperator:
         Its two parts.
     agreement
         Of the ledger.
+    records
+        What an earlier life persisted.
     """
 
-    def __init__(self, payer: Payer, recorder: SealedOperator, agreement: Agreement) -> None:
+    def __init__(
+        self,
+        payer: Payer,
+        recorder: SealedOperator,
+        agreement: Agreement,
+        records: Sequence[Any] = (),
+    ) -> None:
         self.payer, self.recorder, self._agreement = payer, recorder, agreement
-        self._salts: dict[str, bytes] = {}
+        told = [one for one in records if isinstance(one, Openings)]
+        self._salts = {site: salt for one in told for site, salt in one.salts.items()}
 
     def handle(self, event: Event) -> list[Effect]:
         """Advance by one event."""
@@ -42,14 +52,21 @@ class PayingOperator:
             case Received(_, Again() | Over() | Stopped()):
                 return self.payer.handle(event)
             case Received(sender, Openings() as told):
-                if told.day == self._agreement.day:
-                    homes = self._agreement.groups
-                    own = {
-                        bus: salt for bus, salt in told.salts.items() if homes.get(bus) == sender
-                    }
-                    self._salts |= own
-                return []
+                return self._keep(sender, told)
         return self.recorder.handle(event)
+
+    def _keep(self, sender: NodeId, told: Openings) -> list[Effect]:
+        """Keep the salts of a process's own sites."""
+        agreement = self._agreement
+        salts = {
+            site: salt
+            for site, salt in told.salts.items()
+            if agreement.groups.get(site) == sender and self._salts.get(site) != salt
+        }
+        if told.day != agreement.day or not salts:
+            return []
+        self._salts |= salts
+        return [Persist(Openings(agreement.day, salts))]
 
     def accounts(self) -> list[dict[str, Any]]:
         """Return what each site pays, and how its pledge fits: :data:`AS_PAID`, or why not."""
