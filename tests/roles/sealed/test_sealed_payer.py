@@ -23,7 +23,7 @@ from veilgrid.roles.sealed.message import (
 from .sealed_days import Ended, run_day, small
 from .sealed_world import VICTIM, World
 
-SCENARIO = small(4, rating=0.55, low=0.97)
+SCENARIO = small(1)
 DAY, LIMITS = SCENARIO.day(), Limits.of(SCENARIO.network)
 LIAR = NodeId("party-2")
 
