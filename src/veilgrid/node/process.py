@@ -6,6 +6,7 @@ left behind when the supervisor dies.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -134,6 +135,7 @@ class _Process:
                         awaited = [NodeId(node) for node in directory.awaited]
                         await member.connected(CONNECT_TIMEOUT_S, awaited)
                         member.build()
+                        gc.freeze()  # Modules and kernels stay: looking at them is in vain.
                         self._tell(Ready())
                 case Go() if member.is_built:
                     break
