@@ -7,7 +7,7 @@ slack at the optimum are the explanation [Chinneck, Feasibility and Infeasibilit
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, sparse
+from scipy import sparse
 
 from veilgrid.errors import SolverFailed
 from veilgrid.qp.problem import Floats, QuadraticProgram
@@ -49,6 +49,8 @@ def elastic(problem: QuadraticProgram, soft: Floats, tolerance: float = 1e-9) ->
     SolverFailed
         The linear-programming back-end gave no verdict.
     """
+    from scipy import optimize  # A fifth of a second, and few need it.
+
     rows, columns = problem.matrix.shape
     bendable = np.flatnonzero(soft > 0.0)
     pick = sparse.csc_matrix(
