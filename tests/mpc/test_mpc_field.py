@@ -1,7 +1,9 @@
 """Both fields against plain integers, sharing against MPyC, opening against every liar."""
 
 import random
+from functools import reduce
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ from veilgrid.mpc.field import (
     BOUND_MAX,
     PRIME,
     PRIME_FIELD,
+    Field,
     FixedPoint,
+    Words,
     decode,
     encode,
     octal_image,
@@ -110,6 +114,36 @@ def test_small_field_sits_inside_the_large_one() -> None:
             assert octal_image(a ^ b) == octal_image(a) ^ octal_image(b)
         if a:
             assert octal_times(a, octal_inverse(a)) == 1
+
+
+@pytest.mark.parametrize("field", [PRIME_FIELD, BINARY_FIELD], ids=lambda field: field.name)
+@pytest.mark.parametrize(("width", "size"), [(2, 1), (4, 513), (5, 1024)])
+def test_points_of_a_fold_agree_with_single_products(field: Field, width: int, size: int) -> None:
+    """Work goes tile by tile; an element left out at an edge would leave its product unchecked."""
+    words = SeededRandomness(1)
+
+    def drawn(count: int) -> Words:
+        return field.from_words(np.frombuffer(words.octets(8 * field.words * count), "<u8"))
+
+    a, b, rows = (drawn(count * width) for count in (size, size, width - 1))
+    shape = (2,) if field.words == 2 else ()
+    left, right = (each.reshape(width, size, *shape) for each in (a, b))
+    found = field.curve(left, right, rows.reshape(width - 1, width, *shape))
+    x, y, factors = (np.array(field.numbers(one), object) for one in (a, b, rows))
+    x, y, factors = x.reshape(width, size), y.reshape(width, size), factors.reshape(-1, width)
+
+    def combined(row: list[int], blocks: Any) -> list[int]:
+        scaled = [
+            [field.times(f, one) for one in block] for f, block in zip(row, blocks, strict=True)
+        ]
+        return [reduce(field.plus, column) for column in zip(*scaled, strict=True)]
+
+    pairs = [
+        *zip(x[:-1], y[:-1], strict=True),
+        *((combined(row, x), combined(row, y)) for row in factors),
+    ]
+    expected = [reduce(field.plus, map(field.times, p, q)) for p, q in pairs]
+    assert field.numbers(found) == expected
 
 
 def test_bit_sliced_products_agree_with_the_table() -> None:

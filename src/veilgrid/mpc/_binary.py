@@ -18,6 +18,9 @@ _MASK = np.uint64(0x7FFFFFFFFFFFFFFF)
 _ONE = np.uint64(1)
 _TOP = np.uint64(63)
 
+_TILE = 512
+"""Elements that are worked on at a time, where what they become need not be written out."""
+
 
 @compiled
 def reduced(low: Any, high: Any) -> Any:
@@ -97,6 +100,46 @@ def rows(a: Words, b: Words) -> Words:
             low ^= wide[0]
             high ^= wide[1]
         out[r] = reduced(low, high)
+    return out
+
+
+@compiled
+def curve(a: Words, b: Words, beyond: Words) -> Words:
+    """Return the inner product of two vectors of blocks at one point after the other.
+
+    First block by block, without the last; then the blocks that each row of ``beyond`` combines:
+    (block, element) twice, (row, block) gives (block - 1 + row,). Combinations exist only for a
+    few elements at a time, so that they stay in the cache.
+    """
+    width, size, row_count = a.shape[0], a.shape[1], beyond.shape[0]
+    sums = np.zeros((width - 1 + row_count, 2), np.uint64)
+    kept = np.empty((4, _TILE), np.uint64)
+    for start in range(0, size, _TILE):
+        count = min(_TILE, size - start)
+        for k in range(width - 1):
+            for i in range(start, start + count):
+                wide = carryless(a[k, i], b[k, i])
+                sums[k, 0] ^= wide[0]
+                sums[k, 1] ^= wide[1]
+        for row in range(row_count):
+            kept[:] = 0
+            for k in range(width):
+                factor = beyond[row, k]
+                for i in range(count):
+                    left = carryless(factor, a[k, start + i])
+                    right = carryless(factor, b[k, start + i])
+                    kept[0, i] ^= left[0]
+                    kept[1, i] ^= left[1]
+                    kept[2, i] ^= right[0]
+                    kept[3, i] ^= right[1]
+            at = width - 1 + row
+            for i in range(count):
+                wide = carryless(reduced(kept[0, i], kept[1, i]), reduced(kept[2, i], kept[3, i]))
+                sums[at, 0] ^= wide[0]
+                sums[at, 1] ^= wide[1]
+    out = np.empty(sums.shape[0], np.uint64)
+    for k in range(sums.shape[0]):
+        out[k] = reduced(sums[k, 0], sums[k, 1])
     return out
 
 

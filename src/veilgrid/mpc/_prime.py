@@ -18,6 +18,9 @@ _FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _ONE = np.uint64(1)
 _TOP = np.uint64(63)
 
+_TILE = 512
+"""Elements that are worked on at a time."""
+
 
 @compiled
 def _product(a0: Any, a1: Any, b0: Any, b1: Any) -> Any:
@@ -120,6 +123,41 @@ def rows(a: Words, b: Words) -> Words:
             p0, p1 = _product(a[r, i, 0], a[r, i, 1], b[r, i, 0], b[r, i, 1])
             s0, s1 = _sum(s0, s1, p0, p1)
         out[r, 0], out[r, 1] = s0, s1
+    return out
+
+
+@compiled
+def curve(a: Words, b: Words, beyond: Words) -> Words:
+    """Return the inner product of two vectors of blocks at one point after the other.
+
+    First block by block, without the last; then the blocks that each row of ``beyond`` combines:
+    (block, element, 2) twice, (row, block, 2) gives (block - 1 + row, 2). Combinations are not
+    written out, and what they combine is read for a few elements at a time, from the cache.
+    """
+    width, size, row_count = a.shape[0], a.shape[1], beyond.shape[0]
+    out = np.zeros((width - 1 + row_count, 2), np.uint64)
+    for start in range(0, size, _TILE):
+        stop = min(start + _TILE, size)
+        for k in range(width - 1):
+            s0, s1 = out[k, 0], out[k, 1]
+            for i in range(start, stop):
+                p0, p1 = _product(a[k, i, 0], a[k, i, 1], b[k, i, 0], b[k, i, 1])
+                s0, s1 = _sum(s0, s1, p0, p1)
+            out[k, 0], out[k, 1] = s0, s1
+        for row in range(row_count):
+            at = width - 1 + row
+            s0, s1 = out[at, 0], out[at, 1]
+            for i in range(start, stop):
+                l0, l1, r0, r1 = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+                for k in range(width):
+                    f0, f1 = beyond[row, k, 0], beyond[row, k, 1]
+                    p0, p1 = _product(f0, f1, a[k, i, 0], a[k, i, 1])
+                    l0, l1 = _sum(l0, l1, p0, p1)
+                    p0, p1 = _product(f0, f1, b[k, i, 0], b[k, i, 1])
+                    r0, r1 = _sum(r0, r1, p0, p1)
+                p0, p1 = _product(l0, l1, r0, r1)
+                s0, s1 = _sum(s0, s1, p0, p1)
+            out[at, 0], out[at, 1] = s0, s1
     return out
 
 

@@ -50,6 +50,7 @@ class Field:
     combine: Callable[[Words, Words], Words]
     accumulate: Callable[[Words, Words, Words], None]
     rows: Callable[[Words, Words], Words]
+    curve: Callable[[Words, Words, Words], Words]
     times: Callable[[int, int], int]
     plus: Callable[[int, int], int]
     minus: Callable[[int, int], int]
@@ -105,6 +106,7 @@ PRIME_FIELD: Final = Field(
     _prime.combine,
     _prime.accumulate,
     _prime.rows,
+    _prime.curve,
     lambda a, b: a * b % PRIME,
     lambda a, b: (a + b) % PRIME,
     lambda a, b: (a - b) % PRIME,
@@ -120,6 +122,7 @@ BINARY_FIELD: Final = Field(
     _binary.combine,
     _binary.accumulate,
     _binary.rows,
+    _binary.curve,
     _binary_times,
     lambda a, b: a ^ b,
     lambda a, b: a ^ b,

@@ -158,10 +158,11 @@ def _blocks(field: Field, vector: Words, width: int) -> Words:
 
 
 @cache
-def _beyond(field: Field, width: int) -> tuple[Words, ...]:
+def _beyond(field: Field, width: int) -> Words:
     """Return the factors that take blocks at points 0..width-1 to each of the next points."""
     points = list(range(width))
-    return tuple(field.vector(lagrange(field, points, at)) for at in range(width, 2 * width - 1))
+    rows = [field.vector(lagrange(field, points, at)) for at in range(width, 2 * width - 1)]
+    return np.array(rows)
 
 
 def _fold(
@@ -173,11 +174,7 @@ def _fold(
     the parties multiply for all but one of its values, and the claim gives that one.
     """
     width = a.shape[0]
-    points_a = [*a[:-1], *(field.combine(row, a) for row in _beyond(field, width))]
-    points_b = [*b[:-1], *(field.combine(row, b) for row in _beyond(field, width))]
-    values = yield from engine.inner_unchecked(
-        field, np.concatenate(points_a), np.concatenate(points_b), a.shape[1]
-    )
+    values = yield from engine.summed(field, field.curve(a, b, _beyond(field, width)))
     first, rest = values[: width - 1], values[width - 1 :]
     last = c
     for k in range(1 if is_blinded else 0, width - 1):
