@@ -249,7 +249,7 @@ def _record(party: "Party") -> Record | None:
     rounds = []
     for number in range(state.first, last + 1):
         heard = state.rounds[number].heard or []
-        if heard and heard[party.number - 1].private.size:
+        if heard and state.spoken[number].private_length:
             columns = to_kings.get(number)
             if columns is None:
                 return None
@@ -270,7 +270,7 @@ def _king_words(party: "Party") -> dict[int, list[Words]]:
     for number, heading in enumerate(state.rounds):
         if heading.heard is None:
             continue
-        size = heading.heard[party.number - 1].private.size
+        size = state.spoken[number].private_length
         if number == 0 or size == 0:
             continue
         blocks = [np.zeros((size, party.n), np.uint64) for _ in range(party.n)]

@@ -8,6 +8,7 @@ that names who deviated (:mod:`veilgrid.mpc._blame`).
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -201,13 +202,14 @@ class Party:
 
     def _speak(self, spoken: Round) -> list[Effect]:
         state = self.state
+        shared = bytes(octets_of(spoken.shared))
         state.round += 1
-        state.current = spoken
+        # All rounds are kept until it is over, so own words are kept once.
+        state.current = replace(spoken, shared=words_of(shared))
         state.heads.append(state.head)
-        state.spoken.append(spoken)
+        state.spoken.append(replace(state.current, private=None))
         heading = state.early.pop(state.round, Heading())
         state.rounds.append(heading)
-        shared = bytes(octets_of(spoken.shared))
         digest = hashlib.sha256(shared).digest()
         signed = self.sign(statement(self.session, state.round, self.number, digest))
         everyone = Said(self.session, state.round, shared, signature=signed)
@@ -291,7 +293,8 @@ class Party:
                 effects += _court.fail(self, "a message has the wrong length", wrong)
                 break
             heard = [self._words(heading, number) for number in range(1, self.n + 1)]
-            heading.heard = heard
+            heading.heard = [*heard]
+            heading.heard[self.number - 1] = Heard(heard[self.number - 1].shared, EMPTY)
             digest = hashlib.sha256(state.head)
             for number in range(1, self.n + 1):
                 digest.update(heading.digests[number])
