@@ -351,9 +351,10 @@ class Engine:
         products, self.products = self.products, []
         gates, self.gates = self.gates, []
         self._pending = {"products": 0, "gates": 0}
-        if products or gates:
+        is_due = bool(products or gates)
+        if is_due:
             yield from verify_all(self, products, gates, *last)
-        return bool(products or gates)
+        return is_due
 
     def agree(self) -> Steps[None]:
         """Verify what is pending, and that all parties heard the same [mpc 6.4].

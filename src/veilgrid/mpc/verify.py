@@ -5,7 +5,6 @@ claims into one about an inner product, which is folded until one product is lef
 blinded by a random pair, opened and compared.
 """
 
-from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -34,9 +33,13 @@ _CHEAP: Final = {"prime": 1 << 18, "binary": 1 << 21}
 
 
 def verify_all(
-    engine: "Engine", products: Sequence[Claim], gates: Sequence[Claim], *last: Steps[None]
+    engine: "Engine", products: list[Claim], gates: list[Claim], *last: Steps[None]
 ) -> Steps[None]:
-    """Check prime-field products and Boolean gates side by side; ``last`` goes with the end."""
+    """Check prime-field products and Boolean gates side by side; ``last`` goes with the end.
+
+    Both lists are empty afterwards: a check takes memory, and claims are not needed any more once
+    they are combined.
+    """
     seed = yield from engine.coin()
     stream = Stream(seed.to_bytes(16, "little"), b"weights")
     checks = []
@@ -48,10 +51,11 @@ def verify_all(
     yield from together(*(_compared(engine, *one) for one in folded), *last)
 
 
-def _gates_checked(engine: "Engine", gates: Sequence[Claim], stream: Stream) -> Steps[_Folded]:
+def _gates_checked(engine: "Engine", gates: list[Claim], stream: Stream) -> Steps[_Folded]:
     """Make the first fold of the gates while they are bits, then go on as for products."""
     field, width = BINARY_FIELD, 8
     x, y, z = (np.concatenate([claim[k] for claim in gates]) for k in range(3))
+    gates.clear()
     basis = field.vector(octal_basis())
     alpha = field.from_words(stream.words(x.shape[0]))
     beta = field.from_words(stream.words(8).copy())
@@ -84,7 +88,7 @@ def _by_block(sums: Words, beta: Words, delta: Words, basis: Words) -> Words:
     return field.multiply(field.combine(beta, blocks), delta)
 
 
-def _combined(field: Field, claims: Sequence[Claim], stream: Stream) -> Claim:
+def _combined(field: Field, claims: list[Claim], stream: Stream) -> Claim:
     """Weigh the claims with coefficients from the coin; a claim of a row keeps one weight.
 
     Claims about one vector and many others become one about it and their weighted sum.
@@ -101,6 +105,7 @@ def _combined(field: Field, claims: Sequence[Claim], stream: Stream) -> Claim:
         spread = np.repeat(weight, a.shape[0] // c.shape[0], axis=0) if len(a) > len(c) else weight
         left.append(field.multiply(spread, a))
         right.append(b)
+    claims.clear()
     if len(left) == 1:
         return left[0], right[0], total
     return np.concatenate(left), np.concatenate(right), total
