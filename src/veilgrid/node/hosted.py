@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import re
 import signal
 from collections.abc import Callable, Sequence
@@ -124,6 +125,7 @@ async def serve(settings: Settings, part: Part, manners: Manners) -> bool:
         is_over = part.is_over(journal.records)
         await _meet(settings, part, manners, member, is_over=is_over)
         member.build()
+        gc.freeze()  # Modules and kernels stay: looking at them is in vain.
         manners.tell("the day begins" if not member.record_count else "the day goes on")
         end = asyncio.get_running_loop().create_task(_leave(member, leaving, manners.linger_s))
         try:
