@@ -65,6 +65,12 @@ SUPERVISOR: Final = NodeId("supervisor")
 
 _END_TIMEOUT_S: Final = 5.0
 _THREADS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_ALLOCATOR: Final = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+}
+"""glibc keeps freed arrays up to these octets: new ones are not pages to be cleared first."""
+
 _STDERR_LENGTH_MAX: Final = 1 << 16
 
 
@@ -197,6 +203,8 @@ class Deployment:
         self._environment = dict(os.environ if environment is None else environment)
         for name in _THREADS:  # Processes share this machine: threads that wait by spinning starve.
             self._environment.setdefault(name, "1")
+        for name, octets in _ALLOCATOR.items():
+            self._environment.setdefault(name, octets)
         source = Path(__file__).resolve().parents[2]
         former = self._environment.get("PYTHONPATH", "")
         paths = [str(path) for path in (*import_paths, source)] + ([former] if former else [])
