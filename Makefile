@@ -46,7 +46,7 @@ sim: $(READY)  ## long simulations with liars; SEEDS=850 of the ledger, TRIALS=1
 SEALED_DAYS ?= 200
 FIRST ?= 0
 fuzz-sealed: $(READY)  ## SEALED_DAYS=200 sealed days from seed FIRST=0 on: any weather, losses, a corrupt party, a lying site
-	$(BIN)/python -m tests.roles.sealed.sealed_fuzz --seeds $(SEALED_DAYS) --first $(FIRST)
+	$(BIN)/python -m tests.roles.sealed.sealed_fuzz --seeds $(SEALED_DAYS) --first $(FIRST) $(if $(MODE),--mode $(MODE))
 
 OUTAGE_DAY ?= ../shared/scenarios/yingkou-2023-11-09
 outage: $(READY)  ## kill -9 a validator and a worker of OUTAGE_DAY by processes, in about a minute

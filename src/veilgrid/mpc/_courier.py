@@ -7,7 +7,7 @@ have cheated when the asker shows the key of its box.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,10 +20,21 @@ from veilgrid.mpc.message import Ask, Relay, Reproach, Said, Sealed, private_sta
 from veilgrid.secret import Secret
 
 if TYPE_CHECKING:
+    from veilgrid.mpc._state import State
     from veilgrid.mpc.party import Party
 
 _SIGNATURE: Final = 64
 _KEY: Final = 32
+
+LATE: Final = 2
+"""Counts of patience that no honest party is late, if it has all it needs: who lacks words that
+others heard asks for them after one, and has them at once."""
+
+LATE_FIRST: Final = 4
+"""The same in the first round: parties may begin at different times."""
+
+ROUNDS_LOOKED_AT: Final = 3
+"""Who gave up may be one round behind or ahead, and so may be whom it waited for."""
 
 
 @dataclass(slots=True)
@@ -38,11 +49,14 @@ class Errand:
         Own count of patience when it was first asked.
     is_done
         Whether an answer came before the next but one count.
+    until
+        Own count when the first answer came; -1 if none did.
     """
 
     round: int
     since: int
     is_done: bool = False
+    until: int = -1
 
 
 def _text(kind: bytes, session: bytes, told: Ask | Sealed, octets: bytes) -> bytes:
@@ -90,10 +104,12 @@ def on_ask(party: "Party", messenger: NodeId, ask: Ask) -> list[Effect]:
         is_owed = bool(own.private) and _is_genuine(party, ask)
         return [Send(messenger, _sealed(party, ask, own))] if is_owed else []
     said = state.rounds[ask.round].said.get(ask.sender)
+    if said is None and is_direct:
+        # Who waits for it has it as soon as it comes: nobody gets further by somebody's late word.
+        state.rounds[ask.round].wanted.setdefault(ask.sender, set()).add(asker)
     if said is None or not is_direct:
         return []
-    stripped = msgspec.structs.replace(said, private=b"", private_signature=b"")
-    told: list[Effect] = [Send(messenger, Relay(ask.sender, stripped))]
+    told: list[Effect] = [Send(messenger, relay(ask.sender, said))]
     is_late = ask.round < state.round - 1
     if is_late or not state.spoken[ask.round].private_length or not _is_genuine(party, ask):
         return told
@@ -102,6 +118,11 @@ def on_ask(party: "Party", messenger: NodeId, ask: Ask) -> list[Effect]:
     if known.round != ask.round:
         state.errands[asker, ask.sender] = errand
     return [*told, Send(party.parties[ask.sender - 1], ask)]
+
+
+def relay(author: int, said: Said) -> Relay:
+    """Return what another said, for all to hear."""
+    return Relay(author, msgspec.structs.replace(said, private=b"", private_signature=b""))
 
 
 def _is_genuine(party: "Party", ask: Ask) -> bool:
@@ -129,6 +150,7 @@ def on_sealed(party: "Party", messenger: int, sealed: Sealed) -> list[Effect]:
         if messenger != sealed.sender or errand is None or errand.round != sealed.round:
             return []
         errand.is_done |= state.tick <= errand.since + 1
+        errand.until = state.tick if errand.until < 0 else errand.until
         return [Send(party.parties[sealed.asker - 1], sealed)]
     if state.box is None or state.is_judging or not state.round == state.box[0] == sealed.round:
         return []
@@ -208,3 +230,28 @@ def silent(
         }
         out |= owing or {number}
     return tuple(sorted(out))
+
+
+def to_blame(state: "State", accuser: int, accused: Iterable[int]) -> set[int]:
+    """Return who is at fault where a party gave up because others were silent to it [mpc 7.2].
+
+    Whom it accuses, if they kept this party waiting as well or did not answer what it carried to
+    them; the accuser, if they did neither; nobody, if that cannot be told.
+    """
+    rounds = range(max(0, state.round - ROUNDS_LOOKED_AT + 1), state.round + 1)
+    recent = {key: one for key, one in state.errands.items() if one.round in rounds}
+    guilty, is_unclear = set[int](), state.is_judging
+    for number in accused:
+        debt = recent.get((accuser, number))
+        is_owing = debt is not None and not debt.is_done and state.tick > debt.since + 1
+        late = {at: state.rounds[at].late[number] for at in rounds}
+        # Who had to wait for words that were carried to it may be late for that.
+        is_excused = any(
+            asker == number and (one.until < 0 or one.until > one.since)
+            for (asker, _), one in recent.items()
+        )
+        is_late = any(count >= (LATE if at else LATE_FIRST) for at, count in late.items())
+        if is_owing or (is_late and not is_excused):
+            guilty.add(number)
+        is_unclear |= is_excused or late.get(0, 0) > 0
+    return guilty or (set() if is_unclear else {accuser})

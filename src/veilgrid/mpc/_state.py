@@ -1,5 +1,6 @@
 """What changes while a party runs."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,11 +26,17 @@ class Heading:
         Of their shared words.
     heard
         The same as words, once complete.
+    late
+        How many counts of patience this party waited for whom.
+    wanted
+        By whose words: who asked for them before they were here.
     """
 
     said: dict[int, Said] = field(default_factory=dict)
     digests: dict[int, bytes] = field(default_factory=dict)
     heard: list[Heard] | None = None
+    late: Counter[int] = field(default_factory=Counter)
+    wanted: dict[int, set[int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

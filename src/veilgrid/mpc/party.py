@@ -280,7 +280,9 @@ class Party:
             return []
         heading.said[author] = said
         heading.digests[author] = state.last_digest
-        return self._listen()
+        waiting = heading.wanted.pop(author, set()) - {author}
+        told = [Send(self.parties[one - 1], _courier.relay(author, said)) for one in waiting]
+        return [*told, *self._listen()]
 
     def _listen(self) -> list[Effect]:
         """Step on as long as everything of the current round is there."""
@@ -330,6 +332,7 @@ class Party:
             return []
         state.tick += 1
         missing = self.missing()
+        state.rounds[state.round].late.update(missing)
         # What is missing may still be had from others: only who asked in vain goes on without.
         has_asked = state.patience_left < self._patience_count
         joined = _court.join(self, is_waiting_over=has_asked)
@@ -357,6 +360,12 @@ class Party:
             for number in range(max(self.state.round - 1, 0), self.state.round + 1)
         }
         return _courier.silent(self.state.errands, self.missing(), said, self.state.tick)
+
+    def to_blame(self, accuser: NodeId, accused: Sequence[str]) -> list[str]:
+        """Return who is at fault where a party gave up because others were silent to it."""
+        numbers = {self._numbers[NodeId(one)] for one in accused if one in self._numbers}
+        blamed = _courier.to_blame(self.state, self._numbers[accuser], numbers - {self.number})
+        return party_names(self.parties, tuple(sorted(blamed)))
 
     def missing(self) -> tuple[int, ...]:
         """Return whose words of the current round are not there."""

@@ -29,9 +29,11 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits, flows
 from veilgrid.machine import Event, NodeId, Received, TimerFired
 from veilgrid.mpc.field import PRIME
+from veilgrid.mpc.message import Said, Sealed
 from veilgrid.roles.sealed.keys import PAYER_NODE, SITES
 from veilgrid.roles.sealed.message import DayEnded, Stopped
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
+from veilgrid.roles.sealed.stopping import signed
 
 from .sealed_days import Change, LiarGroup, small
 from .sealed_world import World
@@ -78,13 +80,17 @@ class Corrupt:
     mode: str = ""
     share: float = 0.0
     said: list[Any] = field(default_factory=list)
+    victim: str = ""
 
     def __post_init__(self) -> None:
         self.mode = self.rng.choice(["bend", "bend", "repeat", "mix", "withhold", "delay"])
         self.share = self.rng.choice([0.001, 0.01, 0.1, 1.0])
 
-    def make(self, message: Any) -> tuple[Any, int]:
+    def make(self, message: Any, to: NodeId) -> tuple[Any, int]:
         """Return what is sent, if anything, and how much later."""
+        if self.mode == "starve" and to == self.victim and isinstance(message, Said | Sealed):
+            is_hit = self.rng.random() < 3.0 * self.share
+            return (None if self.rng.random() < 0.5 else message), 20 * 10**9 if is_hit else 0
         self.said.append(message)
         if self.rng.random() >= self.share:
             return message, 0
@@ -103,6 +109,10 @@ class Corrupt:
                 return self.rng.choice(self.said[-2000:]), 0
             case "withhold":
                 return None, 0
+            case "linger":  # About as long as others wait.
+                return message, self.rng.randrange(10, 60) * 10**9
+            case "slander":
+                return message, 0
             case _:
                 return message, round(self.rng.expovariate(1.0 / 30e9))
 
@@ -134,10 +144,12 @@ class Storm(World):
     corrupt: NodeId | None = None
     liar: int | None = None
     kill_at: int | None = None
+    mode: str = ""
+    is_disputed: bool = False
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-        self.kind = self.rng.choice(KINDS)
+        self.kind = "party" if self.mode else self.rng.choice(KINDS)
         name = self.rng.choice(["p", "p", "p", "t"])
         self.day, self.limits = DAYS[name]
         self.mean_ns = self.rng.choice([1e5, 1e7, 1e8])
@@ -152,6 +164,9 @@ class Storm(World):
         if self.kind == "restart":
             self.kill_at = self.rng.randrange(4000)
         self.party = Corrupt(self.rng)
+        if self.mode:
+            self.party.mode, self.party.share = self.mode, self.rng.choice([0.003, 0.03, 0.3])
+            self.party.victim = NodeId(f"party-{self.rng.randint(1, 3)}")
         super().__post_init__()
         self.lies_in: list[str] = []
         if self.liar is not None:
@@ -177,7 +192,9 @@ class Storm(World):
             self._later(to, event, 1000)  # Nothing drawn: seeds are older than the payer.
             return
         if sender == self.corrupt:
-            message, more_ns = self.party.make(message)
+            message, more_ns = self.party.make(message, to)
+            if self.mode == "slander" and isinstance(message, Said):
+                self._slander(sender)
             if message is None:
                 return
         for _ in range(1 + (self.rng.random() < 0.01)):
@@ -185,6 +202,27 @@ class Storm(World):
             if self.rng.random() < 0.01:
                 delay_ns += self.rng.uniform(0.0, 1e9)
             self._later(to, Received(sender, message), round(delay_ns) + more_ns)
+
+    def _slander(self, name: NodeId) -> None:
+        """Say that somebody is silent, to some; then go on as if nothing were."""
+        if self.rng.random() >= self.party.share / 30.0:
+            return
+        liar, rng = self.cast.machines[name], self.rng
+        parties = [str(one) for one in liar.agreement.parties]  # type: ignore[attr-defined]
+        culprits = [one for one in parties if one != name and rng.random() < 0.6]
+        word = Stopped(
+            liar.agreement.day,  # type: ignore[attr-defined]
+            max(0, liar.course.task.number + rng.choice([0, 0, 0, -1, 1])),  # type: ignore[attr-defined]
+            "silence in a round",
+            culprits,
+            liar.agreement.attempt,  # type: ignore[attr-defined]
+            rng.random() < 0.7,
+            is_silence=rng.random() < 0.7,
+        )
+        for party in parties:
+            if party != name and rng.random() < 0.7:
+                told = Received(name, signed(word, liar._signer))  # type: ignore[attr-defined]
+                self._later(NodeId(party), told, round(rng.expovariate(1.0 / self.mean_ns)))
 
     def set_timer(self, name: NodeId, timer: str, delay_ns: int) -> None:
         self.due[name, timer] = self.count
@@ -247,7 +285,9 @@ class Storm(World):
     def _wrong(self, outcome: Any) -> list[str]:
         if isinstance(outcome, Stopped):
             wrong = {*outcome.culprits} - {self.corrupt}
-            if self.corrupt is None or wrong or not outcome.culprits:
+            is_told = bool(outcome.culprits) or str(self.corrupt) in outcome.reason
+            self.is_disputed = not outcome.culprits
+            if self.corrupt is None or wrong or not is_told:
                 return [f"the day stopped: {outcome.reason}, {outcome.culprits}"]
             return []
         out, public = [], outcome.public
@@ -309,9 +349,13 @@ def optimum(day: Day, limits: Limits) -> float:
     return _OPTIMA[id(day)]
 
 
-def trial(seed: int, tell: Callable[[str], None] = lambda _: None) -> list[str]:
+DISPUTED = Counter[bool]()
+"""How many days stopped without a name, because two parties accuse each other."""
+
+
+def trial(seed: int, tell: Callable[[str], None] = lambda _: None, mode: str = "") -> list[str]:
     """Run one day; return what should not have happened."""
-    storm = Storm(seed)
+    storm = Storm(seed, mode=mode)
     storm.run()
     ends = {
         str(name): [
@@ -322,7 +366,9 @@ def trial(seed: int, tell: Callable[[str], None] = lambda _: None) -> list[str]:
         for name, outcomes in storm.outcomes.items()
     }
     tell(f"seed {seed}: {storm.story}: {storm.handled} events, {storm.now_ns / 1e9:.0f} s, {ends}")
-    return storm.faults()
+    faults = storm.faults()
+    DISPUTED.update([storm.is_disputed])
+    return faults
 
 
 def main() -> int:
@@ -330,16 +376,18 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     options.add_argument("--seeds", type=int, default=200)
     options.add_argument("--first", type=int, default=0)
+    options.add_argument("--mode", choices=["linger", "starve", "slander"], default="")
     chosen = options.parse_args()
     is_one, broken = chosen.seeds == 1, 0
     for seed in range(chosen.first, chosen.first + chosen.seeds):
-        faults = trial(seed, print if is_one else lambda _: None)
+        faults = trial(seed, print if is_one else lambda _: None, chosen.mode)
         broken += bool(faults)
         for fault in faults:
             print(f"seed {seed}: {fault}", flush=True)
         if seed % 20 == 19:
             print(f"{seed + 1 - chosen.first} days, {broken} with a fault", flush=True)
-    print(f"{chosen.seeds} sealed days, {broken} with a fault")
+    disputed = DISPUTED[True]
+    print(f"{chosen.seeds} sealed days, {broken} with a fault, {disputed} ended in a dispute")
     return int(broken > 0)
 
 

@@ -421,7 +421,9 @@ def coordination_of(
     ``limits`` are those of the day at its beginning; ``None`` = of its network.
     """
     outcomes = driven.outcomes.get(group, [])
-    stopped = [one for each in driven.outcomes.values() for one in each if isinstance(one, Stopped)]
+    # The sites' word first: they name whom more parties blame than may be corrupt.
+    all_ends = [outcomes, *driven.outcomes.values()]
+    stopped = [one for each in all_ends for one in each if isinstance(one, Stopped)]
     if stopped or not outcomes or not isinstance(outcomes[0], SiteOutcome):
         reason = stopped[0].reason if stopped else "the sites got no result"
         culprits = stopped[0].culprits if stopped else []

@@ -41,6 +41,12 @@ class Stopped(msgspec.Struct, frozen=True, tag=True):
         In which attempt.
     is_lost
         Whether somebody was only silent: with all parties back, the day can be attempted again.
+    is_silence
+        Whether it is for somebody's silence; what was proved everybody finds out by itself.
+    cause
+        The word of another party for which this one stopped, encoded; empty if of its own accord.
+    signature
+        Of a party, over all of the above.
     """
 
     day: bytes
@@ -49,6 +55,9 @@ class Stopped(msgspec.Struct, frozen=True, tag=True):
     culprits: list[str]
     attempt: int = 0
     is_lost: bool = False
+    is_silence: bool = False
+    cause: bytes = b""
+    signature: bytes = b""
 
 
 class Again(msgspec.Struct, frozen=True, tag=True):

@@ -19,13 +19,20 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
-from veilgrid.mpc import Aborted, Enrolled, Finished, Mailbox, Party
+from veilgrid.mpc import Aborted, Finished, Mailbox, Party
 from veilgrid.mpc.message import Message as Inner
-from veilgrid.mpc.message import Relay, Submission
-from veilgrid.roles.sealed.attempts import Attempts, groups_of, is_present, listeners_of
+from veilgrid.mpc.message import Submission
+from veilgrid.roles.sealed.attempts import (
+    Attempts,
+    are_bids_open,
+    groups_of,
+    is_present,
+    listeners_of,
+)
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.course import BIDS, DONE, Course
-from veilgrid.roles.sealed.heard import BID, OWN, PAYER, bus_of, client_of, vector_form
+from veilgrid.roles.sealed.early import Early, session_of
+from veilgrid.roles.sealed.heard import OWN, PAYER, bus_of
 from veilgrid.roles.sealed.message import (
     Again,
     Agreement,
@@ -38,17 +45,18 @@ from veilgrid.roles.sealed.message import (
     Rejoined,
     Stopped,
 )
-from veilgrid.roles.sealed.program import (
-    Tolerances,
-)
-from veilgrid.roles.sealed.tasks import program_of
+from veilgrid.roles.sealed.program import Tolerances
+from veilgrid.roles.sealed.stopping import author_of, disputed, first_of, signed, to_blame
+from veilgrid.roles.sealed.tasks import clients_of, program_of
 from veilgrid.secret import Randomness, Secret
 from veilgrid.signature import Signs
 
 _DEADLINE: Final = "deadline"
 _INNER: Final = "inner "
 _RETURN: Final = "return"
-_EARLY_MAX: Final = 256
+_CLOSE: Final = "close"
+_ASKS: Final = 4
+"""How often others are asked for words; with less, who waits behind has not seen who is late."""
 
 
 class SealedParty:
@@ -99,13 +107,12 @@ class SealedParty:
         self._inner: Party | None = None
         self._former: Party | None = None
         self._is_running = False
-        self._early: dict[int, list[Received]] = {}
+        self._early = Early()
         self._is_over = False
         self._opening = copy.deepcopy(course)
         self._attempts, self._gate = Attempts(), b""
         self._ended: DayEnded | None = None
         self._overs: dict[NodeId, Over] = {}
-        self._ahead: list[Received] = []
         self._again: Again | None = None
         self._is_back = False
         self._restore(records)
@@ -140,8 +147,8 @@ class SealedParty:
                 return self._back() if self._is_back else [Persist(Began(0)), *self._begin()]
             case Received(sender, Rejoined() as rejoined) if sender in listeners_of(self.agreement):
                 return self._on_rejoined(sender, rejoined)
-            case TimerFired(name) if name == f"{_RETURN} {self.agreement.attempt}":
-                return self._given_up()
+            case TimerFired(name) if name.startswith((_CLOSE, _RETURN)):
+                return self._on_waiting(name)
             case Received(sender, Stopped() as stopped) if sender in self.agreement.parties:
                 return self._on_stopped(sender, stopped)
             case TimerFired(name) if name == f"{_DEADLINE} {self._tag}":
@@ -187,12 +194,13 @@ class SealedParty:
             mailboxes=mailboxes,
             session=self.agreement.session(task.number),
             patience_ns=self._patience_ns // 2,
+            patience_count=_ASKS,
         )
         # Longer than a party that was starved in the last task asks for what it lacks, twice: sites
         # wait for its word. Shorter than who starts at once takes others, who wait, for silent.
         deadline_ns = 5 * self._patience_ns // 4
         effects: list[Effect] = [SetTimer(f"{_DEADLINE} {self._tag}", deadline_ns)]
-        early = self._early.pop(task.number, [])
+        early = self._early.of_task(task.number)
         if not self._mailboxes[task.number].clients:
             effects += self._run()
         for event in early:
@@ -201,21 +209,13 @@ class SealedParty:
 
     def _mailbox(self, session: bytes = b"") -> Mailbox:
         """Return an empty mailbox for the present task, or one of an earlier session."""
-        task, agreement = self.course.task, self.agreement
-        clients = {
-            client_of(bus, BID if task.kind == BIDS else f"{task.kind} {task.number}"): Enrolled(
-                agreement.site_keys[bus], vector_form(length)
-            )
-            for bus, length in self.course.lengths(self._shapes).items()
-        }
-        if task.kind == BIDS and agreement.payer is not None:
-            clients[client_of(PAYER, BID)] = Enrolled(agreement.payer_key, vector_form(1))
+        agreement = self.agreement
         return Mailbox(
             self._number,
             len(agreement.parties),
             agreement.degree,
-            session or agreement.session(task.number),
-            clients,
+            session or agreement.session(self.course.task.number),
+            clients_of(self.course, agreement, self._shapes),
             self._box_key,
         )
 
@@ -230,7 +230,7 @@ class SealedParty:
         return self._run() if len(mailbox.received) == len(mailbox.clients) else []
 
     def _on_inner(self, event: Event, message: Inner) -> list[Effect]:
-        session = _session_of(message)
+        session = session_of(message)
         if self._former is not None and session == self._former.session:
             # Somebody still asks what was said, or who lied.
             effects = self._former.handle(event)
@@ -240,17 +240,7 @@ class SealedParty:
         return self._passed(self._inner.handle(event))
 
     def _keep(self, event: Event, session: bytes) -> list[Effect]:
-        """Keep what belongs to the next task or attempt: others may be ahead by one."""
-        following = replace(self.agreement, attempt=self.agreement.attempt + 1)
-        room = _EARLY_MAX + 2 * len(self.agreement.site_keys)
-        if session in (following.session(0), following.session(1)) and len(self._ahead) < room:
-            self._ahead.append(event)  # type: ignore[arg-type]
-            return []
-        after = self.course.task.number + 1
-        if session == self.agreement.session(after) and isinstance(event, Received):
-            waiting = self._early.setdefault(after, [])
-            if len(waiting) < _EARLY_MAX + len(self.agreement.site_keys):
-                waiting.append(event)
+        self._early.keep(event, session, self.agreement, self.course.task.number)
         return []
 
     def _run(self) -> list[Effect]:
@@ -336,13 +326,26 @@ class SealedParty:
 
     def _on_aborted(self, aborted: Aborted) -> list[Effect]:
         """End the day, or wait for who was lost to come back."""
-        may_follow = self._attempts.may_follow(self.agreement.attempt)
-        is_lost = aborted.kind == "silent" and may_follow
-        return self._stop(aborted.reason, aborted.culprits, is_lost=is_lost)
+        if aborted.kind != "silent":
+            return self._stop(aborted.reason, aborted.culprits, is_lost=False)
+        names, first = self._attempts.unexcused(aborted.culprits, self.me)
+        return self._stop_by(names, aborted.reason, first)
 
-    def _stop(self, reason: str, culprits: list[str], *, is_lost: bool) -> list[Effect]:
-        agreement, task = self.agreement, self.course.task
-        stopped = Stopped(agreement.day, task.number, reason, culprits, agreement.attempt, is_lost)
+    def _stop_by(
+        self, culprits: list[str], reason: str, first: tuple[NodeId, Stopped] | None
+    ) -> list[Effect]:
+        """Stop for somebody's silence, or because another party did: then show its word."""
+        may_follow = self._attempts.may_follow(self.agreement.attempt)
+        shown = b"" if first is None else msgspec.msgpack.encode(first[1])
+        if first is not None and not culprits:
+            reason = disputed(*first)
+        return self._stop(reason, culprits, is_lost=may_follow, is_silence=True, cause=shown)
+
+    def _stop(
+        self, reason: str, culprits: list[str], *, is_lost: bool, **more: Any
+    ) -> list[Effect]:
+        agreement = self.agreement
+        stopped = self._word(reason, culprits, is_lost=is_lost, **more)
         others = [party for party in agreement.parties if party != self.me]
         names = [*sorted(listeners_of(agreement)), *others]
         effects: list[Effect] = [Send(name, stopped) for name in names]
@@ -351,6 +354,8 @@ class SealedParty:
             return [*effects, Decide(stopped)]
         self._attempts.is_waiting, self._inner, self._former = True, None, None
         self._attempts.stops[self.me] = stopped
+        # Who comes back to one party in the last moment does so too late for another.
+        effects.append(SetTimer(f"{_CLOSE} {agreement.attempt}", 5 * self._patience_ns // 2))
         effects.append(SetTimer(f"{_RETURN} {agreement.attempt}", 3 * self._patience_ns))
         return [*effects, *self._once_all_know()]
 
@@ -386,8 +391,12 @@ class SealedParty:
 
     def _farewell(self, name: NodeId, reason: str) -> Effect:
         """Tell one process that the day goes on, or went on, without it."""
+        return Send(name, self._word(reason, []))
+
+    def _word(self, reason: str, culprits: list[str], **more: Any) -> Stopped:
         agreement, task = self.agreement, self.course.task.number
-        return Send(name, Stopped(agreement.day, task, reason, [], agreement.attempt))
+        plain = Stopped(agreement.day, task, reason, culprits, agreement.attempt, **more)
+        return signed(plain, self._signer)
 
     def _too_late(self, event: Event) -> list[Effect]:
         """Tell who comes back after the end how it ended, and sites what opens to them alone."""
@@ -410,7 +419,7 @@ class SealedParty:
 
     def _said_again(self, event: Event, message: Any) -> list[Effect]:
         """Answer who still asks what was said in the last task: it cannot end without."""
-        if self._inner is None or _session_of(message) != self._inner.session:
+        if self._inner is None or session_of(message) != self._inner.session:
             return []
         effects = self._inner.handle(event)
         return [effect for effect in effects if isinstance(effect, Send)]
@@ -424,41 +433,52 @@ class SealedParty:
             return []
         return self._end(over)
 
-    def _on_stopped(self, sender: NodeId, stopped: Stopped) -> list[Effect]:
+    def _on_stopped(self, messenger: NodeId, stopped: Stopped) -> list[Effect]:
         agreement, attempts = self.agreement, self._attempts
-        if (stopped.day, stopped.attempt) == (agreement.day, agreement.attempt + 1):
-            # The sender is ahead; who forgot this would be missed in the attempt after.
-            known = [one for one in self._ahead if one.sender == sender]
-            if not any(isinstance(one.message, Stopped) for one in known):
-                self._ahead.append(Received(sender, stopped))
+        author = author_of(stopped, agreement.parties, self._keys)
+        if author is None or author == self.me or stopped.day != agreement.day:
             return []
-        if (stopped.day, stopped.attempt) != (agreement.day, agreement.attempt):
+        if stopped.attempt == agreement.attempt + 1:
+            self._early.keep_stop(author, stopped)
             return []
-        if not stopped.is_lost and not attempts.is_waiting:
+        is_late = attempts.is_closing and author == messenger and author not in attempts.stops
+        if stopped.attempt != agreement.attempt or (is_late and stopped.is_lost):
             return []
-        attempts.stops[sender] = stopped
-        ended = [one for one in attempts.stops.values() if not one.is_lost]
-        if len(ended) > agreement.degree:
-            return self._stop(stopped.reason, stopped.culprits, is_lost=False)
-        if attempts.is_waiting or not stopped.is_lost:
-            return self._once_all_know()
-        if stopped.culprits == [str(sender)]:
-            # It says so of itself: there is nobody to wait for.
-            return self._stop(stopped.reason, stopped.culprits, is_lost=True)
-        lost = [name for name in stopped.culprits if name in groups_of(agreement)]
-        return self._on_sites_lost(lost[0]) if lost else []
+        attempts.note(author, stopped)
+        if not attempts.is_waiting:
+            return self._on_first_stop(author, stopped)
+        are_gone = len(attempts.ended) > agreement.degree
+        return self._given_up() if are_gone else self._once_all_know()
+
+    def _on_first_stop(self, author: NodeId, stopped: Stopped) -> list[Effect]:
+        """Stop as well: without all parties nothing goes on. What was proved, all find out."""
+        if not (stopped.is_lost or stopped.is_silence):
+            return []
+        author, first = first_of(author, stopped, self.agreement, self._keys)
+        self._attempts.note(author, first)
+        lost = [name for name in first.culprits if name in groups_of(self.agreement)]
+        if lost:
+            return self._on_sites_lost(lost[0])
+        inner = self._former if first.task < self.course.task.number else self._inner
+        if inner is not None and inner.state.is_judging:
+            return []  # It goes on without.
+        return self._stop_by(to_blame(author, first, inner), first.reason, (author, first))
 
     def _once_all_know(self) -> list[Effect]:
         """Begin again when every party is there and knows; where, follows from who got furthest."""
-        stops = [one for one in self._attempts.stops.values() if one.is_lost]
+        stops = list(self._attempts.stops.values())
         if not self._attempts.is_waiting or len(stops) < len(self.agreement.parties):
             return []
-        # Who got two tasks further knows that all have the bids; so do all together who got one.
-        tasks = [one.task for one in stops]
-        is_from_bids = (max(tasks) < 2 and min(tasks) < 1) or not self._has_bids()
+        is_from_bids = are_bids_open(stops) or not self._has_bids()
+        # Where one party begins again, all can: whom one has heard, everybody has.
+        others = [party for party in self.agreement.parties if party != self.me]
+        known = self._attempts.stops.items()
+        effects: list[Effect] = [
+            Send(to, one) for name, one in known for to in others if to != name
+        ]
         self.agreement = replace(self.agreement, attempt=self.agreement.attempt + 1)
         self._attempts.begin()
-        self._early.clear()
+        ahead = self._early.of_attempt()
         if is_from_bids:
             self.course, self._mailboxes = copy.deepcopy(self._opening), {}
         else:
@@ -467,11 +487,10 @@ class SealedParty:
         attempt = self.agreement.attempt
         gate = b"" if is_from_bids else self._gate
         word = Again(self.agreement.day, attempt, is_from_bids, gate)
-        effects: list[Effect] = [Persist(Began(attempt, list(self._attempts.returned)))]
+        effects.append(Persist(Began(attempt, list(self._attempts.returned))))
         self._again = word
         effects += [Send(name, word) for name in sorted(listeners_of(self.agreement))]
         effects += self._begin()
-        ahead, self._ahead = self._ahead, []
         for event in ahead:
             effects += self.handle(event)
         return effects
@@ -485,16 +504,16 @@ class SealedParty:
     def _has_bids(self) -> bool:
         return 0 in self._mailboxes and self.course.task.number > 0
 
+    def _on_waiting(self, name: str) -> list[Effect]:
+        kind, _, attempt = name.partition(" ")
+        if attempt != str(self.agreement.attempt):
+            return []
+        self._attempts.is_closing = True
+        return self._given_up() if kind == _RETURN else []
+
     def _given_up(self) -> list[Effect]:
-        """End the day: who was lost did not come back."""
+        """End the day: who was lost did not come back, or the others ended it."""
         if not self._attempts.is_waiting:
             return []
-        mine, away = self._attempts.stops[self.me], self._attempts.away(self.agreement)
-        is_known = set(mine.culprits) & {str(party) for party in self.agreement.parties}
-        return self._stop(mine.reason, mine.culprits if is_known else away, is_lost=False)
-
-
-def _session_of(message: Any) -> bytes:
-    """Return which computation a message of a party belongs to; empty if to none by itself."""
-    said = message.said if isinstance(message, Relay) else message
-    return getattr(said, "session", b"")
+        reason, culprits = self._attempts.verdict(self.agreement, self.me)
+        return self._stop(reason, culprits, is_lost=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from veilgrid.mpc import Engine, Mailbox, Program, Shares
+from veilgrid.mpc import Engine, Enrolled, Mailbox, Program, Shares
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.challenge import Challenged, challenge_program
 from veilgrid.roles.sealed.course import (
@@ -15,7 +15,8 @@ from veilgrid.roles.sealed.course import (
     WISH,
     Course,
 )
-from veilgrid.roles.sealed.heard import Pads, fallbacks
+from veilgrid.roles.sealed.heard import BID, PAYER, Pads, client_of, fallbacks, vector_form
+from veilgrid.roles.sealed.message import Agreement
 from veilgrid.roles.sealed.program import (
     Priced,
     Tolerances,
@@ -27,6 +28,21 @@ from veilgrid.roles.sealed.program import (
 )
 from veilgrid.roles.sealed.relief import Doubted, relief_program
 from veilgrid.roles.sealed.settle import Said, certificate_program
+
+
+def clients_of(
+    course: Course, agreement: Agreement, shapes: tuple[Shape, ...]
+) -> dict[str, Enrolled]:
+    """Return who sends something in the present task, and of which form."""
+    task = course.task
+    label = BID if task.kind == BIDS else f"{task.kind} {task.number}"
+    clients = {
+        client_of(bus, label): Enrolled(agreement.site_keys[bus], vector_form(length))
+        for bus, length in course.lengths(shapes).items()
+    }
+    if task.kind == BIDS and agreement.payer is not None:
+        clients[client_of(PAYER, BID)] = Enrolled(agreement.payer_key, vector_form(1))
+    return clients
 
 
 def program_of(
