@@ -12,7 +12,7 @@ from veilgrid.grid.lindistflow import Limits
 from veilgrid.machine import NodeId
 from veilgrid.node.local import Deployment
 from veilgrid.roles.sealed.day import SETTINGS, SITES, PublicDay
-from veilgrid.roles.sealed.message import DayEnded, Stopped
+from veilgrid.roles.sealed.message import Collected, DayEnded, Stopped
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import SystemRandomness
 
@@ -33,7 +33,7 @@ def deployed(day: Day, factory: str = "") -> Deployment:
 
 def ended(deployment: Deployment, seconds: float = 120) -> Any:
     assert deployment.wait_until(lambda: bool(deployment.outcomes(SITES)), seconds)
-    results = deployment.stop(DayEnded | Stopped | SiteOutcome)
+    results = deployment.stop(DayEnded | Stopped | SiteOutcome | Collected)
     found: Sequence[Any] = next(one.outcomes for one in results if one.node == SITES)
     return found[0]
 
