@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from veilgrid.admm.outcome import RunStatus
 from veilgrid.cli._attack import DEFAULT_SCHEME, randomness_of, site_of
 from veilgrid.cli._progress import shown
 from veilgrid.cli._summary import finite
@@ -145,7 +146,8 @@ def audit(
     with shown(f"{opened.name}, audit of {scheme}") as progress:
         own = "exchange" if scheme in ("masked", "sealed") else scheme
         plan = plan_day(day, own, None, progress)
-        if not plan.outcome.setpoints:
+        is_seen = scheme == "sealed" and plan.outcome.status is RunStatus.INFEASIBLE
+        if not plan.outcome.setpoints and not is_seen:
             raise RunAborted(f"the day is {plan.outcome.status}: there is nothing to audit")
         index = largest(day) if chosen is None else chosen
         found = audited(plan, index, randomness_of(seed), scheme, later)

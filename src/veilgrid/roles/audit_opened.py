@@ -10,18 +10,14 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from veilgrid.errors import invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits, charging_injection, flows
-from veilgrid.grid.network import Floats, Integers
-from veilgrid.mpc.field import PRIME_FIELD, decode
-from veilgrid.mpc.shamir import open_shares
+from veilgrid.grid.network import Floats
 from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted, is_told_by_half
-from veilgrid.roles.sealed.bid import Shape, parts_of
+from veilgrid.roles.audit_truth import demands_of, is_unmet, stand_of, whole
 from veilgrid.roles.sealed.heard import client_of
 from veilgrid.roles.sealed.narrowing import narrowed
 from veilgrid.roles.sealed.program import PRODUCT_BITS
-from veilgrid.roles.sealed.register import POWER_BITS
 from veilgrid.roles.sealed.step_set import AT_HIGH, AT_LOW, FREE
 from veilgrid.roles.sealed.view import Views
 
@@ -84,7 +80,8 @@ def attack_opened(day: Day, views: Views, site: int) -> tuple[list[Recovered], l
         Rows of who is promised to see nothing, and controls.
     """
     found, controls = list[Recovered](), list[Recovered]()
-    for attack in (_attack_rows, _attack_voltages):
+    # Where no plan keeps the limits, rows that bind say nothing of the demands that are left.
+    for attack in (_attack_voltages,) if is_unmet(views) else (_attack_rows, _attack_voltages):
         rows, beyond = attack(day, views, site)
         found, controls = found + rows, controls + beyond
     rows, beyond = _attack_products(views, site)
@@ -105,19 +102,21 @@ def _attack_rows(day: Day, views: Views, site: int) -> tuple[list[Recovered], li
         if status == FREE
     ]
     chosen = [
-        _joined(t, [_row_of(limits, number, t) for at, number in rows if at == t])
+        joined(t, [row_of(limits, number, t) for at, number in rows if at == t])
         for t in sorted({t for t, _ in rows})
     ]
     demands = day.demands(views.coordination.setpoints)
     return attack_equations(day, views, site, chosen, demands, "rows that bind")
 
 
-def _row_of(limits: Limits, number: int, interval: int) -> tuple[Floats, Floats, float]:
+def row_of(limits: Limits, number: int, interval: int) -> tuple[Floats, Floats, float]:
+    """Return a row ``active p + reactive q <= bound`` as it holds in an interval."""
     active, reactive, bound = limits.row(number)
     return active, reactive, bound - limits.narrowing(number, interval)
 
 
-def _joined(interval: int, rows: Sequence[tuple[Floats, Floats, float]]) -> Equations:
+def joined(interval: int, rows: Sequence[tuple[Floats, Floats, float]]) -> Equations:
+    """Put equations of one interval together."""
     active, reactive, value = zip(*rows, strict=True)
     return Equations(interval, np.array(active), np.array(reactive), np.array(value))
 
@@ -174,7 +173,7 @@ def voltage_equations(limits: Limits, voltages: Mapping[tuple[int, int], float])
         active, reactive = limits.shared_resistance[bus], limits.shared_reactance[bus]
         value = limits.tree.slack_voltage_pu**2 - squared + float(reactive @ charged)
         places.setdefault(interval, []).append((active, reactive, value))
-    return [_joined(interval, rows) for interval, rows in sorted(places.items())]
+    return [joined(interval, rows) for interval, rows in sorted(places.items())]
 
 
 def attack_losses(
@@ -221,24 +220,6 @@ def attack_losses(
         )
         mine.append(worst._replace(quantity=f"{worst.quantity}, of whom it is told best"))
     return mine
-
-
-def demands_of(day: Day, views: Views, number: int) -> tuple[Floats, Floats]:
-    """Return the truth of a plan that was proved: what all parties together would open."""
-    setpoints = list(day.load_only)
-    for bus in day.flexible:
-        name = client_of(bus, f"certificate {number}")
-        parts = Shape.of(day.sites[bus]).proof_parts
-        setpoints[bus] = parts_of(_whole(views, number, name), parts)["x"] / 2.0**POWER_BITS
-    return day.demands(setpoints)
-
-
-def _whole(views: Views, number: int, name: str) -> Integers:
-    """Open a vector with the shares of all parties: for the truth, not for an attack."""
-    shares = [party.shares(number, name) for party in views.parties]
-    values = open_shares(PRIME_FIELD, shares, views.degree).values
-    invariant(values is not None, "honest parties' shares agree")
-    return np.array([float(value) for value in decode(np.ascontiguousarray(values))])
 
 
 def attack_equations(
@@ -369,7 +350,7 @@ def _attack_products(views: Views, site: int) -> tuple[list[Recovered], list[Rec
         name = client_of(site, f"answer {number}")
         if site not in views.public.flexible:
             return [], []
-        own.append(_whole(views, number, name)[2 * times + 2] / 2.0**PRODUCT_BITS)
+        own.append(whole(views, number, name)[2 * times + 2] / 2.0**PRODUCT_BITS)
         sums.append(products[0])
     if not own:
         return [], []
@@ -417,8 +398,7 @@ def attack_signs(day: Day, views: Views, site: int) -> list[Recovered]:
             price += np.array(one["binding"]["price"], dtype=np.float64)
             rows = columns.setdefault("rows", np.zeros(count))
             np.add.at(rows, [int(t) for t, *_ in one["binding"]["rows"]], 1.0)
-    base = day.network.base_mva
-    truth = day.sites[site].demand_p(views.coordination.setpoints[site]) * base
+    truth = stand_of(day, views).demand_p[site] * day.network.base_mva
     target = Target("net demand", 0, "", np.arange(count), truth, "MW", 1.0)
     told = [part for part in columns.values() if np.ptp(part) > 0.0]
     guess = np.zeros_like(truth) if is_told_by_half(truth) else fitted(told, truth)
@@ -462,7 +442,8 @@ __all__ = [
     "attack_losses",
     "attack_opened",
     "attack_signs",
-    "demands_of",
+    "joined",
     "least",
+    "row_of",
     "voltage_equations",
 ]

@@ -14,6 +14,7 @@ from veilgrid.grid.network import Floats
 from veilgrid.mpc.field import PRIME_FIELD, Words, decode, words_of
 from veilgrid.mpc.prss import client_words
 from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted, is_told_by_half
+from veilgrid.roles.sealed.course import CERTIFICATE, PULL, WISH
 from veilgrid.roles.sealed.heard import BID, PAYER, client_of
 from veilgrid.roles.sealed.judge import COST_BITS
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS
@@ -21,6 +22,14 @@ from veilgrid.roles.sealed.view import Views
 
 FITTED_MIN: Final = 8
 """Numbers from which on something is fitted: a fit to fewer is luck."""
+
+
+BEHIND_PADS: Final = {
+    WISH: "its prices",
+    PULL: "the part of its prices that comes from rows",
+    CERTIFICATE: "its payment and own cost",
+}
+"""What opens to one site, by kind of task."""
 
 
 class _Told(NamedTuple):
@@ -127,18 +136,18 @@ def _change(found: Sequence[tuple[_Told, Words]], role: str) -> list[Recovered]:
 
 
 def _told(day: Day, views: Views, site: int) -> list[_Told]:
-    """Return the last two openings of prices and the last of payment and cost, newest first."""
+    """Return the last two openings of prices, the last of all else, newest first."""
     register, kinds = views.public.register, {n: kind for n, kind, _ in views.tasks}
     price = register.unit / 2.0 ** (POWER_BITS + FACTOR_BITS)
     hours = day.horizon.hours * day.network.base_mva
     amount = register.unit / 2.0 ** (COST_BITS + 1)
-    found, paid = {"wish": list[_Told](), "certificate": list[_Told]()}, list[_Told]()
+    found: dict[str, list[_Told]] = {kind: [] for kind in (WISH, PULL, CERTIFICATE)}
+    paid = list[_Told]()
     for task, own in sorted(views.padded.items(), reverse=True):
         kind = kinds.get(task, "")
         if kind not in found or site not in own:
             continue
-        is_price = kind == "wish"
-        name = "its prices" if is_price else "its payment and own cost"
+        is_price, name = kind != CERTIFICATE, BEHIND_PADS[kind]
         earlier = ", the time before" if found[kind] else ""
         unit = f"{day.currency}/MWh" if is_price else day.currency
         factor = price / hours if is_price else amount
@@ -147,7 +156,18 @@ def _told(day: Day, views: Views, site: int) -> list[_Told]:
         if PAYER in own:
             name, own_place = "its payment, opened to the payer", slice(site, site + 1)
             paid.append(_read(views, name, PAYER, own_place, task, factor, unit))
-    return [*found["wish"][:2], *found["certificate"][:1], *paid[:1]]
+    return [*found[WISH][:2], *found[PULL][:1], *found[CERTIFICATE][:1], *paid[:1]]
+
+
+def read_prices(views: Views, site: int) -> Floats | None:
+    """Return a site's active prices of the last wish, currency per per-unit, all pads off."""
+    register, kinds = views.public.register, {n: kind for n, kind, _ in views.tasks}
+    tasks = [n for n, own in sorted(views.padded.items()) if kinds.get(n) == WISH and site in own]
+    if not tasks:
+        return None
+    factor = register.unit / 2.0 ** (POWER_BITS + FACTOR_BITS)
+    found = _read(views, "its prices", site, slice(None), tasks[-1], factor, "currency")
+    return found.truth[: register.interval_count]
 
 
 def _read(
@@ -164,4 +184,4 @@ def _numbers(elements: Words) -> Floats:
     return np.array([float(value) for value in decode(np.ascontiguousarray(elements))])
 
 
-__all__ = ["attack_padded", "known_pads", "padded_elements"]
+__all__ = ["attack_padded", "known_pads", "padded_elements", "read_prices"]

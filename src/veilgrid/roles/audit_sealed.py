@@ -19,6 +19,7 @@ from veilgrid.grid.network import Floats
 from veilgrid.mpc.client import submit
 from veilgrid.mpc.field import PRIME_FIELD, Words, decode, words_of
 from veilgrid.mpc.shamir import open_shares
+from veilgrid.roles.audit_limits import attack_limits
 from veilgrid.roles.audit_opened import attack_opened
 from veilgrid.roles.audit_padded import attack_padded, padded_elements
 from veilgrid.roles.audit_score import (
@@ -31,7 +32,9 @@ from veilgrid.roles.audit_score import (
     is_told_by_half,
     powers_of,
 )
+from veilgrid.roles.audit_truth import is_unmet, last_task, relieved, stand_of
 from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of
+from veilgrid.roles.sealed.course import ANSWER, CERTIFICATE, SURPLUS
 from veilgrid.roles.sealed.day import costs_alone
 from veilgrid.roles.sealed.heard import BID, client_of
 from veilgrid.roles.sealed.keys import Keys
@@ -47,7 +50,9 @@ from veilgrid.roles.sealed.view import (
 from veilgrid.secret import Randomness
 
 OTHER_LOAD: Final = 0.5
-"""Load of the second secret day, as a share of the first."""
+LOAD_UNMET: Final = 0.9
+"""Load of the second secret day, as a share of the first; of one that no plan can keep, which the
+second one is to be as well."""
 
 FULL: Final = 2.0**127
 
@@ -81,7 +86,11 @@ def audit_sealed(
         The day with other secrets; ``None`` = the same with less load.
     """
     views = record(day, limits, draw)
-    second = record(_other_secrets(day) if other is None else other, limits, draw)
+    if is_unmet(views):
+        views = relieved(day, views)
+    if other is None:
+        other = _other_secrets(day, LOAD_UNMET if is_unmet(views) else OTHER_LOAD)
+    second = record(other, limits, draw)
     targets = _targets(day, views, site)
     found: list[Recovered] = []
     count, degree = len(views.parties), views.degree
@@ -95,16 +104,17 @@ def audit_sealed(
         for coalition in combinations(range(count), size):
             found += attack_padded(day, views, site, coalition)
     opened, beyond = attack_opened(day, views, site)
-    found += opened
+    limited, controls = attack_limits(day, views, site)
+    found += [*opened, *limited]
+    beyond += controls
     beyond += attack_padded(day, views, site, range(degree + 1))
     controls = [*_beyond_the_bound(views, targets), *_all_others(day, views, site), *beyond]
     return SealedAudit(found, _tests(views, second), controls)
 
 
-def _other_secrets(day: Day) -> Day:
+def _other_secrets(day: Day, share: float) -> Day:
     sites = [
-        replace(one, load_p=OTHER_LOAD * one.load_p, load_q=OTHER_LOAD * one.load_q)
-        for one in day.sites
+        replace(one, load_p=share * one.load_p, load_q=share * one.load_q) for one in day.sites
     ]
     return replace(day, sites=tuple(sites))
 
@@ -138,14 +148,15 @@ def _targets(day: Day, views: Views, site: int) -> list[Target]:
     found = [one for one in found if len(one.places)]
     if site in day.flexible:
         x = views.coordination.setpoints[site]
-        number = next(n for n, kind, _ in reversed(views.tasks) if kind == "certificate")
+        kind = SURPLUS if is_unmet(views) else CERTIFICATE
+        number = last_task(views, kind)
         places = powers_of(own.spans, day.interval_count)
-        proof = client_of(site, f"certificate {number}")
+        proof = client_of(site, f"{kind} {number}")
         found.append(Target("schedule", number, proof, places, x[places] * base, "MW", megawatts))
-        last = next(n for n, kind, _ in reversed(views.tasks) if kind == "answer")
-        demand = own.demand_p(x) * base
+        last = last_task(views, ANSWER)
+        demand = stand_of(day, views).demand_p[site] * base
         places = np.arange(day.interval_count)
-        answer = client_of(site, f"answer {last}")
+        answer = client_of(site, f"{ANSWER} {last}")
         found.append(Target("net demand", last, answer, places, demand, "MW", megawatts))
     return found
 
@@ -267,7 +278,7 @@ def _correlation(one: Floats, other: Floats) -> float:
 
 
 def _demand(day: Day, views: Views, site: int) -> Target:
-    truth = day.sites[site].demand_p(views.coordination.setpoints[site]) * day.network.base_mva
+    truth = stand_of(day, views).demand_p[site] * day.network.base_mva
     return Target("net demand", 0, "", np.arange(len(truth)), truth, "MW", 1.0)
 
 
@@ -278,12 +289,13 @@ def _attack_sites(day: Day, views: Views, site: int) -> Recovered:
     as a guess without a view.
     """
     base, target = day.network.base_mva, _demand(day, views, site)
+    stand = stand_of(day, views)
     others = [bus for bus in day.flexible if bus != site] or [
         bus for bus in range(len(day.sites)) if bus != site
     ]
     rows, role = [], "any one other site"
     for bus in others:
-        mine = day.sites[bus].demand_p(views.coordination.setpoints[bus]) * base
+        mine = stand.demand_p[bus] * base
         price = views.coordination.price_p[bus]
         blind = [
             beside(target, role, guess, "its own demand")
@@ -300,15 +312,12 @@ def _attack_sites(day: Day, views: Views, site: int) -> Recovered:
 
 def _all_others(day: Day, views: Views, site: int) -> list[Recovered]:
     """Subtract what all other sites together know from the sums that opened."""
-    certificate = views.coordination.opened
-    setpoints, tariff = views.coordination.setpoints, _tariff(day, views)
-    demands = day.demands(setpoints)[0]
-    known = float((tariff * np.delete(demands, site, axis=0)).sum())
-    left = float(certificate["exchange_cost"]) - known
+    stand, tariff = stand_of(day, views), _tariff(day, views)
+    known = float((tariff * np.delete(stand.demand_p, site, axis=0)).sum())
+    left = stand.exchange_cost - known
     guess = tariff * (left / float(tariff @ tariff)) * day.network.base_mva
-    own = day.sites[site].cost(setpoints[site])
-    rest = sum(one.cost(x) for one, x in zip(day.sites, setpoints, strict=True)) - own
-    shown = float(certificate["cost"]) - float(certificate["exchange_cost"]) - rest
+    own = float(stand.cost[site])
+    shown = stand.total - stand.exchange_cost - float(np.delete(stand.cost, site).sum())
     role, target = "all other sites together", _demand(day, views, site)
     cost = Target("cost of its devices", 0, "", np.arange(1), np.array([own]), day.currency, 1.0)
     return [
@@ -327,7 +336,7 @@ def _attack_public(day: Day, views: Views, site: int) -> list[Recovered]:
     """Guess from what opened to all; the operator has the register of ranges as well."""
     base, own = day.network.base_mva, day.sites[site]
     target, tariff = _demand(day, views, site), _tariff(day, views)
-    share = float(views.coordination.opened["exchange_cost"]) / float(tariff @ tariff)
+    share = stand_of(day, views).exchange_cost / float(tariff @ tariff)
     even = tariff * share * base / max(1, len(day.sites) - 1)
     found = [beside(target, "ledger and public", even, "an even share of the exchange's cost")]
     give = views.public.register.give_p
@@ -336,7 +345,8 @@ def _attack_public(day: Day, views: Views, site: int) -> list[Recovered]:
     found.append(
         beside(target, "operator", wide, "the exchange's cost shared by registered ranges")
     )
-    found += _attack_payment(day, views, site)
+    if site in views.payments:
+        found += _attack_payment(day, views, site)
     if len(own.linear):
         powers = powers_of(own.spans, day.interval_count)
         plan = views.coordination.setpoints[site][powers] * base

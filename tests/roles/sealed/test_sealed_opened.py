@@ -18,10 +18,10 @@ from veilgrid.roles.audit_opened import (
     attack_losses,
     attack_opened,
     attack_signs,
-    demands_of,
     voltage_equations,
 )
 from veilgrid.roles.audit_score import Recovered, is_told_by_half
+from veilgrid.roles.audit_truth import demands_of
 from veilgrid.roles.sealed.day import PublicDay
 from veilgrid.roles.sealed.view import Views, record
 from veilgrid.secret import SeededRandomness

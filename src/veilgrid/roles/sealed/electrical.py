@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from veilgrid.mpc import Mpc, Shares, Steps, minimum_maximum
+from veilgrid.mpc._round import together
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
 from veilgrid.roles.sealed.narrowing import SHOWN_BITS, has_places
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Register, factors
@@ -195,7 +196,8 @@ def electrical_check(
     Returns
     -------
     dict
-        ``vm_min_pu``, ``vm_max_pu``, ``loading_max`` (None without ratings); ``low`` and ``high``:
+        ``vm_min_pu``, ``vm_max_pu`` (to 1e-4), ``loading_max`` (to 1e-3 where it is above 0.1;
+        None without ratings), for people, not for the verdict; ``low`` and ``high``:
         (bus, interval) beyond voltage limits; ``over``: (bus, interval) of overloaded branches;
         ``moving``: voltages that had not settled; ``shown`` as in
         :func:`veilgrid.roles.sealed.narrowing.narrowed`.
@@ -212,13 +214,18 @@ def electrical_check(
         yield from feeder.voltages()
     found = yield from _limits(mpc, register, feeder, former)
     least, most = yield from minimum_maximum(mpc, mpc.wrap(feeder.voltage.reshape(-1, 2), 2**40))
-    low, high = (yield from mpc.open(least)), (yield from mpc.open(most))
-    found["vm_min_pu"] = (low[0] / 2.0**POWER_BITS) ** 0.5
-    found["vm_max_pu"] = (high[0] / 2.0**POWER_BITS) ** 0.5
-    ratings, ends = yield from _ratings(mpc, register, feeder)
-    found |= ratings
+    ratings, loaded, heaviest = yield from _ratings(mpc, register, feeder)
+    ends = np.concatenate([least.data, most.data])
+    voltages, loading = yield from together(
+        _coarse(mpc, feeder, ends, POWER_BITS), _coarse(mpc, feeder, heaviest, 2 * POWER_BITS)
+    )
+    found |= ratings | {
+        "vm_min_pu": round(voltages[0] ** 0.5, 4),
+        "vm_max_pu": round(voltages[1] ** 0.5, 4),
+        "loading_max": round(loading[0] ** 0.5, 3) if loading else None,
+    }
     if is_shown and has_places(found) and not found["moving"]:
-        found["shown"] = yield from _shown(mpc, register, feeder, found, ends)
+        found["shown"] = yield from _shown(mpc, register, feeder, found, loaded)
     return found
 
 
@@ -246,6 +253,8 @@ def _shown(
 
 def _coarse(mpc: Mpc, feeder: _Feeder, numbers: Words, bits: int) -> Steps[list[float]]:
     """Open numbers of so many binary places, rounded to :data:`SHOWN_BITS`."""
+    if not len(numbers):
+        return []
     (cut,) = yield from feeder.cut([numbers], bits - SHOWN_BITS)
     opened = yield from mpc.open(mpc.wrap(np.ascontiguousarray(cut), 2**40))
     return [value / 2.0**SHOWN_BITS for value in opened]
@@ -302,11 +311,11 @@ def _limits(mpc: Mpc, register: Register, feeder: _Feeder, former: Words) -> Ste
 
 def _ratings(
     mpc: Mpc, register: Register, feeder: _Feeder
-) -> Steps[tuple[dict[str, Any], tuple[Words, Words]]]:
-    """Compare both ends' apparent power with the ratings; return it as well."""
+) -> Steps[tuple[dict[str, Any], tuple[Words, Words], Words]]:
+    """Compare both ends' apparent power with the ratings; return it, and the largest, as well."""
     rated = register.limits.rated
     if not len(rated):
-        return {"over": [], "loading_max": None}, (feeder.current, feeder.current)
+        return {"over": []}, (feeder.current, feeder.current), PRIME_FIELD.zeros(0)
     far, near = yield from feeder.ends()
     whole = np.concatenate([far.reshape(-1, 2), near.reshape(-1, 2)])
     steps = rounded_steps(1.0 + TOLERANCE_PU, 2 * POWER_BITS)
@@ -316,6 +325,4 @@ def _ratings(
     places = sorted({place % half for place, bit in enumerate(bits) if bit})
     over = [[int(rated[place // times]), place % times] for place in places]
     _, most = yield from minimum_maximum(mpc, mpc.wrap(whole, COMPARED_BOUND // 4))
-    opened = yield from mpc.open(most)
-    found = {"over": over, "loading_max": (opened[0] / 2.0 ** (2 * POWER_BITS)) ** 0.5}
-    return found, (far, near)
+    return {"over": over}, (far, near), most.data

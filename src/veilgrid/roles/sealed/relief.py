@@ -64,7 +64,8 @@ def relief_program(
 ) -> Steps[dict[str, Any]]:
     """Open whether the rows in force are exceeded whatever the sites do, and by whom it is hidden.
 
-    If they are, it opens by how much the demands that relieve them most exceed each.
+    If they are, it opens by how much, in coarse steps, the demands that relieve them most exceed
+    which.
     """
     proved = yield from take_in(mpc, proofs, PRICE_MAX)
     priced, register = doubted.priced, doubted.priced.register
@@ -95,8 +96,7 @@ def relief_program(
     demand_p, demand_q = (
         placed(mpc, register, buses, part) for part in (judged.demand_p, judged.demand_q)
     )
-    excess = yield from excess_of(mpc, register, demand_p, demand_q, places)
-    worst = [[*place, amount] for place, amount in zip(places, excess, strict=True) if amount > 0]
+    worst = yield from excess_of(mpc, register, demand_p, demand_q, places)
     return {"unproved": [], "is_unmet": True, "unmet": worst}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from veilgrid.mpc import Engine, Mpc, Shares, Steps, concatenate
 from veilgrid.mpc._round import together
-from veilgrid.mpc.field import Words
+from veilgrid.mpc.field import PRIME_FIELD, Words
 from veilgrid.roles.sealed.register import (
     EXCESS_TOLERANCE,
     FACTOR_BITS,
@@ -31,6 +31,9 @@ PASSES_AT_ONCE: Final = 12
 
 DROPPED_BITS: Final = 24
 """Of numbers of scale 2**62, when their signs are asked for: far below the tolerance of rows."""
+
+UNMET_BITS: Final = 10
+"""Binary places of amounts that open where no plan keeps the limits, per-unit."""
 
 
 def network_step(
@@ -164,14 +167,28 @@ def excess_of(
     demand_p: Shares,
     demand_q: Shares,
     places: list[tuple[int, int]],
-) -> Steps[list[float]]:
-    """Open by how much net demands exceed some rows (row, interval), per-unit."""
+) -> Steps[list[list[float]]]:
+    """Open which of some rows (row, interval) net demands exceed, and of these alone by how much.
+
+    Amounts are per-unit, rounded up to steps of ``2**-UNMET_BITS``: an exact one would be an
+    equation between demands.
+    """
     plain = replace(register, inner=EXCESS_TOLERANCE)
     nothing = ActiveSet([AT_HIGH] * register.interval_count, [{} for _ in register.buy])
     work = Duals(mpc, plain, demand_p, demand_q)
-    left = Rooms(work).rooms(work.still(nothing), places)
-    opened = yield from mpc.open_elements(np.concatenate(left))
-    return [-value / 2.0 ** (POWER_BITS + FACTOR_BITS) for value in opened]
+    left = np.concatenate(Rooms(work).rooms(work.still(nothing), places))
+    chosen = np.flatnonzero((yield from below_zero(mpc, [left])))
+    if not len(chosen):
+        return []
+    dropped = POWER_BITS + FACTOR_BITS - UNMET_BITS
+    amounts = PRIME_FIELD.subtract(PRIME_FIELD.zeros(len(chosen)), left[chosen])
+    wide = mpc.wrap(amounts, COMPARED_BOUND // 2) + (2**dropped - 1)
+    steps = yield from mpc.truncate(wide.claim(COMPARED_BOUND), dropped)
+    opened = yield from mpc.open(steps)
+    return [
+        [*places[place], amount / 2.0**UNMET_BITS]
+        for place, amount in zip(chosen, opened, strict=True)
+    ]
 
 
 def network_duals(
