@@ -9,7 +9,7 @@ TRIALS ?= 10000
 DAYS ?= 300
 COMETBFT ?= v0.38.19
 
-.PHONY: help demo test check fast sim fuzz-sealed outage latency nightly bench docs cometbft scenarios clean
+.PHONY: help demo test check fast sim fuzz-sealed misreport outage latency nightly bench docs cometbft scenarios clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -47,6 +47,11 @@ SEALED_DAYS ?= 200
 FIRST ?= 0
 fuzz-sealed: $(READY)  ## SEALED_DAYS=200 sealed days from seed FIRST=0 on: any weather, losses, a corrupt party, a lying site
 	$(BIN)/python -m tests.roles.sealed.sealed_fuzz --seeds $(SEALED_DAYS) --first $(FIRST) $(if $(MODE),--mode $(MODE))
+
+TIGHT ?= ../shared/scenarios/yingkou-2023-11-09
+misreport: $(READY)  ## what a site gains by its best bid: six-bus, the bundled day, TIGHT with impedances times 3
+	$(BIN)/python tools/best_response.py six-bus:farm --tight $(TIGHT):49
+	$(BIN)/python tools/best_response.py --exact simbench-rural-2016-01-18:14 simbench-rural-2016-01-18:21
 
 OUTAGE_DAY ?= ../shared/scenarios/yingkou-2023-11-09
 outage: $(READY)  ## kill -9 a validator and a worker of OUTAGE_DAY by processes, in about a minute

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations, product
 from typing import Final
 
@@ -107,12 +108,16 @@ class Study:
     def __post_init__(self) -> None:
         self.tariff = float(np.mean(np.abs(self.day.buy)))
         self.truth = self.exact(self.day)
+
+    @cached_property
+    def uncertain(self) -> float:
+        """By how much the exact bill of a site moves where next to nothing is misreported."""
         nudged = [self.bid({bus: times(1.0 + STILL)}) for bus in self.members]
         off = [
             abs(self.exact(day).bears[bus] - self.truth.bears[bus])
             for bus, day in zip(self.members, nudged, strict=True)
         ]
-        self.uncertain = max(off, default=0.0)
+        return max(off, default=0.0)
 
     @property
     def members(self) -> list[int]:
