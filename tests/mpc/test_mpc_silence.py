@@ -7,7 +7,7 @@ import pytest
 from mpc_committee import parties_of
 
 from veilgrid.machine import START, Effect, Event, NodeId, Received, Send, TimerFired
-from veilgrid.mpc._courier import LATE, LATE_FIRST, Errand
+from veilgrid.mpc._courier import Errand
 from veilgrid.mpc.message import Ask, Relay, Said
 from veilgrid.mpc.party import Party
 
@@ -67,11 +67,11 @@ class Committee:
     ("held_from", "ticks", "blamed"),
     [
         (3, 0, ["p2"]),  # It spoke in time: who says that it did not is wrong.
-        (3, LATE - 1, ["p2"]),  # As late as an honest party that had to ask for words first.
-        (3, LATE, ["p1"]),
+        (3, 1, ["p2"]),  # As late as an honest party that had to ask for words first.
+        (3, 2, ["p1"]),
         (0, 1, []),  # It may have begun later.
-        (0, LATE_FIRST - 1, []),
-        (0, LATE_FIRST, ["p1"]),
+        (0, 3, []),
+        (0, 4, ["p1"]),
     ],
 )
 def test_a_witness_blames_who_kept_itself_waiting_or_else_who_gave_up(
@@ -87,7 +87,7 @@ def test_a_witness_blames_who_kept_itself_waiting_or_else_who_gave_up(
 
 def test_who_accuses_the_witness_itself_or_nobody_is_to_blame() -> None:
     committee = Committee(3)
-    committee.tick(WITNESS, LATE)
+    committee.tick(WITNESS, 2)
     assert committee.blamed(("p3",)) == ["p2"]
     assert committee.blamed(()) == ["p2"]
     assert committee.blamed(("stranger",)) == ["p2"]
@@ -97,7 +97,7 @@ def test_who_accuses_the_witness_itself_or_nobody_is_to_blame() -> None:
 def test_nobody_is_blamed_who_may_have_waited_for_words_that_were_carried() -> None:
     """Who starves an honest party of private words could have it blamed for being late."""
     committee = Committee(3)
-    committee.tick(WITNESS, LATE)
+    committee.tick(WITNESS, 2)
     state = committee.parties[WITNESS].state
     state.errands[1, 2] = Errand(state.round - 1, since=0, until=1, is_done=True)
     assert committee.blamed() == []
