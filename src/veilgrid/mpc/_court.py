@@ -12,7 +12,7 @@ import msgspec
 
 from veilgrid.errors import invariant
 from veilgrid.machine import Effect, Send, SetTimer
-from veilgrid.mpc import _blame
+from veilgrid.mpc import _blame, _testimony
 from veilgrid.mpc.message import (
     Aborted,
     Alarm,
@@ -67,7 +67,7 @@ def join(party: "Party", *, is_waiting_over: bool = False) -> list[Effect]:
 def _begin(party: "Party", what: str, cheaters: tuple[int, ...]) -> list[Effect]:
     state = party.state
     state.is_judging, state.failure = True, (what, cheaters)
-    told = _blame.testify(party)
+    told = _testimony.testify(party)
     testimony = msgspec.structs.replace(told, signature=party.sign(_testimony_text(party, told)))
     state.testimonies[party.number] = testimony
     alarms = [
@@ -178,13 +178,13 @@ def judge(party: "Party", *, is_last: bool = False) -> list[Effect]:
     if is_heard and not named:
         # Without everybody's testimony a two-faced party could have made them look wrong.
         if state.sighted is None:
-            state.sighted = _blame.at_sight(party, cheaters)
+            state.sighted = _testimony.at_sight(party, cheaters)
         named = state.sighted
     effects = accuse(party, what, named - {party.number})
     if not is_heard:
         absent = set(range(1, party.n + 1)) - set(state.testimonies)
         return [*effects, *(accuse(party, what, absent, "silent") if is_last else [])]
-    if state.failed_at != _blame.failing_round(party):
+    if state.failed_at != _testimony.failing_round(party):
         # Nothing to compute again: the alarm is false, or words of its round never came.
         is_stuck = is_last and not named
         return [*effects, *(_end(party, what, state.lacking, "silent") if is_stuck else [])]
@@ -204,7 +204,7 @@ def _contradictions(party: "Party") -> set[int]:
     state = party.state
     count = len(state.testimonies)
     if state.contradicted is None or state.contradicted[0] != count:
-        state.contradicted = (count, _blame.contradictions(party, state.testimonies))
+        state.contradicted = (count, _testimony.contradictions(party, state.testimonies))
     return state.contradicted[1]
 
 

@@ -3,7 +3,7 @@
 Everything a party says to all is signed. A party that has heard all of a round steps its function
 to the next. What has not arrived is asked for, from anybody; who stays silent is named. A check
 that fails makes all parties tell what they heard and compute again what they should have said:
-that names who deviated (:mod:`veilgrid.mpc._blame`).
+that names who deviated (:mod:`veilgrid.mpc._court`).
 """
 
 import hashlib
