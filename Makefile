@@ -51,7 +51,8 @@ fuzz-sealed: $(READY)  ## SEALED_DAYS=200 sealed days from seed FIRST=0 on: any 
 TIGHT ?= ../shared/scenarios/yingkou-2023-11-09
 misreport: $(READY)  ## what a site gains by its best bid: six-bus, the bundled day, TIGHT with impedances times 3
 	$(BIN)/python tools/best_response.py six-bus:farm --tight $(TIGHT):49
-	$(BIN)/python tools/best_response.py --exact simbench-rural-2016-01-18:14 simbench-rural-2016-01-18:21
+	$(BIN)/python tools/best_response.py --exact --budget 120 simbench-rural-2016-01-18:14
+	$(BIN)/python tools/best_response.py --exact --budget 40 simbench-rural-2016-01-18:21
 
 OUTAGE_DAY ?= ../shared/scenarios/yingkou-2023-11-09
 outage: $(READY)  ## kill -9 a validator and a worker of OUTAGE_DAY by processes, in about a minute

@@ -40,6 +40,9 @@ OFFERS: Final = (0.0, 1.0, 0.1)
 LOADS: Final = (0.5, 1.5, 0.1)
 """Least, most and first step: shares of the mean tariff, of what a device can, of the load."""
 
+OFFERED: Final = 1.0
+"""What a truthful bid offers of what a device can."""
+
 FIRST: Final = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
 """What is tried of each kind of misreport before the search, all devices alike."""
 
@@ -138,7 +141,7 @@ def offers(site: Site, times: Sequence[int] | None = None, label: str = "") -> I
             upper[at] = np.maximum(one.lower[at], value * upper[at])
             return replace(one, upper=upper)
 
-        yield Axis(f"{span.device} {span.group} offers{label}", span.device, 1.0, *OFFERS, put)
+        yield Axis(f"{span.device} {span.group} offers{label}", span.device, OFFERED, *OFFERS, put)
 
 
 def loads(site: Site) -> Iterable[Axis]:
@@ -331,18 +334,21 @@ def stages(hunt: Hunt) -> list[Stage]:
     for t in times:
         wide += (*asks(site, tariff, [t], f" at {t}"), *offers(site, [t], f" at {t}"))
     free = {span.device for span in spans(site) if span.kind in FREE_OF_FUEL}
-    fuel = tuple(one for one in ask if one.device not in free)
-    burns = tuple(one for one in offer if one.device not in free)
     every = ask + offer
+    whole = every + wide
+    rest = tuple(one for one in whole if one.device not in free or one.truth == OFFERED)
     return [
         Stage("asks", ask),
         Stage("offers", offer),
         Stage("asks and offers", every),
-        Stage(f"both, and in {len(times)} bound intervals apart", every + wide),
+        Stage(f"both, and in {len(times)} bound intervals apart", whole),
         *(Stage(f"load; {rule}", load, rule) for rule in RULES if load),
         *(Stage(f"asks, offers and load; {rule}", every + load, rule) for rule in RULES if load),
-        Stage("cap on asks without fuel: the rest", fuel + offer),
-        Stage("the same, and no less offered without fuel", fuel + burns),
+        Stage("cap on asks without fuel: the rest", rest),
+        Stage(
+            "the same, and no less offered without fuel",
+            tuple(one for one in whole if one.device not in free),
+        ),
     ]
 
 
