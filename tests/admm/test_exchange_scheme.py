@@ -9,9 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from strategies import scenarios
-from veilgrid.admm.accelerate import PenaltyBalance
 from veilgrid.admm.certify import certify, turnover
 from veilgrid.admm.exchange import (
+    Balance,
     Coordinator,
     ExchangeSettings,
     ExchangeState,
@@ -20,6 +20,7 @@ from veilgrid.admm.exchange import (
 )
 from veilgrid.admm.outcome import Interrupted, Progress, RunStatus
 from veilgrid.admm.reference import central
+from veilgrid.admm.site_step import SiteAnswer
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.scenario import Scenario
 from veilgrid.report.folders import open_scenario
@@ -172,7 +173,7 @@ def test_poor_penalties_are_mended_on_the_way(penalty: float) -> None:
     scenario = open_scenario("six-bus")
     day, limits = scenario.day(), Limits.of(scenario.network)
     mended = plan_exchange(day, limits, ExchangeSettings(penalty=penalty))
-    kept = plan_exchange(day, limits, ExchangeSettings(penalty=penalty, change_count_max=0))
+    kept = plan_exchange(day, limits, ExchangeSettings(penalty=penalty, balance=Balance.NONE))
     assert mended.status is RunStatus.CONVERGED
     assert mended.iteration_count <= 100
     assert mended.iteration_count < kept.iteration_count
@@ -181,38 +182,37 @@ def test_poor_penalties_are_mended_on_the_way(penalty: float) -> None:
 def test_a_stiff_day_with_small_penalties_is_mended_on_the_way() -> None:
     scenario = tightened(yingkou("09"), 3.0, 0.945, 1.05)
     _, outcome = planned(scenario, settings=ExchangeSettings(penalty=0.2))
-    assert outcome.iteration_count <= 80  # 53; more than 150 with the penalties as given.
+    assert outcome.iteration_count <= 80  # 65; more than 150 with the penalties as given.
 
 
 def test_a_change_of_penalties_leaves_targets_and_prices_where_they_are() -> None:
     """Otherwise each change would throw the run back."""
     scenario = open_scenario("six-bus")
     day, limits = scenario.day(), Limits.of(scenario.network)
-    settings = ExchangeSettings()
+    settings = ExchangeSettings(memory=1)
     metric = Metric.of(day, limits, settings.penalty, settings.evenness)
+    coordinator = Coordinator(day, limits, metric, settings)
+    coordinator.declare(*day.demands(day.load_only))
     rng = np.random.default_rng(5)
     shape = (len(day.flexible), day.interval_count)
-    begun = ExchangeState(
-        target_p=rng.normal(size=shape),
-        target_q=rng.normal(size=shape),
-        price_p=float(day.buy.max()) * rng.normal(size=shape),
-        price_q=np.zeros(shape),
+    blank = np.zeros(shape)
+    coordinator.start(
+        ExchangeState(target_p=blank, target_q=blank, price_p=blank + day.buy, price_q=blank)
     )
-    found = []
-    for scale in (1.0, 16.0, 0.25):
-        coordinator = Coordinator(day, limits, metric, settings, PenaltyBalance())
-        coordinator.declare(*day.demands(day.load_only))
-        coordinator.start(begun)
+    offer, changes = coordinator.offer(), 0
+    for _ in range(40):
+        wild = rng.normal(size=(2, *shape))
+        wild -= wild.mean(axis=1, keepdims=True)  # Targets move, prices hardly do.
+        before = offer.stiffness
+        coordinator.take(SiteAnswer([], offer.target_p + wild[0], offer.target_q + wild[1]))
         offer = coordinator.offer()
-        again = coordinator.resume(replace(offer, scale=scale))
-        assert again is not None
-        assert again.scale == scale
-        found.append(again)
-    for other in found[1:]:
-        size = float(day.buy.max())
-        np.testing.assert_allclose(other.target_p, found[0].target_p, atol=1e-8)
-        np.testing.assert_allclose(other.target_q, found[0].target_q, atol=1e-8)
-        np.testing.assert_allclose(other.price_p, found[0].price_p, atol=1e-8 * size)
+        changes += int((offer.stiffness != before).sum())
+        again = coordinator.network.project(coordinator._wish_p, coordinator._wish_q)
+        size, members = float(day.buy.max()), list(day.flexible)
+        np.testing.assert_allclose(again.target_p[members], offer.target_p, atol=1e-8)
+        np.testing.assert_allclose(again.target_q[members], offer.target_q, atol=1e-8)
+        np.testing.assert_allclose(again.price_p[members], offer.price_p, atol=1e-8 * size)
+    assert changes > 0
 
 
 def test_a_start_that_does_not_fit_is_left_aside() -> None:

@@ -6,12 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from veilgrid.admm.accelerate import BALANCE_FACTOR, IntervalBalance
-from veilgrid.admm.exchange import ExchangeSettings, plan_exchange
+from veilgrid.admm.exchange import Balance, ExchangeSettings, plan_exchange
 from veilgrid.admm.network_step import NetworkStep
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.report.folders import open_scenario
-
-BY_INTERVAL = ExchangeSettings(change_count_max=0, by_interval=True)
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -30,8 +28,7 @@ def test_stiffness_changes_where_asked_and_stays_within_bounds() -> None:
     stiffer, softer = np.array([True, False, False]), np.array([False, True, False])
     for count in range(1, 8):
         assert balance.change(stiffer, softer) == (count <= 2)
-    most = IntervalBalance.STIFFNESS_MAX
-    assert most == BALANCE_FACTOR**2
+    most = BALANCE_FACTOR**IntervalBalance.POWER_MAX
     np.testing.assert_array_equal(balance.stiffness, [most, 1.0 / most, 1.0])
 
 
@@ -52,9 +49,9 @@ def test_a_step_in_stiff_intervals_is_a_step_with_other_penalties(stiffness: flo
 def test_a_day_balanced_by_interval_costs_the_same_and_takes_no_longer() -> None:
     day = open_scenario("six-bus").day()
     limits = Limits.of(day.network)
-    fixed = plan_exchange(day, limits, ExchangeSettings(change_count_max=0))
-    found = plan_exchange(day, limits, BY_INTERVAL)
+    fixed = plan_exchange(day, limits, ExchangeSettings(balance=Balance.NONE))
+    found = plan_exchange(day, limits)
     assert found.status == fixed.status == "converged"
     cost = day.cost(fixed.setpoints)
-    assert day.cost(found.setpoints) == pytest.approx(cost, rel=2 * BY_INTERVAL.gap_max)
+    assert day.cost(found.setpoints) == pytest.approx(cost, rel=2 * ExchangeSettings().gap_max)
     assert found.iteration_count <= fixed.iteration_count

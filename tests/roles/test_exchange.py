@@ -184,9 +184,10 @@ def test_machines_change_their_penalties_as_the_arrays_do(one_by_one) -> None:
     queue = queue_of(day, 18, settings=poor)
     queue.run()
     assert_same(queue, expected, day, 1e-9)
-    scales = {m.scale for _, _, m in queue.sent if isinstance(m, Offer)}
-    assert len(scales) > 1
-    assert queue.outcome.warm.scale == expected.warm.scale < 1.0
+    offered = {m.powers for _, _, m in queue.sent if isinstance(m, Offer)}
+    assert len(offered) > 1
+    np.testing.assert_array_equal(queue.outcome.warm.powers, expected.warm.powers)
+    assert len(set(expected.warm.powers.tolist())) > 1
 
 
 def test_machines_go_on_as_begun_where_the_last_day_does_not_fit(one_by_one) -> None:
@@ -407,7 +408,7 @@ def test_foreign_late_and_meaningless_messages_are_ignored() -> None:
     """Nobody but a member, about nothing but the present iteration, is heard."""
     day = six_bus()
     count = day.interval_count
-    part = packed(np.zeros(count))
+    part, powers = packed(np.zeros(count)), bytes(count)
     stranger, mill = NodeId("stranger"), NodeId("mill")
     queue = queue_of(day, 15, settings=SHORT)
     coordinator, site = queue.machines[COORDINATOR], queue.machines[FLEXIBLE]
@@ -421,7 +422,7 @@ def test_foreign_late_and_meaningless_messages_are_ignored() -> None:
         Received(RIGID, Answer(1, part, part, 0.0)),
         Received(FLEXIBLE, Regret(1, 0.0)),
         Received(stranger, Regret(0, 0.0)),
-        Received(FLEXIBLE, Offer(1, part, part, part, part, 1.0)),
+        Received(FLEXIBLE, Offer(1, part, part, part, part, powers)),
         Received(FLEXIBLE, Close(1, "converged")),
         Received(FLEXIBLE, "not a message of ours"),
         Computed(("network", 0), "nonsense"),
@@ -431,15 +432,15 @@ def test_foreign_late_and_meaningless_messages_are_ignored() -> None:
         TimerFired("nonsense"),
     ]
     to_site = [
-        Received(stranger, Offer(2, part, part, part, part, 1.0)),
+        Received(stranger, Offer(2, part, part, part, part, powers)),
         Received(mill, Close(1, "converged")),
-        Received(COORDINATOR, Offer(1, part, part, part, part, 1.0)),
-        Received(COORDINATOR, Offer(2, part[:-8], part, part, part, 1.0)),
-        Received(COORDINATOR, Offer(2, part, b"", part, part, 1.0)),
-        Received(COORDINATOR, Offer(2, packed(np.full(count, np.nan)), part, part, part, 1.0)),
-        Received(COORDINATOR, Offer(2, part, part, part, part, 0.0)),
-        Received(COORDINATOR, Offer(2, part, part, part, part, float("nan"))),
-        Received(COORDINATOR, Offer(2, part, part, part, part, 1e9)),
+        Received(COORDINATOR, Offer(1, part, part, part, part, powers)),
+        Received(COORDINATOR, Offer(2, part[:-8], part, part, part, powers)),
+        Received(COORDINATOR, Offer(2, part, b"", part, part, powers)),
+        Received(COORDINATOR, Offer(2, packed(np.full(count, np.nan)), part, part, part, powers)),
+        Received(COORDINATOR, Offer(2, part, part, part, part, powers[1:])),
+        Received(COORDINATOR, Offer(2, part, part, part, part, 1.0)),
+        Received(COORDINATOR, Offer(2, part, part, part, part, b"\x03" + powers[1:])),
         Received(COORDINATOR, Check(1, part, part)),
         Received(COORDINATOR, Answer(1, part, part, 0.0)),
         Received(COORDINATOR, None),

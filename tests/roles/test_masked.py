@@ -114,12 +114,13 @@ def plain_answers(day, limits, kept: list[Watched], settings: ExchangeSettings):
         made = {}
         for entry in kept:
             offer = entry.offer
-            key = (entry.kind, offer.scale)
+            scale = float(offer.stiffness[0])
+            key = (entry.kind, scale)
             if key not in made:
                 form = site_form(
                     day.sites[index],
-                    offer.scale * float(metric.active[place]),
-                    offer.scale * float(metric.reactive[place]),
+                    scale * float(metric.active[place]),
+                    scale * float(metric.reactive[place]),
                 )
                 plain = form.problem
                 if entry.kind == "cheapest":
@@ -177,7 +178,8 @@ def test_masked_iterates_stay_plain_ones_when_penalties_change() -> None:
         MaskedSettings(exchange=exchange),
         watch=kept.append,
     )
-    assert len({entry.offer.scale for entry in kept}) > 1
+    assert len({float(entry.offer.stiffness[0]) for entry in kept}) > 1
+    assert all(np.ptp(entry.offer.stiffness) == 0.0 for entry in kept)
     first, last = kept[1], kept[-1]
     for before, after in zip(first.problems, last.problems, strict=True):
         assert (before.matrix == after.matrix).all()

@@ -13,12 +13,10 @@ from veilgrid.errors import invariant
 from veilgrid.grid.network import Floats
 
 Flags = NDArray[np.bool_]
+Powers = NDArray[np.int8]
 
 BALANCE_FACTOR = 4.0
 """By which a balance changes penalties at a time."""
-
-SCALE_MAX = BALANCE_FACTOR**4
-"""Penalties stay within this factor, up or down, of what they were given as."""
 
 RATIO_MAX = 3.0
 """Logarithm beyond which a single step's ratio tells nothing more."""
@@ -141,13 +139,14 @@ class IntervalBalance:
     Residual balancing [Boyd 2011, section 3.4.1], interval by interval, because they differ: where
     storage can serve any of several intervals, targets move far and prices little, and where it
     serves none, only the price moves. One penalty for both makes either crawl. What is judged are
-    sums of squares over all sites, in the metric, since it was judged last; twice the sums decide
-    by their signs alone, so that shares of them do as well.
+    sums of squares over all sites, in the metric, since it was judged last. Both questions are
+    whether a weighted difference of two such sums is positive: where the sums are shared among
+    parties, opening two signs an interval answers them.
 
     Attributes
     ----------
-    stiffness : (interval,)
-        By which the penalties of all sites are multiplied.
+    powers : (interval,), -:data:`POWER_MAX` to :data:`POWER_MAX`
+        Of :data:`BALANCE_FACTOR`, by which the penalties of all sites are multiplied.
     """
 
     JUDGED = (7, 13, 19, 25, 31, 37, 49, 61, 85, 109)
@@ -159,13 +158,18 @@ class IntervalBalance:
     LOW, HIGH = 0.25, 4.0
     """Price movement over target movement outside of which an interval's penalties change."""
 
-    STIFFNESS_MAX = 16.0
+    POWER_MAX = 2
 
     LEAST = 2.0**-40
     """Times the highest tariff: less movement than this, in currency, does not count."""
 
     def __init__(self, interval_count: int) -> None:
-        self.stiffness = np.ones(interval_count)
+        self.powers: Powers = np.zeros(interval_count, np.int8)
+
+    @property
+    def stiffness(self) -> Floats:
+        """By which the penalties of all sites are multiplied, (interval,)."""
+        return stiffness_of(self.powers)
 
     @classmethod
     def excess(cls, price_moved: Floats, target_moved: Floats) -> tuple[Floats, Floats]:
@@ -182,19 +186,27 @@ class IntervalBalance:
         )
 
     def change(self, is_stiffer: Flags, is_softer: Flags) -> bool:
-        """Change the stiffness of some intervals; return whether any changed.
+        """Change the penalties of some intervals; return whether any changed.
 
         Parameters
         ----------
         is_stiffer, is_softer : (interval,)
             Where prices, and where targets, moved too far.
         """
-        factor = np.where(is_stiffer, BALANCE_FACTOR, np.where(is_softer, 1.0 / BALANCE_FACTOR, 1))
-        bounded = np.clip(self.stiffness * factor, 1.0 / self.STIFFNESS_MAX, self.STIFFNESS_MAX)
-        is_changed = bool((bounded != self.stiffness).any())
-        if is_changed:
-            self.stiffness = bounded
-        return is_changed
+        moved = self.powers + is_stiffer - (is_softer & ~is_stiffer)
+        before, self.powers = self.powers, bounded_powers(moved)
+        return bool((self.powers != before).any())
+
+
+def stiffness_of(powers: Powers) -> Floats:
+    """By which penalties are multiplied, (interval,), > 0."""
+    return np.asarray(BALANCE_FACTOR ** powers.astype(np.float64))
+
+
+def bounded_powers(powers: NDArray[np.integer]) -> Powers:
+    """Return powers, (interval,), within what a balance may reach."""
+    most = IntervalBalance.POWER_MAX
+    return np.asarray(np.clip(powers, -most, most), np.int8)
 
 
 class GuardedAnderson:

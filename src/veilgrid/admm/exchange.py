@@ -12,14 +12,15 @@ iteration; their prices still come from the network step.
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
 
 from veilgrid.admm.accelerate import (
-    SCALE_MAX,
     GuardedAnderson,
     IntervalBalance,
-    PenaltyBalance,
+    Powers,
+    stiffness_of,
 )
 from veilgrid.admm.certify import bound_from_prices, turnover
 from veilgrid.admm.exchange_message import traffic
@@ -40,6 +41,17 @@ SUSPICION = (10, 20, 40, 80)
 
 SUSPICIOUS_PRICE = 10.0
 """A nodal price of so many times the highest tariff is extreme."""
+
+
+class Balance(StrEnum):
+    """Of which penalties the movements of prices and targets are balanced together.
+
+    Masked sites balance the day as a whole: workers would learn more from a factor an interval.
+    """
+
+    BY_INTERVAL = "interval"
+    BY_DAY = "day"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +76,8 @@ class ExchangeSettings:
         Plain iterations from one mixing to the next.
     inner_share : in [0, 1)
         Part of ``gap_max`` that may be spent on an inner distance from limits.
-    change_count_max : >= 0
-        How often the penalties may be changed to balance targets and prices.
-    by_interval
-        Balance them interval by interval instead (:class:`IntervalBalance`).
+    balance
+        How penalties change on the way (:class:`IntervalBalance`).
     strength_max : > 0
         Ceiling of a row's strength in units of the highest tariff.
     """
@@ -81,8 +91,7 @@ class ExchangeSettings:
     memory: int = 20
     mixing_interval: int = 3
     inner_share: float = 0.5
-    change_count_max: int = 4
-    by_interval: bool = False
+    balance: Balance = Balance.BY_INTERVAL
     strength_max: float = 200.0
 
 
@@ -93,8 +102,9 @@ class ExchangeState:
     Attributes
     ----------
     target_p, target_q, price_p, price_q : (flexible site, interval)
-    scale : > 0
-        By which all penalties of the metric are multiplied from here on.
+    powers : (interval,), None = all zero
+        Of :data:`BALANCE_FACTOR`, by which penalties are multiplied from here on. Another day
+        begins without: what is out of balance differs too much (decision 44).
     members
         Names of the sites; empty = in the order of the day that is planned.
     """
@@ -103,8 +113,15 @@ class ExchangeState:
     target_q: Floats
     price_p: Floats
     price_q: Floats
-    scale: float = 1.0
+    powers: Powers | None = None
     members: tuple[str, ...] = ()
+
+    @property
+    def stiffness(self) -> Floats:
+        """By which penalties are multiplied from here on, (interval,)."""
+        if self.powers is None:
+            return np.ones(self.target_p.shape[1])
+        return stiffness_of(self.powers)
 
     def fitted(self, opening: "ExchangeState") -> "ExchangeState | None":
         """Take over what fits another day: ``None`` if nothing does.
@@ -131,7 +148,6 @@ class ExchangeState:
             target_q=merged(self.target_q, opening.target_q),
             price_p=merged(self.price_p, opening.price_p),
             price_q=merged(self.price_q, opening.price_q),
-            scale=min(max(self.scale, 1.0 / SCALE_MAX), SCALE_MAX),
             members=opening.members,
         )
 
@@ -169,9 +185,10 @@ class Metric:
         active = penalty * price / (own ** (1.0 - evenness) * middle**evenness)
         return cls(active=active, reactive=np.zeros_like(active) if limits.are_absent else active)
 
-    def scaled(self, scale: float) -> "Metric":
-        """Multiply all penalties by the same number."""
-        return Metric(active=scale * self.active, reactive=scale * self.reactive)
+
+def _inverse(penalty: Floats) -> Floats:
+    """One over penalties where there are any."""
+    return np.divide(1.0, penalty, out=np.zeros_like(penalty), where=penalty > 0.0)
 
 
 def _spread(values: Floats, members: list[int], count: int) -> Floats:
@@ -187,23 +204,23 @@ class Coordinator:
     """
 
     def __init__(
-        self,
-        day: Day,
-        limits: Limits,
-        metric: Metric,
-        settings: ExchangeSettings,
-        balance: PenaltyBalance | None = None,
+        self, day: Day, limits: Limits, metric: Metric, settings: ExchangeSettings
     ) -> None:
-        self.settings, self._base, self._balance = settings, metric, balance
-        self.intervals = IntervalBalance(day.interval_count)
+        self.settings, self.metric = settings, metric
+        self._balance = IntervalBalance(day.interval_count)
         self._moved = np.zeros((2, day.interval_count))
         self._members, self._count = list(day.flexible), len(day.sites)
         self._names = tuple(str(day.sites[i].name) for i in day.flexible)
         self._opening: ExchangeState | None = None
-        blank = np.zeros(self._count)
-        strength_max = settings.strength_max * float(np.max(np.abs(day.buy)))
-        self.network = NetworkStep(limits, day.buy, day.sell, blank, blank, strength_max)
-        self._weigh(1.0)
+        self.network = NetworkStep(
+            limits,
+            day.buy,
+            day.sell,
+            _spread(_inverse(metric.active), self._members, self._count),
+            _spread(_inverse(metric.reactive), self._members, self._count),
+            settings.strength_max * float(np.max(np.abs(day.buy))),
+        )
+        self._stiffen()
         self._has_reactive = bool((metric.reactive > 0.0).any())
         self._mixer = GuardedAnderson(settings.memory, settings.mixing_interval)
         self._wish_p = np.zeros((self._count, day.interval_count))
@@ -212,20 +229,12 @@ class Coordinator:
         self._offers = 0
         self.primal = self.dual = np.inf
 
-    def _weigh(self, scale: float) -> None:
-        """Multiply the penalties given at first by a number from here on."""
-        self.scale = scale
-        self.metric = metric = self._base.scaled(scale)
-        own = np.concatenate([metric.active, metric.reactive])[:, np.newaxis]
-        self._weight = np.sqrt(own * self.intervals.stiffness)
-        reactive_give = np.divide(
-            1.0, metric.reactive, out=np.zeros_like(metric.reactive), where=metric.reactive > 0.0
-        )
-        self.network.reweigh(
-            _spread(1.0 / metric.active, self._members, self._count),
-            _spread(reactive_give, self._members, self._count),
-        )
-        self.network.stiffen(self.intervals.stiffness)
+    def _stiffen(self) -> None:
+        """Take up the penalties that are due from here on."""
+        stiffness = self._balance.stiffness
+        own = np.concatenate([self.metric.active, self.metric.reactive])[:, np.newaxis]
+        self._weight = np.sqrt(own * stiffness)
+        self.network.stiffen(stiffness)
 
     @property
     def result(self) -> NetworkTarget:
@@ -262,7 +271,6 @@ class Coordinator:
         state = last.fitted(self._opening)  # type: ignore[arg-type]
         if state is None:
             return None
-        self._weigh(state.scale if self._balance is not None else 1.0)
         self._wish(state)
         self._mixer.forget()
         self._target = None
@@ -270,7 +278,7 @@ class Coordinator:
 
     def _wish(self, state: ExchangeState) -> None:
         """Set the wishes that have these targets and prices."""
-        members, metric, stiffness = self._members, self.metric, self.intervals.stiffness
+        members, metric, stiffness = self._members, self.metric, self._balance.stiffness
         penalty = metric.active[:, np.newaxis] * stiffness
         self._wish_p[members] = state.target_p + state.price_p / penalty
         if self._has_reactive:
@@ -285,26 +293,25 @@ class Coordinator:
             scale = float(np.abs(previous.price * previous.target_p.sum(axis=0)).sum())
             self.network.tighten(self.settings.inner_share * self.settings.gap_max * scale)
         self._target = found = self.network.project(self._wish_p, self._wish_q)
-        before = self.intervals.stiffness
-        factor = 1.0 if previous is None else self._compare(previous, found)
+        is_changed = previous is not None and self._compare(previous, found)
         members = self._members
         offered = ExchangeState(
             target_p=found.target_p[members],
             target_q=found.target_q[members],
             price_p=found.price_p[members],
             price_q=found.price_q[members],
-            scale=self.scale * factor,
+            powers=self._balance.powers,
             members=self._names,
         )
-        if factor != 1.0 or before is not self.intervals.stiffness:
+        if is_changed:
             # The same targets and prices come out of other wishes under other penalties.
-            self._weigh(offered.scale)
+            self._stiffen()
             self._wish(offered)
             self._mixer.forget()
         return offered
 
-    def _compare(self, previous: NetworkTarget, found: NetworkTarget) -> float:
-        """Measure what a step changed; return the factor for the penalties."""
+    def _compare(self, previous: NetworkTarget, found: NetworkTarget) -> bool:
+        """Measure what a step changed; return whether penalties change by it."""
         members = self._members
 
         def moved(before: Floats, after: Floats) -> Floats:
@@ -317,29 +324,27 @@ class Coordinator:
             ]
         )
         self.dual = float(np.max(np.abs(self._weight**2 * target), initial=0.0))
-        if self._balance is None or (self._mixer.is_striding and not self.settings.by_interval):
-            return 1.0
+        if self.settings.balance == Balance.NONE:
+            return False
         price = np.concatenate(
             [moved(previous.price_p, found.price_p), moved(previous.price_q, found.price_q)]
         )
         ratio = np.divide(price, self._weight, out=price, where=self._weight > 0.0)
-        if self.settings.by_interval:
-            self._balance_intervals(ratio, self._weight * target)
-            return 1.0
-        factor = self._balance.judge(
-            float(np.linalg.norm(ratio)), float(np.linalg.norm(self._weight * target))
-        )
-        return factor if 1.0 / SCALE_MAX <= self.scale * factor <= SCALE_MAX else 1.0
+        return self._judge(ratio, self._weight * target)
 
-    def _balance_intervals(self, price: Floats, target: Floats) -> None:
+    def _judge(self, price: Floats, target: Floats) -> bool:
         """Add up what a step changed, in the metric; now and then change penalties by it."""
         if self._offers in IntervalBalance.JUDGED:
             least = IntervalBalance.LEAST * float(np.max(np.abs(self.network.buy)))
-            stiffer, softer = IntervalBalance.excess(*self._moved)
-            self.intervals.change(stiffer > least, softer > least)
-            self._moved[:] = 0.0
-        elif not self._mixer.is_striding or self._offers > IntervalBalance.STRIDES_FROM:
+            moved = self._moved
+            if self.settings.balance == Balance.BY_DAY:
+                moved = np.broadcast_to(moved.sum(axis=1, keepdims=True), moved.shape)
+            stiffer, softer = IntervalBalance.excess(*moved)
+            self._moved = np.zeros_like(self._moved)
+            return self._balance.change(stiffer > least, softer > least)
+        if not self._mixer.is_striding or self._offers > IntervalBalance.STRIDES_FROM:
             self._moved += [(price**2).sum(axis=0), (target**2).sum(axis=0)]
+        return False
 
     def take(self, answer: SiteAnswer) -> None:
         """Move the wishes by what the sites answered to the last offer."""
@@ -434,10 +439,10 @@ class _Run:
     ) -> None:
         self.day, self.limits = day, limits
         metric = Metric.of(day, limits, settings.penalty, settings.evenness)
-        balance = PenaltyBalance(change_count_max=settings.change_count_max)
-        self.coordinator = Coordinator(day, limits, metric, settings, balance)
+        self.coordinator = Coordinator(day, limits, metric, settings)
         sites = [day.sites[i] for i in day.flexible]
-        self._near: dict[tuple[float, bytes], SiteSteps] = {}
+        self._near: SiteSteps | None = None
+        self._near_to = b""
         self._metric, self._sites, self._pool = metric, sites, pool
         nothing = np.zeros(len(sites))
         self.cheapest = SiteSteps(sites, nothing, nothing, pool)
@@ -467,21 +472,20 @@ class _Run:
 
     def iterate(self, offer: ExchangeState) -> ExchangeState:
         """Let all sites answer an offer; return the next offer."""
-        near = self._near_at(offer.scale, self.coordinator.intervals.stiffness)
+        near = self._near_at(offer.stiffness)
         answer = near.answer(offer.price_p, offer.price_q, offer.target_p, offer.target_q)
         self._adopt(answer)
         self.coordinator.take(answer)
         return self.coordinator.offer()
 
-    def _near_at(self, scale: float, stiffness: Floats) -> SiteSteps:
-        """Prepare the sites' problems once for each scale of the penalties."""
-        key = (scale, stiffness.tobytes())
-        if key not in self._near:
-            metric = self._metric.scaled(scale)
-            active = metric.active[:, np.newaxis] * stiffness
-            reactive = metric.reactive[:, np.newaxis] * stiffness
-            self._near[key] = SiteSteps(self._sites, active, reactive, self._pool)
-        return self._near[key]
+    def _near_at(self, stiffness: Floats) -> SiteSteps:
+        """Prepare the sites' problems anew where penalties changed."""
+        if self._near is None or self._near_to != stiffness.tobytes():
+            active = self._metric.active[:, np.newaxis] * stiffness
+            reactive = self._metric.reactive[:, np.newaxis] * stiffness
+            self._near = SiteSteps(self._sites, active, reactive, self._pool)
+            self._near_to = stiffness.tobytes()
+        return self._near
 
     def _adopt(self, answer: SiteAnswer) -> None:
         for index, x in zip(self.day.flexible, answer.setpoints, strict=True):

@@ -9,7 +9,8 @@ from veilgrid.grid.day import Day
 class Offer(msgspec.Struct, frozen=True, tag=True):
     """What the coordinator sends to a site: (interval,) arrays of float64.
 
-    ``scale`` multiplies the site's penalties in this iteration.
+    ``powers`` (interval,) are signed octets: to these powers of
+    :data:`veilgrid.admm.accelerate.BALANCE_FACTOR` the site's penalties are multiplied.
     """
 
     iteration: int
@@ -17,7 +18,7 @@ class Offer(msgspec.Struct, frozen=True, tag=True):
     price_q: bytes
     target_p: bytes
     target_q: bytes
-    scale: float
+    powers: bytes
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
@@ -77,11 +78,12 @@ def traffic(
     """
     part = bytes(8 * day.interval_count)
     other = b"" if are_limits_absent else part
+    powers = bytes(day.interval_count)
     flexible, count = len(day.flexible), len(day.sites)
     sent: list[tuple[int, Message]] = [(count - flexible, Answer(0, part, other, 0.0))]
     for iteration in range(1, iterations + 1):
         if iteration > 1:  # First answers are to the tariff and need no offer.
-            sent.append((flexible, Offer(iteration, part, other, part, other, 1.0)))
+            sent.append((flexible, Offer(iteration, part, other, part, other, powers)))
         sent.append((flexible, Answer(iteration, part, other, 0.0)))
     for iteration in checked:
         sent += [(flexible, Check(iteration, part, other)), (flexible, Regret(iteration, 0.0))]

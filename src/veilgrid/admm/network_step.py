@@ -87,12 +87,11 @@ class NetworkStep:
         self._rows = [_Rows() for _ in buy]
         self._row_cache: dict[int, tuple[Floats, Floats, float, float]] = {}
 
-    def reweigh(self, give_p: Floats, give_q: Floats) -> None:
-        """Change the penalties; rows and strengths found so far stay as a start."""
-        self.give_p, self.give_q = give_p, give_q
-
     def stiffen(self, stiffness: Floats) -> None:
-        """Multiply all penalties of an interval by its number, (interval,), > 0."""
+        """Multiply all penalties of an interval by its number, (interval,), > 0.
+
+        Rows and strengths found so far stay as a start.
+        """
         self.stiffness = stiffness
 
     def tighten(self, budget: float) -> None:

@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from veilgrid.admm.accelerate import PenaltyBalance
 from veilgrid.admm.exchange import (
     Coordinator,
     ExchangeSettings,
@@ -404,6 +403,7 @@ class ExchangeCoordinator:
         state.phase = "answers"
         state.waiting = set(self._flexible) - set(state.named)
         offer = _known(state.offer, "a network step comes before an offer")
+        powers = _known(offer.powers, "an offer has penalties").tobytes()
         sent: list[Effect] = [
             Send(
                 name,
@@ -413,7 +413,7 @@ class ExchangeCoordinator:
                     self._pack_q(offer.price_q[row]),
                     packed(offer.target_p[row]),
                     self._pack_q(offer.target_q[row]),
-                    offer.scale,
+                    powers,
                 ),
             )
             for row, name in enumerate(self._flexible)
@@ -477,9 +477,7 @@ def exchange_machines(
         for bus, name in enumerate(names)
     }
     machine = ExchangeCoordinator(
-        Coordinator(
-            day, limits, metric, chosen, PenaltyBalance(change_count_max=chosen.change_count_max)
-        ),
+        Coordinator(day, limits, metric, chosen),
         StopRule.of(day, limits, chosen),
         Register.of(day),
         names,

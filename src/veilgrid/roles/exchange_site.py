@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from veilgrid.admm.accelerate import SCALE_MAX
+from veilgrid.admm.accelerate import Powers, bounded_powers, stiffness_of
 from veilgrid.admm.exchange_message import Answer, Check, Close, Offer, Regret
 from veilgrid.admm.site_step import SiteStep
 from veilgrid.grid.network import Floats
@@ -27,9 +27,6 @@ from veilgrid.machine import (
     Send,
     TimerFired,
 )
-
-STEP_COUNT_MAX = 9
-"""Scales of the penalties for which a site keeps its problem prepared."""
 
 
 class SitePlan(NamedTuple):
@@ -113,7 +110,8 @@ class ExchangeSite:
         self._site, self._coordinator, self._buy = site, coordinator, buy
         self._needs_reactive = needs_reactive
         self._penalty_p, self._penalty_q = penalty_p, penalty_q
-        self._near: dict[float, SiteStep] = {}
+        self._near: SiteStep | None = None
+        self._near_to = b""
         self._blank = np.zeros(site.interval_count)
         if site.is_flexible:
             self._cheapest = SiteStep([site], np.zeros(1), np.zeros(1))
@@ -157,25 +155,24 @@ class ExchangeSite:
         state = self._state
         price_p, target_p = self._read(offer.price_p), self._read(offer.target_p)
         price_q, target_q = self._read_q(offer.price_q), self._read_q(offer.target_q)
-        scale = self._read_scale(offer.scale)
+        powers = self._read_powers(offer.powers)
         is_next = self._site.is_flexible and offer.iteration > state.asked
         if not is_next or price_p is None or target_p is None or price_q is None:
             return []
-        if target_q is None or scale is None:
+        if target_q is None or powers is None:
             return []
         state.asked = offer.iteration
         state.price_p, state.price_q = price_p, price_q
-        arguments = (self._near_at(scale), price_p, price_q, target_p, target_q)
+        arguments = (self._near_at(powers), price_p, price_q, target_p, target_q)
         return [Compute(("answer", offer.iteration), answer_offer, arguments)]
 
-    def _near_at(self, scale: float) -> SiteStep:
-        """Prepare the site's problem once for each scale of its penalties."""
-        if scale not in self._near:
-            if len(self._near) == STEP_COUNT_MAX:
-                self._near.clear()
-            penalties = np.array([self._penalty_p]), np.array([self._penalty_q])
-            self._near[scale] = SiteStep([self._site], *(scale * each for each in penalties))
-        return self._near[scale]
+    def _near_at(self, powers: Powers) -> SiteStep:
+        """Prepare the site's problem anew where its penalties changed."""
+        if self._near is None or self._near_to != powers.tobytes():
+            stiffness = stiffness_of(powers)[np.newaxis]
+            penalties = self._penalty_p * stiffness, self._penalty_q * stiffness
+            self._near, self._near_to = SiteStep([self._site], *penalties), powers.tobytes()
+        return self._near
 
     def _on_check(self, check: Check) -> list[Effect]:
         state = self._state
@@ -220,9 +217,11 @@ class ExchangeSite:
     def _read(self, content: object) -> Floats | None:
         return unpacked(content, self._site.interval_count)
 
-    def _read_scale(self, scale: object) -> float | None:
-        is_known = isinstance(scale, float) and 1.0 / SCALE_MAX <= scale <= SCALE_MAX
-        return scale if is_known and isinstance(scale, float) else None
+    def _read_powers(self, content: object) -> Powers | None:
+        if not isinstance(content, bytes) or len(content) != self._site.interval_count:
+            return None
+        powers = np.frombuffer(content, np.int8)
+        return powers if bool((powers == bounded_powers(powers)).all()) else None
 
     def _read_q(self, content: object) -> Floats | None:
         if not self._needs_reactive:

@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from veilgrid.admm.exchange import Coordinator, ExchangeState, Metric, StopRule
+from veilgrid.admm.exchange import Balance, Coordinator, ExchangeState, Metric, StopRule
 from veilgrid.admm.network_step import NetworkTarget
 from veilgrid.admm.site_step import SiteAnswer
 from veilgrid.errors import invariant
@@ -162,7 +162,9 @@ class Course:
             register.sell,
         )
         metric = Metric(active=active, reactive=reactive)
-        self.coordinator = Coordinator(cast(Day, day), register.limits, metric, settings)
+        # H' registered once would have to be registered anew, entry by entry.
+        fixed = replace(settings, balance=Balance.NONE)
+        self.coordinator = Coordinator(cast(Day, day), register.limits, metric, fixed)
         self.rule = StopRule(
             limits=register.limits,
             buy=register.buy,

@@ -14,8 +14,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from veilgrid.admm.accelerate import PenaltyBalance
-from veilgrid.admm.exchange import Coordinator, ExchangeSettings, ExchangeState, Metric, StopRule
+from veilgrid.admm.exchange import (
+    Balance,
+    Coordinator,
+    ExchangeSettings,
+    ExchangeState,
+    Metric,
+    StopRule,
+)
 from veilgrid.admm.outcome import Coordination, Interrupted, Progress, ProgressSink, RunStatus
 from veilgrid.admm.reference import least_violation
 from veilgrid.admm.site_step import SiteAnswer
@@ -112,8 +118,8 @@ class MaskedRun:
     def _coordinate(self) -> None:
         """Set up the coordination of the present members."""
         day, exchange = self.day, self.settings.exchange
-        balance = PenaltyBalance(change_count_max=exchange.change_count_max)
-        self.coordinator = Coordinator(day, self.limits, self.metric, exchange, balance)
+        by_day = replace(exchange, balance=Balance.BY_DAY)
+        self.coordinator = Coordinator(day, self.limits, self.metric, by_day)
         self.rule = StopRule.of(day, self.limits, exchange)
         self.setpoints = list(day.load_only)
         self.coordinator.declare(*day.demands(self.setpoints))
@@ -138,7 +144,7 @@ class MaskedRun:
         """Turn an offer into accepted solutions and their net demands."""
         if self.settings.options.is_fresh_each_iteration:
             self.sites.remask()
-        self.sites.rescale(offer.scale)
+        self.sites.rescale(float(offer.stiffness[0]))
         return self._answers("near", offer)
 
     def _answers(self, kind: str, offer: ExchangeState) -> Watched:

@@ -164,7 +164,6 @@ class _SweepSteps:
             price_q=price_q,
             target_p=target_p,
             target_q=target_q,
-            scale=self._scale or 1.0,
         )
         return self._sites.solve(self._scale, offer)
 

@@ -138,7 +138,7 @@ class MaskedSites:
                 offer.price_q[place],
                 offer.target_p[place],
                 offer.target_q[place],
-                offer.scale,
+                self.scale,
             )
             falsify = self._misconduct.falsifying.get(index)
             said = own if falsify is None else falsify(edge, own)

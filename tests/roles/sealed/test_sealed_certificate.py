@@ -56,7 +56,7 @@ class Prepared:
 def prepared(request: pytest.FixtureRequest) -> Prepared:
     scenario = small(4, **request.param)
     day, limits = scenario.day(), Limits.of(scenario.network)
-    public = PublicDay.of(day, limits, replace(SETTINGS, change_count_max=0))
+    public = PublicDay.of(day, limits, SETTINGS)
     plan = plan_exchange(day, limits, settings=public.settings)
     assert plan.status is RunStatus.CONVERGED
     mpc, register = Plain(), public.register

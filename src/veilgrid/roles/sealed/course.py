@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from veilgrid.admm.accelerate import IntervalBalance
-from veilgrid.admm.exchange import TIGHTENED, ExchangeSettings
+from veilgrid.admm.exchange import TIGHTENED, Balance, ExchangeSettings
 from veilgrid.errors import invariant
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.heard import PAYER
@@ -188,7 +188,7 @@ class Course:
     def is_balanced(self) -> bool:
         """Whether the present wishes come with what tells how penalties are to change."""
         is_due = self.task.kind == WISH and self.task.iteration in IntervalBalance.JUDGED
-        return is_due and self.settings.by_interval and not self.is_watched
+        return is_due and self.settings.balance == Balance.BY_INTERVAL and not self.is_watched
 
     @property
     def is_moving_counted(self) -> bool:

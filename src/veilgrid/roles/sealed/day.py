@@ -53,8 +53,8 @@ from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.roles.sealed.start import Start
 from veilgrid.secret import Randomness, Secret
 
-SETTINGS: Final = ExchangeSettings(change_count_max=0, by_interval=True)
-"""As of `exchange`, but penalties are balanced by interval: only signs open for that."""
+SETTINGS: Final = ExchangeSettings()
+"""As of `exchange`."""
 
 
 @dataclass(frozen=True, kw_only=True)
