@@ -149,7 +149,7 @@ class IntervalBalance:
         Of :data:`BALANCE_FACTOR`, by which the penalties of all sites are multiplied.
     """
 
-    JUDGED = (7, 13, 19, 25, 31, 37, 49, 61, 85, 109)
+    JUDGED = (7, 13, 19, 25, 31, 37, 43, 61, 85, 109)
     """Network steps after which it is judged."""
 
     STRIDES_FROM = 37

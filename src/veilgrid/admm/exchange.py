@@ -104,7 +104,7 @@ class ExchangeState:
     target_p, target_q, price_p, price_q : (flexible site, interval)
     powers : (interval,), None = all zero
         Of :data:`BALANCE_FACTOR`, by which penalties are multiplied from here on. Another day
-        begins without: what is out of balance differs too much (decision 44).
+        begins without: what is out of balance differs too much (decision 48).
     members
         Names of the sites; empty = in the order of the day that is planned.
     """
