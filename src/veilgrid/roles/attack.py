@@ -34,9 +34,9 @@ from veilgrid.roles.attack_setting import AttackOutcome, AttackResult, Setting, 
 from veilgrid.roles.masked import plan_masked
 from veilgrid.roles.masked_edge import EdgeDevice, Offer
 from veilgrid.roles.masked_ledger import LedgerRun, bids_digest
-from veilgrid.roles.masked_record import Misconduct
+from veilgrid.roles.masked_record import HONEST, Misconduct
 from veilgrid.roles.operator import SCHEMES, DayPlan, plan_cost, plan_day
-from veilgrid.secret import Randomness
+from veilgrid.secret import Randomness, SeededRandomness
 
 LOAD_SHARE: Final = 0.05
 """By so much of its load a dishonest site claims to need less."""
@@ -284,15 +284,21 @@ def _dishonest_masked(setting: Setting, pretended: Day) -> AttackResult:
         penalty = offer.scale * edge.form.penalty_p
         return offer._replace(price_p=offer.price_p - penalty * less)
 
-    found = plan_masked(
-        day,
-        setting.limits,
-        setting.randomness,
-        progress=setting.progress,
-        misconduct=Misconduct(falsifying={index: falsify}),
+    # Iterates end apart by the tolerance under other masks; the same masks part them by the lie.
+    seed = int.from_bytes(setting.randomness.octets(8), "big")
+    truthful, found = (
+        plan_masked(
+            day,
+            setting.limits,
+            SeededRandomness(seed),
+            progress=setting.progress,
+            misconduct=misconduct,
+        )
+        for misconduct in (HONEST, Misconduct(falsifying={index: falsify}))
     )
     plan = found.coordination
-    gain, cost = setting.gain(plan), day.cost(plan.setpoints)
+    gain = setting.gain(plan) - setting.gain(truthful.coordination)
+    cost = day.cost(plan.setpoints)
     is_named = setting.name in found.named
     if setting.is_gain(gain) and not is_named:
         why = "its falsified iterates were taken"

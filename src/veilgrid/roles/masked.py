@@ -311,7 +311,7 @@ def plan_masked(
     day, limits
         What to plan and within which limits.
     randomness
-        For keys and masks; the plan does not depend on it beyond rounding.
+        For keys and masks; the plan depends on it within the tolerance only.
     settings
         How.
     start

@@ -32,6 +32,7 @@ from veilgrid.roles.sealed.attempts import (
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.course import BIDS, DONE, Course
 from veilgrid.roles.sealed.early import Early, session_of
+from veilgrid.roles.sealed.ending import Ending, is_asking, part_of, told
 from veilgrid.roles.sealed.heard import OWN, PAYER, bus_of
 from veilgrid.roles.sealed.message import (
     Again,
@@ -111,8 +112,7 @@ class SealedParty:
         self._is_over = False
         self._opening = copy.deepcopy(course)
         self._attempts, self._gate = Attempts(), b""
-        self._ended: DayEnded | None = None
-        self._overs: dict[NodeId, Over] = {}
+        self._ending = Ending()
         self._again: Again | None = None
         self._is_back = False
         self._restore(records)
@@ -123,7 +123,7 @@ class SealedParty:
         for record in records:
             match record:
                 case DayEnded():
-                    self._ended = record
+                    self._ending.kept = record
                 case Began(attempt, returned):
                     self._is_back = True
                     self._attempts.returned = list(returned)
@@ -283,7 +283,7 @@ class SealedParty:
         result = msgspec.msgpack.encode(opened)
         effects: list[Effect] = self._kept(result) if task.kind == BIDS else []
         for group in sorted(set(agreement.groups.values())):
-            theirs = self._part_of(group, own)
+            theirs = part_of(agreement, group, own)
             notice = Notice(agreement.day, task.number, result, theirs, agreement.attempt)
             effects.append(Send(group, notice))
         self.course.advance(msgspec.msgpack.decode(result))
@@ -291,22 +291,15 @@ class SealedParty:
         if self.course.task.kind == DONE:
             last, public = self.course.task.number, msgspec.msgpack.encode(self.course.outcome())
             over = Over(agreement.day, agreement.attempt, last, public, own)
-            told = [] if agreement.payer is None else [self._told(agreement.payer, over)]
-            return [*effects, *told, *self._end(over)]
+            paid = [] if agreement.payer is None else [told(agreement, agreement.payer, over)]
+            return [*effects, *paid, *self._end(over)]
         return [*effects, *self._begin()]
 
     def _end(self, over: Over) -> list[Effect]:
         """Keep how the day ended, for whoever comes back later."""
-        self._is_over, public = True, msgspec.msgpack.decode(over.public)
-        self._ended = ended = DayEnded(public, self.round_count, self._trip_count, over)
+        self._is_over = True
+        ended = self._ending.keep(over, self.round_count, self._trip_count)
         return [Persist(ended), Decide(ended)]
-
-    def _part_of(self, name: NodeId, own: dict[int, bytes]) -> dict[int, bytes]:
-        """Return what is for one process of what opened behind pads; parties keep all."""
-        agreement = self.agreement
-        homes = {**agreement.groups, PAYER: agreement.payer}
-        is_party = name in agreement.parties
-        return {bus: octets for bus, octets in own.items() if is_party or homes[bus] == name}
 
     def _forget(self) -> None:
         """Drop mailboxes that no later task reads."""
@@ -361,9 +354,9 @@ class SealedParty:
 
     def _back(self) -> list[Effect]:
         """Tell the others that an earlier life is lost: what it said cannot be gone on with."""
-        if self._ended is not None:
+        if self._ending.kept is not None:
             self._is_over = True
-            return [Decide(self._ended)]
+            return [Decide(self._ending.kept)]
         if not self._attempts.may_follow(self.agreement.attempt):
             return self._stop("a party was lost too often", [str(self.me)], is_lost=False)
         return self._stop("a party restarted", [str(self.me)], is_lost=True)
@@ -400,38 +393,26 @@ class SealedParty:
 
     def _too_late(self, event: Event) -> list[Effect]:
         """Tell who comes back after the end how it ended, and sites what opens to them alone."""
-        match event:
-            case Received(sender, Rejoined()) if sender in listeners_of(self.agreement):
-                pass
-            case Received(sender, Stopped(is_lost=True)) if sender in self.agreement.parties:
-                pass
-            case Received(sender, message) if sender in self.agreement.parties:
-                return self._said_again(event, message)
-            case _:
-                return []
-        if self._ended is None:
-            return [self._farewell(sender, "the day ended without a result")]
-        return [self._told(sender, self._ended.over)]
-
-    def _told(self, name: NodeId, over: Over) -> Send:
-        """Tell one process how the day ended."""
-        return Send(name, msgspec.structs.replace(over, own=self._part_of(name, over.own)))
-
-    def _said_again(self, event: Event, message: Any) -> list[Effect]:
-        """Answer who still asks what was said in the last task: it cannot end without."""
-        if self._inner is None or session_of(message) != self._inner.session:
+        if not isinstance(event, Received):
             return []
-        effects = self._inner.handle(event)
-        return [effect for effect in effects if isinstance(effect, Send)]
+        if is_asking(self.agreement, event):
+            if self._ending.kept is None:
+                return [self._farewell(event.sender, "the day ended without a result")]
+            return [told(self.agreement, event.sender, self._ending.kept.over)]
+        return self._said_again(event) if event.sender in self.agreement.parties else []
+
+    def _said_again(self, event: Received) -> list[Effect]:
+        """Answer who still asks what was said in the last task: it cannot end without."""
+        if self._inner is None or session_of(event.message) != self._inner.session:
+            return []
+        return [effect for effect in self._inner.handle(event) if isinstance(effect, Send)]
 
     def _on_over(self, sender: NodeId, over: Over) -> list[Effect]:
         """Believe how a day ended if more parties say so than may be corrupt."""
         if not self._attempts.is_waiting or over.day != self.agreement.day:
             return []
-        self._overs[sender] = over
-        if list(self._overs.values()).count(over) <= self.agreement.degree:
-            return []
-        return self._end(over)
+        is_believed = self._ending.is_believed(self.agreement, sender, over)
+        return self._end(over) if is_believed else []
 
     def _on_stopped(self, messenger: NodeId, stopped: Stopped) -> list[Effect]:
         agreement, attempts = self.agreement, self._attempts
