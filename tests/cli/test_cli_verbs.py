@@ -10,8 +10,10 @@ import pytest
 
 from veilgrid.cli import main
 from veilgrid.cli._day import _schemes
+from veilgrid.cli._node import _is_wanted
 from veilgrid.report.folders import open_scenario, save_scenario
 from veilgrid.roles.operator import SCHEMES
+from veilgrid.roles.sealed.ledger_message import Recorded
 
 NUMBER = (int, float)
 CERTIFICATE = {"accepted": bool, "primal": NUMBER, "dual": NUMBER, "gap": NUMBER}
@@ -134,6 +136,19 @@ def test_run_is_sealed_unless_told_otherwise_and_says_what_matters(capsys) -> No
         assert word in out
     with pytest.raises(json.JSONDecodeError):
         json.loads(out)
+
+
+def test_a_process_whose_plan_the_power_flow_refuses_does_not_end_as_wanted() -> None:
+    """Exit code 0 tells whoever started it that the plan may be carried out."""
+    sound = {"low": [], "high": [], "over": [], "moving": 0}
+
+    def told(electrical: dict) -> Recorded:
+        return Recorded({"status": "converged", "certificate": {"electrical": electrical}})
+
+    assert _is_wanted(told(sound))
+    assert not _is_wanted(told({**sound, "low": [[3, 0]]}))
+    assert _is_wanted(Recorded({"status": "closed"}))
+    assert not _is_wanted(Recorded({"status": "refused"}))
 
 
 def test_a_coordinator_sees_more_and_says_so(capsys) -> None:

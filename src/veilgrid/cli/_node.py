@@ -17,6 +17,7 @@ from veilgrid.node.member import until_fatal
 from veilgrid.node.settings import Settings, read_settings
 from veilgrid.report.folders import open_scenario
 from veilgrid.roles.ledger_message import DayResult, StepEnded
+from veilgrid.roles.sealed.record import is_sound
 
 
 @click.command()
@@ -104,7 +105,13 @@ def _check(wait_s: float, linger_s: float) -> None:
 def _is_wanted(outcome: Any) -> bool:
     if isinstance(outcome, DayResult):
         return outcome.status == "converged" and outcome.is_ac_passed
-    return bool(_status(outcome) in ("closed", "converged"))
+    return _is_sound(outcome) and _status(outcome) in ("closed", "converged")
+
+
+def _is_sound(outcome: Any) -> bool:
+    """Whether the AC power flow passes the plan of a sealed day, if there is one."""
+    certificate = getattr(outcome, "public", {}).get("certificate")
+    return not certificate or is_sound(certificate.get("electrical", {}))
 
 
 def _status(outcome: Any) -> str:
@@ -152,3 +159,5 @@ class _Tale:
             self.line(f"{outcome.status}: cost {cost}, {outcome.iterations} iterations")
         else:
             self.line("the day has ended")
+            if not _is_sound(outcome):
+                self.line("the AC power flow does not pass its plan: it must not be carried out")

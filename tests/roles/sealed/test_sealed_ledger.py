@@ -26,9 +26,14 @@ from veilgrid.machine import (
     SetTimer,
     TimerFired,
 )
+from veilgrid.mpc.client import submit_with_seeds
+from veilgrid.mpc.message import Submission
 from veilgrid.roles.ledger_seat import Agreement
 from veilgrid.roles.ledger_validator import Validator
 from veilgrid.roles.sealed.day import PAYER_NODE, SETTINGS, SITES, PublicDay
+from veilgrid.roles.sealed.heard import BID
+from veilgrid.roles.sealed.heard import client_of as party_client
+from veilgrid.roles.sealed.keys import SiteKeys
 from veilgrid.roles.sealed.ledger import (
     RecordingSites,
     SealedOperator,
@@ -37,6 +42,7 @@ from veilgrid.roles.sealed.ledger import (
 )
 from veilgrid.roles.sealed.ledger_message import (
     KEPT,
+    PLEDGE_DOMAIN,
     WIRE,
     Openings,
     Pledge,
@@ -44,11 +50,12 @@ from veilgrid.roles.sealed.ledger_message import (
     Recorded,
     Word,
     Words,
+    is_genuine,
     pledged,
 )
 from veilgrid.roles.sealed.payer import Payer, PayerRecord
 from veilgrid.roles.sealed.paying import AS_PAID, NOT_SHOWN, OTHERWISE, PayingOperator
-from veilgrid.roles.sealed.record import commitment_of
+from veilgrid.roles.sealed.record import commitment_of, verdict_of
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
 from veilgrid.secret import Secret, SeededRandomness
 from veilgrid.signature import Signer
@@ -306,6 +313,63 @@ def test_a_site_that_writes_another_digest_than_its_bid_has_is_taken_out_of_the_
     assert found.public["status"] == "closed"
     view = world.machines[NodeId("validator-1")].view
     assert view.excluded == {"site:b": "absent"}
+
+
+def test_a_site_that_commits_otherwise_to_each_party_does_not_stop_the_record() -> None:
+    """Parties agree that no bid of it counts, so their words must not hold what each has of it."""
+    world = World()
+    group, client = world.group, party_client(2, BID)
+
+    def meddle(_sender: NodeId, to: NodeId, message: Any) -> Any:
+        if not isinstance(message, Submission) or message.client != client:
+            return message
+        return submit_with_seeds(
+            message.session,
+            client,
+            [0] * (len(message.correction) // 16),
+            degree=1,
+            box_keys=group.agreement.box_keys,
+            signer=group._keys[2].signer,
+            randomness=SeededRandomness(int(to[-1])),
+        )[0]
+
+    world.meddle = meddle
+    world.run()
+    found = world.recorded("validator-1")
+    assert found is not None
+    assert found.public["status"] == "closed"
+    assert "b" not in world.word.bids
+    assert world.machines[NodeId("validator-1")].view.excluded == {"site:b": "absent"}
+
+
+def test_who_shows_what_one_site_pays_shows_nobody_elses() -> None:
+    """Sites of one process have one key: with one salt, whoever opens one payment opens all."""
+    world = World()
+    key = SiteKeys(SIGNERS["sites"], Secret(b"s" * 32))
+    world.group._keys = dict.fromkeys(range(len(DAY.sites)), key)
+    salts = world.group.salts()
+    assert len(set(salts.values())) == len(salts) == len(DAY.sites)
+
+
+@pytest.mark.parametrize("length", [0, 31, 64])
+def test_a_commitment_that_is_no_digest_is_not_pledged(length: int) -> None:
+    """Digests are recorded one behind the other: where each ends must not be a site's choice."""
+    plain = pledged("small", "a", 7, b"salt", SIGNERS["sites"])
+    assert is_genuine(plain, agreement())
+    other = msgspec.structs.replace(plain, commitment=bytes(length))
+    payload = msgspec.msgpack.encode((other.day, other.site, other.commitment))
+    signature = SIGNERS["sites"].sign(PLEDGE_DOMAIN, payload)
+    assert not is_genuine(msgspec.structs.replace(other, signature=signature), agreement())
+
+
+def test_a_plan_that_the_power_flow_refuses_is_not_accepted() -> None:
+    """Validators would vote for a plan that must not be carried out."""
+    sound = {"low": [], "high": [], "over": [], "moving": 0}
+    opened = {"is_close": True, "failed": [0, 0], "gap": 0.1, "electrical": sound}
+    assert verdict_of(opened) == (0.1, True)
+    for name, places in (("low", [[1, 0]]), ("high", [[1, 0]]), ("over", [[1, 0]]), ("moving", 2)):
+        assert verdict_of({**opened, "electrical": {**sound, name: places}}) == (0.1, False)
+    assert verdict_of({**opened, "electrical": {}}) == (0.1, False)
 
 
 def test_a_site_that_pledges_nothing_does_not_stop_the_record() -> None:

@@ -23,10 +23,13 @@ class SiteKeys:
     signer: Signs
     salt_key: Secret[bytes]
 
-    def salt(self, day: bytes) -> bytes:
-        """Return the salt of commitments on a day [sealed 6.5]."""
+    def salt(self, day: bytes, bus: int) -> bytes:
+        """Return the salt of a site's commitment on a day [sealed 6.5].
+
+        Sites of one process may have one key: whoever shows one's salt shows no other's.
+        """
         own = self.salt_key.reveal_to("own salt")
-        return hashlib.sha256(b"sealed salt 1 " + own + day).digest()
+        return hashlib.sha256(b"sealed salt 2 " + own + bus.to_bytes(4, "big") + day).digest()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from veilgrid.roles.sealed.message import DayEnded, Message
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.payer import PayerRecord
 from veilgrid.roles.sealed.record import (
+    COMMITMENT_LENGTH,
     commitment_of,
     digest_of_commitments,
     digest_of_opened,
@@ -146,6 +147,8 @@ def pledged(day: str, site: str, amount: int, salt: bytes, signer: Signs) -> Ple
 def is_genuine(pledge: Pledge, agreement: Agreement) -> bool:
     """Whether a site of the day made this pledge."""
     if pledge.day != agreement.day or pledge.site not in agreement.groups:
+        return False
+    if len(pledge.commitment) != COMMITMENT_LENGTH:
         return False
     key = agreement.keys[agreement.groups[pledge.site]]
     return verify(key, PLEDGE_DOMAIN, _payload(pledge), pledge.signature)

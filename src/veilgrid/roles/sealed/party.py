@@ -477,10 +477,13 @@ class SealedParty:
         return effects
 
     def bid_digests(self) -> dict[int, bytes]:
-        """Return the digest of each site's committed message, by bus."""
-        received = self._mailboxes[self.course.bid_task].received
+        """Return the digest of each site's committed message that counts, by bus.
+
+        Of others each party may have another one, or none.
+        """
+        received, without = self._mailboxes[self.course.bid_task].received, self.course.absent
         digests = {bus_of(name): one.digest for name, one in received.items()}
-        return {bus: digest for bus, digest in digests.items() if bus != PAYER}
+        return {bus: one for bus, one in digests.items() if bus != PAYER and bus not in without}
 
     def _has_bids(self) -> bool:
         return 0 in self._mailboxes and self.course.task.number > 0

@@ -17,6 +17,10 @@ from veilgrid.secret import Randomness
 VALIDATORS: Final = ("validator-1", "validator-2", "validator-3", "validator-4")
 
 
+COMMITMENT_LENGTH: Final = 32
+"""Octets; commitments are digested one behind the other."""
+
+
 def digest_of_opened(opened: Mapping[str, Any]) -> bytes:
     """Return the digest of all that opened; anyone who holds it can compute it again."""
     return hashlib.sha256(b"sealed day 1 " + msgspec.json.encode(opened, order="sorted")).digest()
@@ -35,7 +39,14 @@ def digest_of_commitments(commitments: Iterable[bytes]) -> bytes:
 def verdict_of(opened: Mapping[str, Any]) -> tuple[float, bool]:
     """Return the gap of a certificate, price units, and whether its plan may be accepted."""
     is_accepted = bool(opened.get("is_close")) and not any(opened.get("failed", ()))
+    is_accepted = is_accepted and is_sound(opened.get("electrical", {}))
     return float(max(opened.get("gap", 0.0), 0.0)), is_accepted
+
+
+def is_sound(electrical: Mapping[str, Any]) -> bool:
+    """Whether the AC power flow on shares passes a plan [sealed 6.1]; nothing said is no pass."""
+    faults = ("low", "high", "over", "moving")
+    return bool(electrical) and not any(electrical.get(name) for name in faults)
 
 
 class SealedChain(Chain):

@@ -481,7 +481,7 @@ class SiteGroup:
 
     def salts(self) -> dict[int, bytes]:
         """Return each site's salt of commitments on this day, from its own key [sealed 6.5]."""
-        return {bus: keys.salt(self.agreement.day) for bus, keys in self._keys.items()}
+        return {bus: keys.salt(self.agreement.day, bus) for bus, keys in self._keys.items()}
 
     def _outcome(self) -> SiteOutcome:
         mine = self._mine
