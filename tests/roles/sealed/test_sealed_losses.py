@@ -58,6 +58,32 @@ def test_a_party_that_comes_back_goes_on_with_the_committed_bids(
     assert kinds.count(Committed) >= 1
 
 
+def test_a_party_lost_at_gate_closure_twice_begun_does_not_take_up_the_first() -> None:
+    """Sites have committed anew since: it would compute with other bids, and be named for it."""
+    world, parties = World(31), [NodeId(f"party-{k}") for k in (1, 2, 3)]
+
+    def closings() -> list[int]:
+        kept = [world.journals.get(name, []) for name in parties]
+        return [sum(isinstance(one, Committed) for one in records) for records in kept]
+
+    while not closings()[0]:
+        assert world.step()
+    assert closings()[1] == 0
+    world.restart(world.kill(VICTIM))
+    first = closings()
+    while closings() == first:
+        assert world.step()
+    assert closings()[0] == first[0]
+    victim = world.kill(parties[0])
+    while world.queue and closings()[1:] != [one + 1 for one in first[1:]]:
+        world.step()
+    world.restart(victim)
+    world.run()
+    found = world.outcomes[SITES][0]
+    assert isinstance(found, SiteOutcome), found
+    assert (found.public["status"], found.public["excluded"]) == ("converged", {})
+
+
 def test_a_party_that_stays_away_is_named() -> None:
     world = World(8)
     world.run(until=400)
@@ -105,7 +131,7 @@ def test_sites_that_start_again_take_part_in_another_attempt(
     expected = honest.public["certificate"]["cost"]
     assert found.public["certificate"]["cost"] == pytest.approx(expected, rel=2e-4)
     began = [one for one in world.journals[VICTIM] if isinstance(one, Began)]
-    assert began[-1] == Began(1, ["sites"])
+    assert (began[-1].attempt, began[-1].returned) == (1, ["sites"])
     if at == 3500:  # Its journal holds where it stood.
         assert found.public["iterations"] < honest.public["iterations"]
 

@@ -107,7 +107,13 @@ def bids_kept(records: Sequence[Kept]) -> int:
     opened = [one for one in records if isinstance(one, Opened)]
     told = [one for one in records if isinstance(one, Told)]
     sites = [one for one in told if one.node == SITES and isinstance(one.record, Began)]
-    bids = [bid_count(one.record) for one in told if isinstance(one.record, Committed)]
+    committed: dict[str, int] = {}
+    for one in told:
+        if isinstance(one.record, Committed):
+            committed[one.node] = bid_count(one.record)
+        elif isinstance(one.record, Began) and one.record.is_from_bids:
+            committed.pop(one.node, None)
+    bids = list(committed.values())
     if not opened or not sites or len(bids) < len(opened[0].boxes):
         return 0
     attempts = [one.record.attempt for one in told if isinstance(one.record, Began)]

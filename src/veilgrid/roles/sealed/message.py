@@ -121,12 +121,15 @@ class Began(msgspec.Struct, frozen=True, tag=True):
         Of sites: digest of each one's committed message, by bus.
     seeds
         Of sites: the seeds of each one's committed message, by bus. Secret.
+    is_from_bids
+        Of a party: gate closure begins anew, and what was committed to before does not count.
     """
 
     attempt: int
     returned: list[str] = []
     bids: dict[int, bytes] = {}
     seeds: dict[int, bytes] = {}
+    is_from_bids: bool = False
 
 
 class Collecting(msgspec.Struct, frozen=True, tag=True):

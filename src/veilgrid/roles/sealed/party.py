@@ -124,8 +124,10 @@ class SealedParty:
             match record:
                 case DayEnded():
                     self._ending.kept = record
-                case Began(attempt, returned):
+                case Began(attempt, returned, is_from_bids=is_from_bids):
                     self._is_back = True
+                    if is_from_bids:
+                        self.course, self._mailboxes = copy.deepcopy(self._opening), {}
                     self._attempts.returned = list(returned)
                     self.agreement = replace(self.agreement, attempt=attempt)
                 case Committed(session, submissions, result):
@@ -468,7 +470,8 @@ class SealedParty:
         attempt = self.agreement.attempt
         gate = b"" if is_from_bids else self._gate
         word = Again(self.agreement.day, attempt, is_from_bids, gate)
-        effects.append(Persist(Began(attempt, list(self._attempts.returned))))
+        returned = list(self._attempts.returned)
+        effects.append(Persist(Began(attempt, returned, is_from_bids=is_from_bids)))
         self._again = word
         effects += [Send(name, word) for name in sorted(listeners_of(self.agreement))]
         effects += self._begin()
