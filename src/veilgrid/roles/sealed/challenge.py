@@ -228,9 +228,13 @@ def _counted(
 ) -> Steps[list[int]]:
     """Open how many checks each site fails: its moves, and its answer's part of the gap."""
     words, owners = rooms
-    spare = mpc.constant([rounded_steps(asked.allowed / count, COST_BITS + 1)] * count)
-    off = mpc.wrap(PRIME_FIELD.subtract(spare.data, gaps.data), COMPARED_BOUND)
-    fine = yield from not_negative(mpc, off, COMPARED_BOUND)
+    spare = mpc.constant([rounded_steps(asked.allowed / count, COST_BITS + 1)] * count).data
+    # Below zero no honest one lies: a bid that contradicts itself would hide any answer behind it.
+    both = np.concatenate(
+        [PRIME_FIELD.subtract(spare, gaps.data), PRIME_FIELD.add(spare, gaps.data)]
+    )
+    kept = yield from not_negative(mpc, mpc.wrap(both, COMPARED_BOUND), COMPARED_BOUND)
+    fine = [high and low for high, low in zip(kept[:count], kept[count:], strict=True)]
     bits = yield from mpc.is_negative(mpc.wrap(words, COMPARED_BOUND))
     index = np.ascontiguousarray(owners.astype(np.int64))
     counts = sums_by_index(np.ascontiguousarray(bits.data), index, count)

@@ -44,7 +44,7 @@ def unlike(
     times: int,
     allowed: float,
 ) -> Steps[list[int]]:
-    """Open which sites' claims differ from their proofs, by bus.
+    """Open which sites' claims differ from their proofs, or prove what cannot be, by bus.
 
     Parameters
     ----------
@@ -65,6 +65,7 @@ def unlike(
         return []
     seed = yield from mpc.coin()
     stream = Stream(seed.to_bytes(16, "little"), b"claims")
+    whole = rounded_steps(allowed / len(answers), COST_BITS + 1)
     tolerance = rounded_steps(SHARE * allowed / len(answers), COST_BITS + 1)
     add, subtract = PRIME_FIELD.add, PRIME_FIELD.subtract
     up = encode([2 ** (COST_BITS + 1 - CLAIM_BITS)])
@@ -83,6 +84,8 @@ def unlike(
             pairs.append((near, subtract(claimed, proved.data[[bus]])))
         for most, value in pairs:
             rooms += [subtract(most, value), add(most, value)]
+        # No plan costs less than the least, unless the bid contradicts itself.
+        rooms.append(add(mpc.constant([whole]).data, found.gaps.data[[bus]]))
         if bus in regrets:
             claimed = PRIME_FIELD.scale(up, regrets[bus].data[:1])
             off = subtract(claimed, found.gaps.data[[bus]])

@@ -29,7 +29,8 @@ from veilgrid.roles.sealed.step import excess_of
 from veilgrid.roles.sealed.step_dual import StepResult, rounded_steps
 
 SURPLUS_MIN: Final = 2.0**-14
-"""Price units; by so much the least that is left must exceed the bounds: far above rounding."""
+"""Price units; by so much, and by what proofs may lack, the least that is left must exceed the
+bounds: far above rounding."""
 
 HONEST_MAX: Final = 2**77
 """Bound of honest surpluses and of what proofs lack, scale 2**65: 4,096 price units."""
@@ -118,13 +119,16 @@ def _compared(
     subtract = PRIME_FIELD.subtract
     spare = rounded_steps(doubted.allowed / max(len(members), 1), COST_BITS + 1)
     own = np.ascontiguousarray(gaps.data[list(members)])
-    rooms = subtract(mpc.constant([spare] * len(members)).data, own)
+    near = mpc.constant([spare] * len(members)).data
+    # Below zero no honest one lies; what is subtracted would then be added.
+    rooms = np.concatenate([subtract(near, own), PRIME_FIELD.add(near, own)])
     up = encode([2 ** (COST_BITS + 1 - POWER_BITS - FACTOR_BITS)])
     bound = PRIME_FIELD.scale(up, step.rent(mpc.constant([0])).data)
     least = subtract(left.sum().data, gaps.sum().data)
     beyond_bounds = subtract(least, bound)
-    margin = mpc.constant([rounded_steps(SURPLUS_MIN, COST_BITS + 1)]).data
-    over = subtract(beyond_bounds, margin)
+    margin = rounded_steps(SURPLUS_MIN + doubted.allowed, COST_BITS + 1)
+    over = subtract(beyond_bounds, mpc.constant([margin]).data)
     values = mpc.wrap(np.concatenate([rooms, over]), HONEST_MAX)
     *fine, is_exceeded = yield from not_negative(mpc, values, HONEST_MAX)
-    return [bus for bus, is_fine in zip(members, fine, strict=True) if not is_fine], is_exceeded
+    pairs = zip([*members, *members], fine, strict=True)
+    return sorted({bus for bus, is_fine in pairs if not is_fine}), is_exceeded

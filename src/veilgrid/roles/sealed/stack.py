@@ -7,6 +7,7 @@ import numpy as np
 
 from veilgrid.errors import invariant
 from veilgrid.mpc import Shares, concatenate
+from veilgrid.mpc.field import Words
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.register import Integers
 
@@ -27,7 +28,8 @@ class Stack:
     ) -> "Stack":
         """Cut bids and proofs into parts and join each part over all sites.
 
-        A site without a proof takes its fallback.
+        A site without a proof takes its fallback. An equality has one bound, whatever was bid, and
+        a row that is not bounded below or above no multiplier for that: neither would be paid for.
         """
         own = [
             shape if proof is not None else shape.still()
@@ -38,10 +40,21 @@ class Stack:
             for shape, bid, proof in zip(shapes, bids, proofs, strict=True)
         ]
         given = [proof if proof is not None else bids[0][:0] for proof in proofs]
+        bids_by_part = _joined([shape.bid_parts for shape in own], kept)
+        proofs_by_part = _joined([shape.proof_parts for shape in own], given)
+        equal, lower, upper = (
+            np.concatenate([getattr(shape, name) for shape in own])
+            for name in ("is_equality", "has_lower", "has_upper")
+        )
+        row_lower, row_upper = bids_by_part["row_lower"], bids_by_part["row_upper"]
+        bids_by_part["row_upper"] = _where(equal, row_lower.data, row_upper)
+        for name, has in (("row_above", lower), ("row_below", upper)):
+            part = proofs_by_part[name]
+            proofs_by_part[name] = _where(~has, np.zeros_like(part.data), part)
         return cls(
             shapes=tuple(own),
-            bids=_joined([shape.bid_parts for shape in own], kept),
-            proofs=_joined([shape.proof_parts for shape in own], given),
+            bids=bids_by_part,
+            proofs=proofs_by_part,
             owner_of_variable=owners_of([shape.variable_count for shape in own]),
             owner_of_row=owners_of([shape.row_count for shape in own]),
         )
@@ -72,6 +85,12 @@ def _idle(shape: Shape, bid: Shares) -> Shares:
     times = shape.interval_count
     fallback = bid[2 * times : 4 * times]
     return concatenate([fallback, fallback, bid[4 * times : 4 * times + 2]])
+
+
+def _where(chosen: "np.typing.NDArray[np.bool_]", data: Words, otherwise: Shares) -> Shares:
+    """Take other shares at some places."""
+    mixed = np.where(chosen[:, np.newaxis], data, otherwise.data)
+    return Shares(np.ascontiguousarray(mixed), otherwise.bound, otherwise.constant)
 
 
 def owners_of(counts: Sequence[int]) -> Integers:

@@ -1,0 +1,231 @@
+"""Bids and proofs that fit each other but prove nothing: multipliers that no bound pays for."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+from veilgrid.grid.day import Day
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.mpc.field import decode
+from veilgrid.roles.sealed import course, program
+from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of, proof_of
+from veilgrid.roles.sealed.day import SETTINGS
+from veilgrid.roles.sealed.judge import COST_BITS
+from veilgrid.roles.sealed.sites_solve import cheapest
+
+from .sealed_days import Change, run_day, small
+from .test_sealed_certificate import Prepared, prepared_of, with_inverter
+from .test_sealed_step import prices_of
+
+SUN, STORE, GAS = 1, 2, 3
+"""The buses with the sun, the battery and a generator."""
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    return prepared_of(with_inverter(small(4, low=0.975)))
+
+
+def edited(own: Any, parts: dict[str, int], **changes: Any) -> np.ndarray:
+    """Change some parts of a vector."""
+    cut = parts_of(np.array(own, dtype=np.int64), parts)
+    return np.concatenate(
+        [changes.get(name, lambda part: part)(part) for name, part in cut.items()]
+    )
+
+
+def gap_of(found: Any, bus: int) -> float:
+    """Return a site's part of the gap, price units."""
+    return float(decode(found.gaps.data)[bus]) / 2.0 ** (COST_BITS + 1)
+
+
+def prices_at(prepared: Prepared, bus: int) -> tuple[np.ndarray, np.ndarray]:
+    prices, count = prices_of(prepared.step), len(prepared.day.sites)
+    return prices[bus], prices[count + bus]
+
+
+def regret_of(prepared: Prepared, bus: int, x: np.ndarray) -> float:
+    """Return what a plan costs above the cheapest one at the agreed prices, price units."""
+    site, (price_p, price_q) = prepared.day.sites[bus], prices_at(prepared, bus)
+    best = cheapest([site], price_p[np.newaxis], price_q[np.newaxis]).setpoints[0]
+
+    def bill(plan: np.ndarray) -> float:
+        paid = price_p @ site.demand_p(plan) + price_q @ site.demand_q(plan)
+        return float(site.cost(plan) + paid)
+
+    return (bill(x) - bill(best)) / prepared.public.register.unit
+
+
+def test_an_equality_that_was_bid_with_two_sides_counts_as_one(prepared: Prepared) -> None:
+    """Its multipliers have no sign: the room between two sides would pay for any other gap."""
+    shape: Shape = prepared.public.shapes[STORE]
+    assert shape.is_equality.any()
+    bid = edited(prepared.bids[STORE], shape.bid_parts, row_upper=lambda part: part + 2**32)
+    lower = {name: lambda part: part - 2**36 for name in ("row_above", "row_below")}
+    proof = edited(prepared.proofs[STORE], shape.proof_parts, **lower)
+    found = prepared.certified(bids={STORE: bid}, proofs={STORE: proof})
+    honest = prepared.certified()
+    assert gap_of(found, STORE) > gap_of(honest, STORE) - 1e-6
+
+
+def test_a_row_without_a_lower_bound_has_no_multiplier_for_one(prepared: Prepared) -> None:
+    """Such a multiplier costs nothing, so any plan could be shown to be the cheapest."""
+    site, shape = prepared.day.sites[SUN], prepared.public.shapes[SUN]
+    one_sided = shape.has_upper & ~shape.has_lower
+    assert one_sided.any()
+    x = prepared.setpoints[SUN] * 0.5
+    price_p, price_q = prices_at(prepared, SUN)
+    unit = prepared.public.register.unit
+    reduced = site.linear - site.inject_p.T @ price_p - site.inject_q.T @ price_q
+    rows = nnls(site.matrix.T.toarray(), reduced)[0]
+    wide = replace(site, row_lower=np.full_like(site.row_lower, -50.0))
+    proof = proof_of(wide, x, x, rows, price_p, price_q, unit)
+    found = prepared.certified(proofs={SUN: proof})
+    assert regret_of(prepared, SUN, x) > 1e-3
+    assert found.failed[SUN] or gap_of(found, SUN) > 0.9 * regret_of(prepared, SUN, x)
+    assert not any(count for bus, count in enumerate(found.failed) if bus != SUN)
+
+
+def test_a_cost_that_falls_with_its_square_is_refused(prepared: Prepared) -> None:
+    """A line through any point of it lies above it: no multipliers prove a least cost."""
+    site, x = prepared.day.sites[GAS], prepared.setpoints[GAS]
+    bent = replace(site, quadratic=-site.quadratic, lower=x, upper=x)
+    unit, rows = prepared.public.register.unit, np.zeros(site.matrix.shape[0])
+    proof = proof_of(bent, x, x + 1.0, rows, *prices_at(prepared, GAS), unit)
+    found = prepared.certified(bids={GAS: bid_of(bent, unit, 0.0)}, proofs={GAS: proof})
+    assert found.failed[GAS]
+    assert not any(count for bus, count in enumerate(found.failed) if bus != GAS)
+
+
+def test_bounds_that_exclude_each_other_are_refused_however_near_they_are(
+    prepared: Prepared,
+) -> None:
+    """Multipliers of both at once prove any gap, in proportion to what no plan can keep."""
+    shape: Shape = prepared.public.shapes[GAS]
+    x = parts_of(prepared.proofs[GAS], shape.proof_parts)["x"]
+    bid = edited(
+        prepared.bids[GAS], shape.bid_parts, lower=lambda _: x + 64, upper=lambda _: x - 64
+    )
+    both = {name: lambda part: part + 2**50 for name in ("above", "below")}
+    proof = edited(prepared.proofs[GAS], shape.proof_parts, **both)
+    found = prepared.certified(bids={GAS: bid}, proofs={GAS: proof})
+    assert found.failed[GAS]
+    assert not any(count for bus, count in enumerate(found.failed) if bus != GAS)
+
+
+def test_a_bound_of_a_row_that_comparisons_cannot_see_is_looked_at(prepared: Prepared) -> None:
+    """It is in range, but its multiple of 2**79 vanishes where it is compared with the row."""
+    shape: Shape = prepared.public.shapes[SUN]
+    place = int(np.flatnonzero(shape.has_upper & ~shape.is_equality)[0])
+
+    def far(part: np.ndarray) -> np.ndarray:
+        return part - 2**49 * (np.arange(len(part)) == place)
+
+    bid = edited(prepared.bids[SUN], shape.bid_parts, row_upper=far)
+    found = prepared.certified(bids={SUN: bid})
+    too_large = {
+        int(owner)
+        for values, owners, bound, group in found.windows
+        for value, owner in zip(decode(values), owners, strict=True)
+        if abs(value) > 2 * bound * group
+    }
+    assert too_large == {SUN}
+
+
+TIGHT = replace(small(2, low=0.98), load_p_mw=1.5 * small(2).load_p_mw)
+TIMES = 2 * TIGHT.horizon.interval_count
+SHORT = replace(SETTINGS, iteration_count_max=20)
+
+
+def liar_of(shape: Shape, bid: Any, proof: Any, kinds: tuple[str, ...]) -> Change:
+    """Bid and prove falsely; where relief is proved, claim payments that let a day look hopeless."""
+
+    def lie(kind: str, _: int, own: list[int]) -> list[int]:
+        if kind == "bids":
+            return [int(value) for value in edited(own, shape.bid_parts, **bid)]
+        if kind in kinds:
+            return [int(value) for value in edited(own, shape.proof_parts, **proof)]
+        if kind == "answer" and "surplus" in kinds:
+            own[TIMES + 1] += 2**46
+        if kind == "regret" and "surplus" not in kinds:
+            own[0] -= round(HIDDEN * 2**40)
+        return own
+
+    return lie
+
+
+def test_no_bid_makes_a_day_infeasible_that_is_not() -> None:
+    """What a proof lacks is subtracted from what is left; below zero it would be added."""
+    day, limits = TIGHT.day(), Limits.of(TIGHT.network)
+    shape = Shape.of(day.sites[STORE])
+    sides = {"row_upper": lambda part: part + 2**32}
+    shift = {name: lambda part: part - 2**40 for name in ("row_above", "row_below")}
+    lie = liar_of(shape, sides, shift, ("surplus", "certificate"))
+    ended = run_day(day, limits, {STORE: lie}, settings=SHORT)
+    assert ended.public["status"] == "converged"
+    assert set(ended.excluded) == {STORE}
+
+
+HIDDEN = 2.0**-9
+"""What the contradiction below hides, price units; ten times the gap that is allowed."""
+
+
+def contradiction(day: Day) -> tuple[Day, dict[str, Any], dict[str, Any]]:
+    """Return a day on which one row of the store misses its bound by less than the tolerance.
+
+    All that moves in this row is fixed, so its multiplier may be as large as one likes.
+    """
+    site = day.sites[STORE]
+    row, large = site.matrix.tocsr()[0].tocoo(), 2**47
+    lower, upper = site.lower.copy(), site.upper.copy()
+    lower[row.col] = upper[row.col] = site.uncontrolled[row.col]
+    sites = list(day.sites)
+    sites[STORE] = replace(site, lower=lower, upper=upper)
+    change = np.zeros(len(lower), dtype=np.int64)
+    change[row.col] = [round(value * 2**30) * (large >> 30) for value in row.data]
+
+    def first(amount: int) -> Any:
+        return lambda part: part + amount * (np.arange(len(part)) == 0)
+
+    proof = {
+        "row_above": first(-large),
+        "above": lambda part: part + np.maximum(change, 0),
+        "below": lambda part: part + np.maximum(-change, 0),
+    }
+    return replace(day, sites=tuple(sites)), {"row_lower": first(-(2**8))}, proof
+
+
+def test_a_bid_that_contradicts_itself_hides_no_gap_behind_it() -> None:
+    """Its part of the gap would be below zero and pay for what all others could save."""
+    scenario = small(2, low=0.975)
+    day, bid, proof = contradiction(scenario.day())
+    lie = liar_of(Shape.of(day.sites[STORE]), bid, proof, ("certificate",))
+    ended = run_day(day, Limits.of(scenario.network), {STORE: lie}, settings=SHORT)
+    assert set(ended.excluded) == {STORE}
+    assert "claimed" in ended.excluded[STORE]
+    assert ended.public["status"] == "converged"
+
+
+def test_a_bid_that_contradicts_itself_relieves_no_less_than_others() -> None:
+    """Else what it hides would count as what all of them cannot relieve."""
+    day, bid, proof = contradiction(TIGHT.day())
+    lie = liar_of(Shape.of(day.sites[STORE]), bid, proof, ("surplus",))
+    ended = run_day(day, Limits.of(TIGHT.network), {STORE: lie}, settings=SHORT)
+    assert set(ended.excluded) == {STORE}
+    assert "relieves" in ended.excluded[STORE]
+    assert ended.public["status"] == "converged"
+
+
+def test_a_bid_that_contradicts_itself_proves_no_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it could wish for anything and keep the day from ending without being named."""
+    monkeypatch.setattr(course, "STALLED_FROM", 3)
+    monkeypatch.setattr(program, "CHALLENGED_OF", 1)
+    scenario = small(2, low=0.975)
+    day, bid, proof = contradiction(scenario.day())
+    lie = liar_of(Shape.of(day.sites[STORE]), bid, proof, ("challenge",))
+    ended = run_day(day, Limits.of(scenario.network), {STORE: lie}, settings=SHORT)
+    assert set(ended.excluded) == {STORE}
+    assert "its wish is not" in ended.excluded[STORE]
