@@ -141,7 +141,7 @@ SHORT = replace(SETTINGS, iteration_count_max=20)
 
 
 def liar_of(shape: Shape, bid: Any, proof: Any, kinds: tuple[str, ...]) -> Change:
-    """Bid and prove falsely; where relief is proved, claim payments that let a day look hopeless."""
+    """Bid and prove falsely; where relief is proved, claim payments that look hopeless."""
 
     def lie(kind: str, _: int, own: list[int]) -> list[int]:
         if kind == "bids":
