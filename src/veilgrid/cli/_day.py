@@ -349,10 +349,7 @@ def _lines(plan: DayPlan, scenario: Scenario, summary: Summary) -> list[tuple[st
             lines += [("", text) for text in checked["findings"][:3]]
     electrical = summary.get("opened", {}).get("electrical")
     if electrical:
-        beyond = sum(len(electrical[kind]) for kind in ("low", "high", "over"))
-        verdict = "passed" if not beyond else f"{beyond} limits exceeded"
-        band = f"{electrical['vm_min_pu']:.4f} to {electrical['vm_max_pu']:.4f} pu"
-        lines.append(("the same on shares", f"{verdict}, voltages {band}"))
+        lines.append(("the same on shares", _on_shares(electrical)))
     if summary["replans"]:
         count = len(summary["replans"])
         lines.append(
@@ -373,6 +370,17 @@ def _lines(plan: DayPlan, scenario: Scenario, summary: Summary) -> list[tuple[st
     if plan.scheme == "sealed":
         lines.append(("played by", _PLAYED_BY))
     return lines
+
+
+def _on_shares(electrical: Summary) -> str:
+    """Say what the power flow on shares found."""
+    if electrical.get("untried"):
+        return f"not tried, far too much flows at {len(electrical['untried'])} places"
+    beyond = sum(len(electrical[kind]) for kind in ("low", "high", "over"))
+    verdict = "passed" if not beyond else f"{beyond} limits exceeded"
+    if electrical["moving"]:
+        verdict = f"{electrical['moving']} voltages have not settled"
+    return f"{verdict}, voltages {electrical['vm_min_pu']:.4f} to {electrical['vm_max_pu']:.4f} pu"
 
 
 def _show_totals(totals: Summary, currency: str) -> None:

@@ -113,7 +113,8 @@ def extreme_equations(
         exact.setdefault(t, []).append((active, reactive, truth))
         rough.setdefault(t, []).append((active, reactive, truth + off))
 
-    for name, place in (("vm_min_pu", magnitude.argmin()), ("vm_max_pu", magnitude.argmax())):
+    ends = (("vm_min_pu", magnitude.argmin()), ("vm_max_pu", magnitude.argmax()))
+    for name, place in ends if shown["vm_min_pu"] is not None else ():
         bus, t = (int(part) for part in np.unravel_index(place, magnitude.shape))
         if bus != limits.tree.root:
             off = float(magnitude[bus, t]) ** 2 - float(shown[name]) ** 2

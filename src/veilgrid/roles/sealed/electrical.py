@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from veilgrid.mpc import Mpc, Shares, Steps, minimum_maximum
+from veilgrid.mpc import Engine, Mpc, Shares, Steps, minimum_maximum
 from veilgrid.mpc._round import together
+from veilgrid.mpc.bounded import not_negative
 from veilgrid.mpc.field import PRIME_FIELD, Words, encode, encode_words
 from veilgrid.roles.sealed.narrowing import SHOWN_BITS, has_places
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, Register, factors
@@ -27,6 +28,16 @@ STILL_PU: Final = 2e-6
 TOLERANCE_PU: Final = 1.8e-6
 """Per-unit squared, or share of a squared rating: what rounding may exceed a limit by. Less than
 the same check in floating point lets pass, so what passes here passes there."""
+
+REACH_PU: Final = 0.5
+"""Per-unit squared; where LinDistFlow's voltage is further from one, no power flow is tried."""
+
+LOSS_MAX_PU: Final = 0.25
+"""Per-unit squared; no more may losses take from a voltage in the first sweep. Then they grow by
+less than a half in each further one, and all numbers stay within what can be compared."""
+
+FLOW_MAX_PU: Final = 256.0
+"""Per-unit; where a branch carries more, no power flow is tried."""
 
 WIDE: Final = POWER_BITS + FACTOR_BITS
 
@@ -50,6 +61,7 @@ class _Feeder:
         self.flow_p = self.flow_q = self.current
         self.first_p = self.first_q = self.first_voltage = self.current
         self.wide_voltage = self.voltage
+        self.off = self.bent = self.power = self.current
 
     def _public(self, values: "np.typing.NDArray[np.float64]") -> Words:
         steps = np.rint(values * 2.0**POWER_BITS).astype(np.int64).ravel()
@@ -111,18 +123,30 @@ class _Feeder:
         self.wide_voltage = wide
         (self.voltage,) = yield from self.cut([wide], FACTOR_BITS)
 
+    def collapsed(self, lossless: Words) -> Steps[list[list[int]]]:
+        """Open where losses take too much from a voltage for the sweeps to settle."""
+        taken = _each(_subtract, lossless, self.wide_voltage).reshape(-1, 2)
+        steps = self.mpc.constant([rounded_steps(LOSS_MAX_PU, WIDE)]).data
+        most = np.repeat(steps, len(taken), axis=0)
+        return (yield from _beyond(self.mpc, self.register, [_subtract(most, taken)]))
+
     def keep_lossless(self) -> None:
         """Keep what the first sweep found, which is LinDistFlow."""
         self.first_p, self.first_q = self.flow_p, self.flow_q
         self.first_voltage = self.voltage
 
-    def currents(self) -> Steps[None]:
-        """Square the currents: flows squared over the voltage at the far end, squared."""
+    def squares(self) -> Steps[None]:
+        """Square what branches carry, and by how much voltages differ from one."""
         off = _each(_subtract, self.voltage, self._one(self.voltage))
         pairs = [(off, off), (self.flow_p, self.flow_p), (self.flow_q, self.flow_q)]
         bent, active, reactive = yield from self.products(pairs)
         power = _each(_add, active, reactive)
-        bent, power = yield from self.cut([bent, power], POWER_BITS)
+        self.off = off
+        self.bent, self.power = yield from self.cut([bent, power], POWER_BITS)
+
+    def currents(self) -> Steps[None]:
+        """Square the currents: squared flows over the voltage at the far end, squared."""
+        off, bent, power = self.off, self.bent, self.power
         # 1 / (1 + e) = 1 - e + e^2 (1 - e + e^2) - ..., |e| < 0.2
         ramp = _each(_subtract, self._one(off), off)
         (rest,) = yield from self.products([(bent, _each(_add, ramp, bent))])
@@ -200,15 +224,23 @@ def electrical_check(
         None without ratings), for people, not for the verdict; ``low`` and ``high``:
         (bus, interval) beyond voltage limits; ``over``: (bus, interval) of overloaded branches;
         ``moving``: voltages that had not settled; ``shown`` as in
-        :func:`veilgrid.roles.sealed.narrowing.narrowed`.
+        :func:`veilgrid.roles.sealed.narrowing.narrowed`. Where losses grow without end, as of
+        :func:`untried`.
     """
     feeder = _Feeder(mpc, register, demand_p, demand_q)
     yield from feeder.flows()
     yield from feeder.voltages()
     feeder.keep_lossless()
-    former = feeder.voltage
-    for _ in range(SWEEPS):
+    former, lossless = feeder.voltage, feeder.wide_voltage
+    for sweep in range(SWEEPS):
         former = feeder.voltage
+        if sweep == 1:
+            asked = feeder.squares(), feeder.collapsed(lossless)
+            _, places = yield from together(*asked)
+            if places:
+                return untried(places)
+        else:
+            yield from feeder.squares()
         yield from feeder.currents()
         yield from feeder.flows()
         yield from feeder.voltages()
@@ -227,6 +259,72 @@ def electrical_check(
     if is_shown and has_places(found) and not found["moving"]:
         found["shown"] = yield from _shown(mpc, register, feeder, found, loaded)
     return found
+
+
+def out_of_reach(
+    mpc: Mpc, register: Register, demand_p: Shares, demand_q: Shares
+) -> Steps[list[list[int]]]:
+    """Open where net demands make flows or voltages so large that no power flow can be tried.
+
+    Right for numbers of any size, as long as the sites' demands are within their ranges: a bid may
+    ask for more than any line carries, and what it makes of others' numbers must not be compared.
+
+    Returns
+    -------
+    list
+        (bus, interval) where the lossless flow, without charging of lines, is beyond
+        :data:`FLOW_MAX_PU` or its voltage further from one than :data:`REACH_PU`.
+    """
+    tree, feeder = register.limits.tree, _Feeder(mpc, register, demand_p, demand_q)
+    flows = [
+        demand_p.data.reshape(feeder.demand_p.shape),
+        demand_q.data.reshape(feeder.demand_q.shape),
+    ]
+    flows = [flow.copy() for flow in flows]
+    for bus in reversed(tree.order[1:].tolist()):
+        for flow in flows:
+            above = int(tree.parent[bus])
+            flow[above] = _add(flow[above], flow[bus])
+    drop = _each(
+        _add,
+        feeder._times(2.0 * tree.resistance_pu, flows[0]),
+        feeder._times(2.0 * tree.reactance_pu, flows[1]),
+    )
+    drop[tree.root] = 0
+    for bus in tree.order[1:].tolist():
+        drop[bus] = _add(drop[bus], drop[int(tree.parent[bus])])
+    asked: list[Words] = []
+    own = tree.slack_voltage_pu**2 - 1.0
+    for values, low, high, bits in (
+        (flows[0], -FLOW_MAX_PU, FLOW_MAX_PU, POWER_BITS),
+        (flows[1], -FLOW_MAX_PU, FLOW_MAX_PU, POWER_BITS),
+        (drop, own - REACH_PU, own + REACH_PU, WIDE),
+    ):
+        flat = values.reshape(-1, 2)
+        least, most = (
+            np.repeat(mpc.constant([rounded_steps(edge, bits)]).data, len(flat), axis=0)
+            for edge in (low, high)
+        )
+        asked += [_subtract(flat, least), _subtract(most, flat)]
+    return (yield from _beyond(mpc, register, asked))
+
+
+def _beyond(mpc: Mpc, register: Register, rooms: list[Words]) -> Steps[list[list[int]]]:
+    """Open at which (bus, interval) any of some rooms is below zero, right for any size."""
+    if isinstance(mpc, Engine):
+        whole = mpc.wrap(np.concatenate(rooms), COMPARED_BOUND)
+        fine = np.array((yield from not_negative(mpc, whole, COMPARED_BOUND)), bool)
+    else:
+        fine = ~np.array((yield from below_zero(mpc, rooms)), bool)
+    places = np.flatnonzero(~fine.reshape(len(rooms), -1).all(axis=0))
+    times = register.interval_count
+    return [[int(place // times), int(place % times)] for place in places]
+
+
+def untried(places: list[list[int]]) -> dict[str, Any]:
+    """Say that there is no power flow to speak of, as far as it can be tried, for these places."""
+    nothing = dict.fromkeys(("vm_min_pu", "vm_max_pu", "loading_max"))
+    return {"low": [], "high": [], "over": [], "moving": len(places), **nothing, "untried": places}
 
 
 def _shown(

@@ -12,7 +12,7 @@ from veilgrid.mpc.field import PRIME_FIELD, Words
 from veilgrid.roles.sealed.bid import PRICE_MAX, Shape
 from veilgrid.roles.sealed.certificate import certify
 from veilgrid.roles.sealed.claims import unlike
-from veilgrid.roles.sealed.electrical import electrical_check
+from veilgrid.roles.sealed.electrical import electrical_check, out_of_reach, untried
 from veilgrid.roles.sealed.heard import (
     OWN,
     PAYER,
@@ -84,13 +84,17 @@ def certificate_program(
     outside = yield from beyond(mpc, found.windows)
     failed = [count + (bus in outside) for bus, count in enumerate(found.failed)]
     allowed = said.limits.gap_max * max(abs(found.cost), said.limits.turnover_min)
-    differ = yield from unlike(mpc, found, answers, regrets, times, allowed)
+    plan = found.demand_p, found.demand_q
+    differ, places = yield from together(
+        unlike(mpc, found, answers, regrets, times, allowed), out_of_reach(mpc, register, *plan)
+    )
     is_close = found.gap <= GAP_FACTOR * allowed and not found.exceeded
     electrical: dict[str, Any] = {}
     if not any(failed) and not differ:
         is_shown = said.may_narrow and is_close
-        plan = found.demand_p, found.demand_q
-        electrical = yield from electrical_check(mpc, register, *plan, is_shown=is_shown)
+        electrical = untried(places)
+        if not places:
+            electrical = yield from electrical_check(mpc, register, *plan, is_shown=is_shown)
     own_amounts: dict[int, Words] = {}
     if not any(failed) and not differ and "shown" not in electrical:
         # A plan that is planned again is paid by nobody.
