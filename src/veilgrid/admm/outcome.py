@@ -76,6 +76,9 @@ class Coordination:
         infeasible.
     opened
         What a scheme that hides the rest opened about the finished day; empty for others.
+    payments : by bus, currency
+        What each site was told that it pays, where the scheme settles itself; ``None`` where
+        payments follow from set-points and prices.
     refused, limits
         Earlier plans that the scheme made itself and the AC power flow refused, and the limits
         that it narrowed for this one; ``None`` = those that it was given.
@@ -94,6 +97,7 @@ class Coordination:
     violations: tuple[tuple[int, int, float], ...] = ()
     warm: object = field(default=None, repr=False)
     opened: dict[str, Any] = field(default_factory=dict, repr=False)
+    payments: dict[int, float] | None = field(default=None, repr=False)
     refused: tuple[Refused, ...] = ()
     limits: Limits | None = field(default=None, repr=False)
     record: object = field(default=None, repr=False, compare=False)

@@ -5,6 +5,7 @@ buys the exchange with the grid above; what is left over is the congestion rent.
 sites therefore sum to zero, and costs of all sites to the cost of the plan.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +96,27 @@ def settle(
     """
     demand_p, demand_q = day.demands(setpoints)
     paid = (price_p * demand_p + price_q * demand_q).sum(axis=1)
+    return _accounts(day, setpoints, setpoints_alone, paid, demand_p, rent_expected)
+
+
+def settle_told(
+    day: Day,
+    setpoints: list[Floats],
+    setpoints_alone: list[Floats],
+    payments: Mapping[int, float],
+    rent_expected: float,
+) -> Settlement:
+    """Settle a plan by what each site was told that it pays.
+
+    Parameters
+    ----------
+    day, setpoints, setpoints_alone, rent_expected
+        As of :func:`settle`.
+    payments : by bus, currency
+        Of every site.
+    """
+    paid = np.array([payments[bus] for bus in range(len(day.sites))])
+    demand_p, _ = day.demands(setpoints)
     return _accounts(day, setpoints, setpoints_alone, paid, demand_p, rent_expected)
 
 

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from veilgrid.admm.certify import certify
 from veilgrid.admm.outcome import Coordination, ProgressSink
-from veilgrid.admm.settlement import MICRO, Settlement, settle
+from veilgrid.admm.settlement import MICRO, Settlement, settle, settle_told
 from veilgrid.errors import InvariantError, invariant
 from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
@@ -122,17 +122,14 @@ class Setting:
         -------
         currency
         """
-        day = said or self.day
-        limits = plan.limits or self.limits
-        target = certify(day, limits, plan.setpoints, plan.price_p, plan.price_q).target
-        settled = settle(
-            day,
-            plan.setpoints,
-            self.honest.alone.setpoints,
-            target.price_p,
-            target.price_q,
-            float(target.rent.sum()),
-        )
+        day, plans = said or self.day, (plan.setpoints, self.honest.alone.setpoints)
+        if plan.payments is not None:
+            settled = settle_told(day, *plans, plan.payments, plan.rent)
+        else:
+            limits = plan.limits or self.limits
+            target = certify(day, limits, plan.setpoints, plan.price_p, plan.price_q).target
+            rent = float(target.rent.sum())
+            settled = settle(day, *plans, target.price_p, target.price_q, rent)
         return self.honest_account - settled.accounts[self.site].cost / MICRO
 
     @property

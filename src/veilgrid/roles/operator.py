@@ -10,7 +10,7 @@ from veilgrid.admm.exchange import plan_exchange
 from veilgrid.admm.neighbour import NeighbourState, plan_neighbour
 from veilgrid.admm.outcome import Coordination, Interrupted, ProgressSink, Refused, RunStatus
 from veilgrid.admm.reference import alone, central, least_violation
-from veilgrid.admm.settlement import Settlement, settle, settle_alone
+from veilgrid.admm.settlement import Settlement, settle, settle_alone, settle_told
 from veilgrid.errors import Finding, invariant
 from veilgrid.grid.acflow import ElectricalCheck, electrical_check
 from veilgrid.grid.correction import STEP_PU, corrected, margin_pu, rating_share
@@ -464,14 +464,12 @@ def _checked(plan: DayPlan, limits: Limits, check: ElectricalCheck) -> DayPlan:
     else:
         found = certify(day, limits, outcome.setpoints, outcome.price_p, outcome.price_q)
         certificate = found.certificate
-        settlement = settle(
-            day,
-            outcome.setpoints,
-            plan.alone.setpoints,
-            found.target.price_p,
-            found.target.price_q,
-            float(found.target.rent.sum()),
-        )
+        plans, target = (outcome.setpoints, plan.alone.setpoints), found.target
+        if outcome.payments is None:
+            rent = float(target.rent.sum())
+            settlement = settle(day, *plans, target.price_p, target.price_q, rent)
+        else:
+            settlement = settle_told(day, *plans, outcome.payments, outcome.rent)
         outcome = replace(outcome, price_p=found.target.price_p, price_q=found.target.price_q)
     ledger, chain = b"", outcome.record
     if isinstance(chain, Chain):

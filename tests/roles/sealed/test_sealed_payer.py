@@ -8,6 +8,7 @@ import pytest
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.machine import NodeId
 from veilgrid.mpc.message import Submission
+from veilgrid.roles.operator import plan_day
 from veilgrid.roles.sealed.heard import PAYER
 from veilgrid.roles.sealed.keys import PAYER_NODE, SITES
 from veilgrid.roles.sealed.message import (
@@ -19,6 +20,7 @@ from veilgrid.roles.sealed.message import (
     Over,
     Stopped,
 )
+from veilgrid.secret import SeededRandomness
 
 from .sealed_days import Ended, run_day, small
 from .sealed_world import VICTIM, World
@@ -47,6 +49,23 @@ def test_the_payer_hears_what_each_site_hears_and_it_adds_up(honest: Ended) -> N
     assert sum(paid(honest).values()) == pytest.approx(owed, abs=2 * abs(certificate["gap"]) + 1e-6)
     assert honest.payer is not None
     assert honest.payer.public == honest.public
+
+
+def test_what_a_run_settles_is_what_its_sites_are_told() -> None:
+    """Prices worked out anew would show, and record, other amounts where limits bind."""
+    scenario = small(3, rating=0.6)
+    day = scenario.day()
+    plan = plan_day(day, "sealed", randomness=SeededRandomness(1))
+    told = run_day(day, Limits.of(day.network)).sites
+    assert told is not None
+    assert plan.settlement is not None
+    root = day.network.tree.root
+    for bus, account in enumerate(plan.settlement.accounts):
+        if bus != root:
+            assert account.payment == pytest.approx(1e6 * told.payments[bus], abs=1.0)
+    assert plan.settlement.total == 0
+    assert plan.settlement.rent_expected == pytest.approx(1e6 * plan.outcome.opened["rent"], abs=1)
+    assert plan.settlement.rent_expected > 0
 
 
 def test_nobody_else_is_told_what_opens_to_the_payer(honest: Ended) -> None:

@@ -453,6 +453,7 @@ def coordination_of(
         message_count=driven.message_count,
         byte_count=driven.byte_count,
         opened={**certificate, "excluded": public["excluded"]},
+        payments=dict(found.payments) if certificate else None,
     )
     if public["refused"]:
         outcome = _narrowed(day, outcome, limits or Limits.of(day.network), public["refused"])
