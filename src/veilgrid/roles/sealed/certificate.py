@@ -15,7 +15,6 @@ from veilgrid.mpc.field import PRIME_FIELD, encode_words
 from veilgrid.roles.sealed.judge import (
     COST_BITS,
     NARROW,
-    PRIMAL_MAX,
     Products,
     Window,
     judge_sites,
@@ -30,6 +29,10 @@ from veilgrid.roles.sealed.step_dual import COMPARED_BOUND, StepResult, rounded_
 
 TINY_AMOUNT: Final = 1e-4
 """Price units; who pays by so little more than alone is not counted as worse off."""
+
+ROWS_MAX: Final = 2.0**-20
+"""Per-unit; by so much a network row may be exceeded, 9.5e-7: a little more than answers that end
+the coordination may exceed it (``ExchangeSettings.excess_max``), so these are not refused here."""
 
 SUM_MAX: Final = 2**125
 """Bound of sums over all sites; what is in range stays below it."""
@@ -94,7 +97,7 @@ def certify(
     paid = yield from payments(mpc, stack, price_p, price_q, demand_p, demand_q)
     own = yield from _own_costs(mpc, stack, judged.products)
     by_bus_p, by_bus_q = (placed(mpc, register, buses, one) for one in (demand_p, demand_q))
-    exceeded = yield from limit_checks(mpc, register, by_bus_p, by_bus_q, PRIMAL_MAX)
+    exceeded = yield from limit_checks(mpc, register, by_bus_p, by_bus_q, ROWS_MAX)
     totals = yield from _totals(mpc, register, step, by_bus_p, gaps, paid, own)
     worse = yield from _worse_off(mpc, stack, paid, own)
     cost, gap, exchange, rent = totals
