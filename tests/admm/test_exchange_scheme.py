@@ -16,6 +16,8 @@ from veilgrid.admm.exchange import (
     ExchangeSettings,
     ExchangeState,
     Metric,
+    Retry,
+    StopRule,
     plan_exchange,
 )
 from veilgrid.admm.outcome import Interrupted, Progress, RunStatus
@@ -275,3 +277,34 @@ def test_settings_change_the_way_but_not_the_end(
     optimum = day.cost(central(day, limits).setpoints)
     assert outcome.status is RunStatus.CONVERGED
     assert day.cost(outcome.setpoints) == pytest.approx(optimum, rel=1e-4)
+
+
+def test_regrets_are_asked_for_again_where_answers_settled_or_prices_closed_the_gap() -> None:
+    fresh, failed = Retry(), Retry(residual=0.5, regret=3.0)
+    assert fresh.is_worth_it(1e9, 0.0, 1.0)
+    assert failed.is_worth_it(0.3, 10.0, 10.0)  # It has fallen by 40 %.
+    assert failed.is_worth_it(0.5, 6.9, 10.0)
+    assert not failed.is_worth_it(0.5, 7.1, 10.0)
+    assert not failed.is_worth_it(1.0, 0.0, 10.0)  # Four times the regret is to be expected.
+    assert not Retry(residual=0.0, regret=3.0).is_worth_it(0.1, 0.0, 10.0)
+
+
+def test_a_certificate_that_failed_narrowly_is_tried_again_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On this day prices close the gap while answers stay as far apart as they were."""
+    seen: list[Progress] = []
+    tried: list[tuple[int, float]] = []
+    judged = StopRule.is_met
+
+    def noted(self: StopRule, gap: float, residual: float) -> bool:
+        tried.append((len(seen), gap))
+        return judged(self, gap, residual)
+
+    monkeypatch.setattr(StopRule, "is_met", noted)
+    day = open_scenario("simbench-rural-2016-01-23").day()
+    run = plan_exchange(day, Limits.of(day.network), progress=seen.append)
+    assert run.status is RunStatus.CONVERGED
+    (first, missed), (last, gap) = tried[0], tried[-1]
+    assert gap <= ExchangeSettings().gap_max < missed
+    assert 0 < last - first <= 3

@@ -11,7 +11,7 @@ iteration; their prices still come from the network step.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -363,6 +363,33 @@ class Coordinator:
         self._wish_p[members], self._wish_q[members] = unweighted[:count], unweighted[count:]
 
 
+@dataclass
+class Retry:
+    """When the sites' regrets are worth asking for again, after a certificate that failed.
+
+    Attributes
+    ----------
+    residual
+        Primal residual then.
+    regret
+        Sum of regrets then, in the unit of gaps.
+    """
+
+    residual: float = np.inf
+    regret: float = np.inf
+
+    def is_worth_it(self, residual: float, gap: float, allowed: float) -> bool:
+        """Whether answers have settled since, or prices alone have closed the gap far enough.
+
+        Regrets of settled answers fall with the square of the residual, so where that has grown
+        the last ones stand for no less.
+        """
+        if not residual > 0.7 * self.residual:
+            return True
+        growth = max(self.residual, residual) ** 2
+        return self.residual > 0.0 and gap + growth / self.residual**2 * self.regret <= allowed
+
+
 @dataclass(kw_only=True)
 class StopRule:
     """When a run may stop: no row exceeded, and the certified gap small enough.
@@ -371,8 +398,8 @@ class StopRule:
     ----------
     turnover_min : currency
         Gaps are relative to the plan's cost, but at least to this.
-    residual_tried
-        Primal residual at the last certificate that failed.
+    retry
+        What the last certificate that failed found.
     """
 
     limits: Limits
@@ -380,7 +407,8 @@ class StopRule:
     sell: Floats
     settings: ExchangeSettings
     turnover_min: float
-    residual_tried: float = np.inf
+    retry: Retry = field(default_factory=Retry)
+    _bracket: float = np.inf
 
     @classmethod
     def of(cls, day: Day, limits: Limits, settings: ExchangeSettings) -> "StopRule":
@@ -420,14 +448,15 @@ class StopRule:
             excess = self.limits.excess(flows(self.limits.tree, demand_p, demand_q))
             if float(excess.max()) > self.settings.excess_max:
                 return False
-        allowed = self.settings.gap_max * self.scale(demand_p, own_cost)
-        is_small = self.network_gap(target, demand_p, demand_q) <= allowed
-        return is_small and not residual > 0.7 * self.residual_tried
+        gap_max, size = self.settings.gap_max, self.scale(demand_p, own_cost)
+        self._bracket = self.network_gap(target, demand_p, demand_q) / size
+        is_small = self._bracket <= gap_max
+        return is_small and self.retry.is_worth_it(residual, self._bracket, gap_max)
 
     def is_met(self, gap: float, residual: float) -> bool:
-        """Whether a certified gap ends the run; remembers the residual where it did not."""
+        """Whether a certified gap ends the run; remembers what was found where it did not."""
         if gap > self.settings.gap_max:
-            self.residual_tried = residual
+            self.retry = Retry(residual, gap - self._bracket)
         return gap <= self.settings.gap_max
 
 

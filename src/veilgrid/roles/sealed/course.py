@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from veilgrid.admm.accelerate import IntervalBalance
-from veilgrid.admm.exchange import TIGHTENED, Balance, ExchangeSettings
+from veilgrid.admm.exchange import TIGHTENED, Balance, ExchangeSettings, Retry
 from veilgrid.errors import invariant
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.heard import PAYER
@@ -130,7 +130,7 @@ class Course:
         self._exchange_cost = 0.0
         self._passes = 0
         self._suspected = 0
-        self._residual_tried = float("inf")
+        self._retry = Retry()
         self._claimed, self._fits = (0.0, 0.0), False
         self.is_watched = False
         self.balance = IntervalBalance(self.register.interval_count)
@@ -345,7 +345,7 @@ class Course:
         self.registers.clear()
         self.wish_tasks.clear()
         self.mixture = Mixture(PLAIN)
-        self._residual_tried = float("inf")
+        self._retry = Retry()
         self.balance = IntervalBalance(self.register.interval_count)
         self.register = self.register.stiffened(None)
         self._go(WISH, 1)
@@ -411,10 +411,15 @@ class Course:
             self._bring_in(result["exceeded"])
         if self._is_suspect(iteration, cost, gap):
             self._go(PULL, iteration)
-        elif result["fits"] and not residual > 0.7 * self._residual_tried:
+        elif result["fits"] and self._retry.is_worth_it(residual, gap, self._allowed):
             self._go(REGRET, iteration)
         else:
             self._resume(iteration)
+
+    @property
+    def _allowed(self) -> float:
+        """By how much the plan that is claimed may cost more than the cheapest, price units."""
+        return self.settings.gap_max * max(abs(self._claimed[0]), self.turnover_min)
 
     def _bring_in(self, exceeded: list[list[int]]) -> None:
         """Let the next steps look at exceeded rows that none so far knew."""
@@ -445,14 +450,14 @@ class Course:
             self._resume(iteration)
 
     def _on_regret(self, result: dict[str, Any], iteration: int) -> None:
-        cost, gap = self._claimed
-        allowed = self.settings.gap_max * max(abs(cost), self.turnover_min)
-        is_close = self._fits and gap + float(result["regret"]) <= allowed
+        _, gap = self._claimed
+        regret = float(result["regret"])
+        is_close = self._fits and gap + regret <= self._allowed
         if is_close or iteration >= self.settings.iteration_count_max:
             self.status = CONVERGED if is_close else LIMIT
             self._go(CERTIFICATE, iteration)
             return
-        self._residual_tried = self.history[-1].residual
+        self._retry = Retry(self.history[-1].residual, regret)
         self._resume(iteration)
 
     def _resume(self, iteration: int) -> None:
