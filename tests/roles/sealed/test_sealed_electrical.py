@@ -96,3 +96,13 @@ def test_places_are_those_that_the_flow_would_move_too_far() -> None:
     found = looked_at(replace(small(2), network=scenario.network), (active, 0.0 * active))
     assert {interval for _, interval in found["untried"]} == {1}
     assert {bus for bus, _ in found["untried"]} == {2, 3, 4}
+
+
+@pytest.mark.parametrize(("load", "is_tried"), [(0.75, True), (0.9, False), (5.0, False)])
+def test_what_overloads_a_branch_many_times_is_not_tried(load: float, is_tried: bool) -> None:
+    """Squares of a loading that nobody could carry would not open, and end everybody's day."""
+    active = np.zeros((5, 1))
+    active[4] = load
+    found = looked_at(small(1, rating=0.05), (active, 0.0 * active))
+    assert found.get("untried") == (None if is_tried else [[1, 0]])
+    assert not is_tried or found["over"] == [[1, 0]]

@@ -39,6 +39,9 @@ less than a half in each further one, and all numbers stay within what can be co
 FLOW_MAX_PU: Final = 256.0
 """Per-unit; where a branch carries more, no power flow is tried."""
 
+LOADING_MAX: Final = 16.0
+"""Multiple of its rating; where a branch carries more, no power flow is tried."""
+
 WIDE: Final = POWER_BITS + FACTOR_BITS
 
 _add, _subtract, _scale = PRIME_FIELD.add, PRIME_FIELD.subtract, PRIME_FIELD.scale
@@ -273,7 +276,8 @@ def out_of_reach(
     -------
     list
         (bus, interval) where the lossless flow, without charging of lines, is beyond
-        :data:`FLOW_MAX_PU` or its voltage further from one than :data:`REACH_PU`.
+        :data:`FLOW_MAX_PU` or :data:`LOADING_MAX`, or its voltage further from one than
+        :data:`REACH_PU`.
     """
     tree, feeder = register.limits.tree, _Feeder(mpc, register, demand_p, demand_q)
     flows = [
@@ -294,17 +298,18 @@ def out_of_reach(
     for bus in tree.order[1:].tolist():
         drop[bus] = _add(drop[bus], drop[int(tree.parent[bus])])
     asked: list[Words] = []
-    own = tree.slack_voltage_pu**2 - 1.0
+    carried, rated = np.full(register.bus_count, FLOW_MAX_PU), register.limits.rated
+    carried[rated] = np.minimum(FLOW_MAX_PU, LOADING_MAX * tree.rating_pu[rated])
+    own, every = tree.slack_voltage_pu**2 - 1.0, np.ones(register.bus_count)
     for values, low, high, bits in (
-        (flows[0], -FLOW_MAX_PU, FLOW_MAX_PU, POWER_BITS),
-        (flows[1], -FLOW_MAX_PU, FLOW_MAX_PU, POWER_BITS),
-        (drop, own - REACH_PU, own + REACH_PU, WIDE),
+        (flows[0], -carried, carried, POWER_BITS),
+        (flows[1], -carried, carried, POWER_BITS),
+        (drop, (own - REACH_PU) * every, (own + REACH_PU) * every, WIDE),
     ):
         flat = values.reshape(-1, 2)
-        least, most = (
-            np.repeat(mpc.constant([rounded_steps(edge, bits)]).data, len(flat), axis=0)
-            for edge in (low, high)
-        )
+        edges = [[rounded_steps(float(edge), bits) for edge in side] for side in (low, high)]
+        times = register.interval_count
+        least, most = (np.repeat(mpc.constant(side).data, times, axis=0) for side in edges)
         asked += [_subtract(flat, least), _subtract(most, flat)]
     return (yield from _beyond(mpc, register, asked))
 
