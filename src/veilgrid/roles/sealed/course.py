@@ -48,6 +48,12 @@ STALLED_FROM: Final = 120
 ANSWER_INTERVAL: Final = 3
 """Watched iterations from one look at the answers to the next."""
 
+INNER_MAX: Final = 2.0**-7
+"""Per-unit; no larger distance is kept from limits, however little rows weigh."""
+
+WATCHED_TURNOVERS: Final = 25.0
+"""What the exchange is taken to cost at most on a watched day, in hundredths of all loads."""
+
 CONVERGED: Final = "converged"
 LIMIT: Final = "iteration_limit"
 INFEASIBLE: Final = "infeasible"
@@ -278,11 +284,21 @@ class Course:
             self.is_watched, self.rule = True, MixingRule(1, self.settings.mixing_interval)
         if kind == WISH:
             self.wish_tasks[iteration] = self.task.number
-            if iteration in TIGHTENED and self._strength > 0.0:
-                budget = self.settings.inner_share * self.settings.gap_max
-                self.register = self.register.tightened(
-                    budget * abs(self._exchange_cost) / self._strength
-                )
+            self._tighten(iteration)
+
+    def _tighten(self, iteration: int) -> None:
+        """Set the distance kept from limits, by what the exchange costs and rows weigh.
+
+        The former is claimed. So that nobody's claim keeps others from the end, it counts only
+        within public bounds once the day is watched.
+        """
+        scale, is_due = abs(self._exchange_cost), iteration in TIGHTENED
+        if self.is_watched:
+            is_due = iteration % RATINGS_INTERVAL == 0
+            scale = min(max(scale, self.turnover_min), WATCHED_TURNOVERS * self.turnover_min)
+        if is_due and self._strength > 0.0:
+            budget = self.settings.inner_share * self.settings.gap_max * scale
+            self.register = self.register.tightened(min(budget / self._strength, INNER_MAX))
 
     def _narrow(self, result: dict[str, Any]) -> None:
         """Plan again within limits narrowed by what opened about a refused plan."""
@@ -397,7 +413,8 @@ class Course:
 
     def _on_answer(self, result: dict[str, Any], iteration: int) -> None:
         products = [float(value) for value in result["products"]]
-        residual = products[0] ** 0.5 if products else float("inf")
+        # Who claims a square below zero must not stop the others' machines.
+        residual = max(products[0], 0.0) ** 0.5 if products else float("inf")
         cost, gap = float(result["cost"]), float(result["gap"])
         self._exchange_cost = float(result["exchange_cost"])
         self.history.append(Seen(iteration, cost, gap, residual, self._passes))
@@ -411,7 +428,9 @@ class Course:
             self._bring_in(result["exceeded"])
         if self._is_suspect(iteration, cost, gap):
             self._go(PULL, iteration)
-        elif result["fits"] and self._retry.is_worth_it(residual, gap, self._allowed):
+        elif result["fits"] and (
+            self.is_watched or self._retry.is_worth_it(residual, gap, self._allowed)
+        ):
             self._go(REGRET, iteration)
         else:
             self._resume(iteration)

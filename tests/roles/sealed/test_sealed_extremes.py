@@ -1,0 +1,70 @@
+"""Numbers of one site that no honest one sends: they stop nobody and keep no day from its end."""
+
+from dataclasses import replace
+
+import pytest
+
+from veilgrid.admm.exchange import Retry
+from veilgrid.grid.lindistflow import Limits
+from veilgrid.roles.sealed import course
+from veilgrid.roles.sealed.course import CONVERGED, INNER_MAX, REGRET, WISH, Task
+from veilgrid.roles.sealed.day import SETTINGS, PublicDay
+
+from .sealed_days import run_day, small
+from .test_sealed_liars import ANSWER, on, plus
+
+SCENARIO = small(2, rating=0.55, low=0.97)
+DAY, LIMITS = SCENARIO.day(), Limits.of(SCENARIO.network)
+LIAR = 2
+"""The bus with the battery."""
+TIMES = 2 * DAY.interval_count
+
+
+@pytest.mark.parametrize("amount", [-(2**60), -(2**125)])
+def test_a_square_below_zero_stops_nobody(amount: int) -> None:
+    """Its root is no real number: every party's and site's machine ended with an error."""
+    lie = on(ANSWER, plus(slice(TIMES + 2, None), amount))
+    ended = run_day(DAY, LIMITS, {LIAR: lie}, settings=replace(SETTINGS, iteration_count_max=40))
+    assert ended.excluded == {}
+    assert ended.public["status"] == CONVERGED
+    assert all(isinstance(one[3], float) for one in ended.public["history"])
+
+
+def test_demands_claimed_on_the_way_neither_stop_a_day_nor_keep_it_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They set the distance kept from limits, the last time for good: machines stopped on it."""
+    monkeypatch.setattr(course, "TIGHTENED", (4, 8))
+    monkeypatch.setattr(course, "STALLED_FROM", 10)
+
+    def lie(kind: str, at: int, own: list[int]) -> list[int] | None:
+        return plus(slice(0, TIMES), 2**60)(own) if kind == ANSWER and at < 9 else own
+
+    settings = replace(SETTINGS, iteration_count_max=80)
+    ended = run_day(DAY, LIMITS, {LIAR: lie}, settings=settings)
+    assert ended.excluded == {}
+    assert ended.public["status"] == CONVERGED
+
+
+def test_a_watched_day_takes_nobodys_word_for_the_distance_from_limits() -> None:
+    """Claims count within public bounds, and rows that weigh nothing move no limit far."""
+    now = PublicDay.of(DAY, LIMITS).course()
+    now.is_watched, now._strength, now._exchange_cost = True, 1.0, 1e9
+    now._go(WISH, 132)
+    budget = SETTINGS.inner_share * SETTINGS.gap_max * now.turnover_min
+    assert now.register.inner == pytest.approx(course.WATCHED_TURNOVERS * budget)
+    now._exchange_cost = 0.0
+    now._go(WISH, 144)
+    assert now.register.inner == pytest.approx(budget)
+    now._strength = 1e-30
+    now._go(WISH, 156)
+    assert now.register.inner == INNER_MAX
+
+
+def test_a_residual_claimed_too_small_does_not_keep_regrets_from_being_asked_for() -> None:
+    """Once a day is watched the residual decides nothing: it is claimed as well."""
+    now = PublicDay.of(DAY, LIMITS).course()
+    now.is_watched, now._retry, now.task = True, Retry(0.0, 1.0), Task(300, ANSWER, 129)
+    found = {"products": [1.0], "cost": 1.0, "gap": 0.0, "exchange_cost": 1.0, "fits": True}
+    now.advance(found)
+    assert now.task.kind == REGRET
