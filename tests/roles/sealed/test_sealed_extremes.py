@@ -6,9 +6,12 @@ import pytest
 
 from veilgrid.admm.exchange import Retry
 from veilgrid.grid.lindistflow import Limits
+from veilgrid.mpc.field import BOUND_MAX
 from veilgrid.roles.sealed import course
 from veilgrid.roles.sealed.course import CONVERGED, INNER_MAX, REGRET, WISH, Task
 from veilgrid.roles.sealed.day import SETTINGS, PublicDay
+from veilgrid.roles.sealed.program import AMOUNT_BITS, CLAIM_MAX, NARROW_PRICE
+from veilgrid.roles.sealed.register import POWER_BITS, POWER_MAX
 
 from .sealed_days import run_day, small
 from .test_sealed_liars import ANSWER, on, plus
@@ -68,3 +71,15 @@ def test_a_residual_claimed_too_small_does_not_keep_regrets_from_being_asked_for
     found = {"products": [1.0], "cost": 1.0, "gap": 0.0, "exchange_cost": 1.0, "fits": True}
     now.advance(found)
     assert now.task.kind == REGRET
+
+
+def test_sums_over_thousands_of_sites_without_choice_are_let_pass() -> None:
+    """They were refused from 1,366 buses on, and the day stopped without a name."""
+    count = 5_000 * 2 * 96
+    assert NARROW_PRICE * POWER_MAX * count <= BOUND_MAX
+
+
+def test_no_honest_payment_is_out_of_range() -> None:
+    """A large load on an expensive day was named as if it had lied."""
+    dear, most = 3.0 * 288, POWER_MAX / 2.0**POWER_BITS
+    assert dear * most * 2.0**AMOUNT_BITS <= CLAIM_MAX

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from veilgrid.mpc import Mpc, Shares, Steps, concatenate
-from veilgrid.mpc.field import PRIME_FIELD, encode_words
+from veilgrid.mpc.field import BOUND_MAX, PRIME_FIELD, encode_words
 from veilgrid.roles.sealed.judge import (
     COST_BITS,
     NARROW,
@@ -34,8 +34,8 @@ ROWS_MAX: Final = 2.0**-20
 """Per-unit; by so much a network row may be exceeded, 9.5e-7: a little more than answers that end
 the coordination may exceed it (``ExchangeSettings.excess_max``), so these are not refused here."""
 
-SUM_MAX: Final = 2**125
-"""Bound of sums over all sites; what is in range stays below it."""
+SUM_MAX: Final = BOUND_MAX
+"""Sums over all sites may be anything: who makes them large is named after they open."""
 
 
 @dataclass(frozen=True)

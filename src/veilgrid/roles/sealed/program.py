@@ -73,12 +73,14 @@ AMOUNT_BITS: Final = 40
 WIDE_BITS: Final = 2 * POWER_BITS + FACTOR_BITS
 """Binary places of products of prices and powers before they open."""
 
-NARROW_PRICE: Final = 2**70
-"""Claimed bound of prices in steps of ``2**-62``: 256 price units."""
+NARROW_PRICE: Final = 2**64
+"""What prices in steps of ``2**-62`` are claimed to stay below, so that sums over thousands of
+sites that take their fallback are let pass; larger ones are right as well."""
 
 AMOUNT_MAX: Final = 2**60
-CLAIM_MAX: Final = 2**52
-"""Bound of claimed amounts in steps of ``2**-40``: 4,096 price units."""
+CLAIM_MAX: Final = 2**56
+"""Bound of claimed amounts in steps of ``2**-40``: 65,536 price units, more than the largest load
+pays in 288 intervals at three times the highest tariff."""
 
 PRODUCT_MAX: Final = 2**100
 
