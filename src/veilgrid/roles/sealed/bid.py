@@ -14,6 +14,7 @@ import numpy as np
 from scipy import sparse
 
 from veilgrid.errors import Finding, InputError, invariant
+from veilgrid.grid.device import ElectricVehicleCharger, FlexibleLoad
 from veilgrid.grid.network import Floats
 from veilgrid.grid.site import Site
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS, POWER_MAX, Integers
@@ -23,6 +24,9 @@ FACTOR_MAX: Final = 2**40
 
 PRICE_MAX: Final = 2**45
 """Bound of secret linear costs and multipliers in steps: 8,192 price units."""
+
+WINDOWED: Final = (FlexibleLoad.kind, ElectricVehicleCharger.kind)
+"""Kinds of devices that take energy within a window of their own."""
 
 SLACK: Final = 4
 """Steps by which a proof's multipliers exceed what rounding might lack."""
@@ -67,13 +71,13 @@ class Shape:
     @classmethod
     def of(cls, site: Site) -> "Shape":
         """Read the shape of a site's problem."""
-        matrix, reactive = site.matrix.tocoo(), site.inject_q.tocoo()
-        active = site.inject_p.tocsr()
+        rows, columns, _ = entries_of(site)
+        reactive, active = site.inject_q.tocoo(), site.inject_p.tocsr()
         invariant(bool(np.all(np.abs(active.data) == 1.0)), "active power is plus or minus one")
         return cls(
             name=str(site.name),
-            rows=np.asarray(matrix.row, dtype=np.int64),
-            columns=np.asarray(matrix.col, dtype=np.int64),
+            rows=rows,
+            columns=columns,
             row_count=site.matrix.shape[0],
             variable_count=len(site.linear),
             interval_count=site.interval_count,
@@ -156,6 +160,29 @@ class Shape:
         }
 
 
+def entries_of(site: Site) -> tuple[Integers, Integers, Floats]:
+    """Return rows, columns and values of a site's matrix where it may have entries.
+
+    They follow from the kinds of its devices alone: a row about the energy of a window has one for
+    every interval, though those outside are zero. When a car comes and goes is nobody's business.
+    """
+    own = site.matrix.tocoo()
+    places = zip(own.col.tolist(), own.row.tolist(), strict=True)
+    found = dict(zip(places, own.data.tolist(), strict=True))
+    windowed = {span.device: span.start for span in site.spans if span.kind in WINDOWED}
+    first = 0
+    for device, _, count in site.row_names:
+        if device in windowed:
+            for row in range(first, first + count):
+                for interval in range(site.interval_count):
+                    found.setdefault((windowed[device] + interval, row), 0.0)
+        first += count
+    order = sorted(found)
+    pairs = np.array(order, dtype=np.int64).reshape(-1, 2)
+    rows, columns = np.ascontiguousarray(pairs[:, 1]), np.ascontiguousarray(pairs[:, 0])
+    return rows, columns, np.array([found[place] for place in order], dtype=np.float64)
+
+
 def fallback_of(site: Site) -> tuple[Floats, Floats]:
     """Return the net demands (interval,) of a site that nobody coordinates, per-unit."""
     return site.demand_p(site.uncontrolled), site.demand_q(site.uncontrolled)
@@ -178,7 +205,8 @@ def bid_of(site: Site, unit: float, cost_alone: float) -> Integers:
     InputError
         A number is beyond the range of the scales; the device's site is named.
     """
-    matrix, reactive = site.matrix.tocoo(), site.inject_q.tocoo()
+    _, _, entries = entries_of(site)
+    reactive = site.inject_q.tocoo()
     bounds = [
         np.where(np.isfinite(part), part, 0.0)
         for part in (site.lower, site.upper, site.row_lower, site.row_upper)
@@ -186,7 +214,7 @@ def bid_of(site: Site, unit: float, cost_alone: float) -> Integers:
     powers = [site.load_p, site.load_q, *fallback_of(site)]
     amounts = (cost_alone, site.cost(site.uncontrolled))
     curved = site.quadratic[np.flatnonzero(site.quadratic)] / unit
-    secret = [matrix.data, reactive.data, curved]
+    secret = [entries, reactive.data, curved]
     parts = [
         *(_steps(site, part, POWER_BITS, POWER_MAX) for part in powers),
         *(_steps(site, np.array([part / unit]), POWER_BITS, PRICE_MAX) for part in amounts),

@@ -1,5 +1,6 @@
 """A sealed day from its data to its plan: who knows what, the machines, and one way to run them."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,8 @@ class PublicDay:
     shapes
         Which devices each site has, by bus.
     turnover_min : price units
-        Gaps are relative to the cost, but at least to this.
+        Gaps are relative to the cost, but at least to this; a power of two, because it follows from
+        all sites' loads.
     """
 
     register: Register
@@ -99,7 +101,7 @@ class PublicDay:
             register=register,
             shapes=tuple(Shape.of(site) for site in day.sites),
             settings=settings,
-            turnover_min=turnover(day, 0.0) / register.unit,
+            turnover_min=2.0 ** math.floor(math.log2(turnover(day, 0.0) / register.unit)),
             flexible=tuple(day.flexible),
         )
 

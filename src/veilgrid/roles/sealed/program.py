@@ -7,15 +7,23 @@ fewer parties.
 ==============  ===========================================================  ==================
 task            opens to all parties and sites                               opens to one site
 ==============  ===========================================================  ==================
-bids            who sent a readable bid
-wish            which limits bind, which way the exchange goes, by interval  its prices
+bids            who sent a readable bid within range
+wish            by interval which limits bind and which way the exchange     its prices
+                goes, the bits by which that was found, and branches that
+                carry much; their rows' rent and strength; a sum of squares;
                 now and then: where prices or targets of all move too far
-answer          cost and claimed gap of the iterate, which way the exchange
-                goes, exceeded rows; sums over all sites of products of
-                their movements (for the acceleration)
+answer          cost and claimed gap of the iterate, what the exchange
+                costs; once the gap is small which way it goes, exceeded
+                rows, branches that carry much; sums over all sites of
+                products of their movements (for the acceleration)
 regret          the claimed gap with all sites' regrets
-certificate     verdicts, cost, gap, rent, how many pay more than alone,     its payment;
-                whether the AC power flow passes and its extremes;           the payer: all
+challenge       who failed it
+pull, surplus   who relieves too little; whether limits can be met, if not   its part of prices
+                coarsely by how much not                                     that rows make
+certificate     how many checks each site fails, whose claims differ; cost,  its payment and
+                gap, rent, what the exchange costs and which way it goes,    cost; the payer:
+                exceeded rows, branches that carry much, how many pay more   all payments
+                than alone; whether the AC power flow passes, its extremes;
                 of a refused plan how far two models differ there
 ==============  ===========================================================  ==================
 """
