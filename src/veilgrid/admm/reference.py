@@ -258,7 +258,8 @@ def _least_violation(problem: _Central) -> tuple[tuple[int, int, float], ...]:
         soft = np.zeros(len(program.lower))
         for place, row in enumerate(problem.rows):
             active, reactive, _ = problem.limits.row(row.number)
-            soft[first + place] = 1.0 / max(np.abs(active).max(), np.abs(reactive).max())
+            largest = float(max(np.abs(active).max(), np.abs(reactive).max()))
+            soft[first + place] = 1.0 / largest if largest > 0.0 else 1.0
         least = elastic(program, soft)
         if least.is_hard_infeasible:
             raise InputError(site_findings(sites))

@@ -289,8 +289,7 @@ class Course:
     def _tighten(self, iteration: int) -> None:
         """Set the distance kept from limits, by what the exchange costs and rows weigh.
 
-        The former is claimed. So that nobody's claim keeps others from the end, it counts only
-        within public bounds once the day is watched.
+        The former is claimed, so it counts only within public bounds once the day is watched.
         """
         scale, is_due = abs(self._exchange_cost), iteration in TIGHTENED
         if self.is_watched:

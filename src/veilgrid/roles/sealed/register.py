@@ -43,6 +43,10 @@ EXCESS_TOLERANCE: Final = 1e-8
 """Per-unit; rows exceeded by less are kept. Below it lies the rounding of factors."""
 
 
+COEFFICIENT_MIN: Final = 1e-6
+"""Per-unit; rows whose coefficients are all smaller are not scaled: nothing moves them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Register:
     """The operator's model of network and connections; public to parties and sites.
@@ -144,10 +148,14 @@ class Register:
         return float(2.0 ** np.ceil(np.log2(max(highest, 1e-6)))) if highest > 0.0 else 1.0
 
     def row(self, number: int) -> tuple[Floats, Floats, float, float]:
-        """Return a row scaled to largest coefficient one: ``a_p, a_q, bound, factor``."""
+        """Return a row scaled to largest coefficient one: ``a_p, a_q, bound, factor``.
+
+        One that hardly anything moves, behind a branch without impedance, stays as it is.
+        """
         if number not in self._rows:
             active, reactive, bound = self.limits.row(number)
-            scale = float(max(np.abs(active).max(), np.abs(reactive).max(), 1e-12))
+            largest = float(max(np.abs(active).max(), np.abs(reactive).max()))
+            scale = largest if largest > COEFFICIENT_MIN else 1.0
             self._rows[number] = (active / scale, reactive / scale, bound / scale, scale)
         return self._rows[number]
 

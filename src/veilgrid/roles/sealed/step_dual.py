@@ -24,6 +24,10 @@ NEAR_PARTIES_MAX: Final = 4
 """With more parties than this, rounding by every key set adds up to more than the tolerance."""
 
 
+ENTRY_MAX: Final = 2.0**30
+"""Largest public number of a dual, price units; far above any price."""
+
+
 class Dual(NamedTuple):
     """One interval's dual: rows in play, and the affine map from wishes to its free entries."""
 
@@ -151,7 +155,7 @@ class StepResult:
         for interval, (dual, numbers) in enumerate(zip(self.duals, self.numbers, strict=True)):
             if numbers:
                 bounds = np.array([self.register.bound(number, interval) for number in numbers])
-                part = PRIME_FIELD.inner(dual[1:], encode_words(factors(bounds)))
+                part = PRIME_FIELD.inner(dual[1:], public_words(bounds, FACTOR_BITS))
                 total = PRIME_FIELD.add(total, part)
         return Shares(total, COMPARED_BOUND, constant.constant)
 
@@ -161,7 +165,7 @@ class StepResult:
         for dual, numbers in zip(self.duals, self.numbers, strict=True):
             if numbers:
                 weights = np.array([1.0 / self.register.row(number)[3] for number in numbers])
-                part = PRIME_FIELD.inner(dual[1:], encode_words(factors(weights)))
+                part = PRIME_FIELD.inner(dual[1:], public_words(weights, FACTOR_BITS))
                 total = PRIME_FIELD.add(total, part)
         return Shares(total, COMPARED_BOUND, constant.constant)
 
@@ -293,15 +297,19 @@ def _ready_of(register: Register, active: ActiveSet, interval: int) -> Ready:
 
 def _ready(register: Register, active: ActiveSet, interval: int) -> Ready:
     dual, unit = _dual_of(register, active, interval), register.unit
+    matrix, offset = np.hstack([dual.map_p, dual.map_q]) / unit, dual.offset / unit
+    # Of rows that are nearly dependent an entry may be too large to write down. Only its sign can
+    # matter then, which a smaller one has as well.
+    largest = np.maximum(np.abs(offset), np.abs(matrix).max(axis=1, initial=0.0))
+    excess = np.ceil(np.log2(np.maximum(largest, ENTRY_MAX) / ENTRY_MAX))
+    matrix, offset = matrix * 2.0 ** -excess[:, np.newaxis], offset * 2.0**-excess
+    words = public_words(matrix, FACTOR_BITS).reshape(*matrix.shape, 2)
     if not dual.numbers:
-        words = encode_words(factors(dual.map_p[:1, 0] / unit))
-    else:
-        matrix = factors(np.hstack([dual.map_p, dual.map_q]) / unit)
-        words = encode_words(matrix.ravel()).reshape(*matrix.shape, 2)
+        words = words[:, 0]
     # Half a step of the truncation that follows: it then rounds to the nearest.
     half = 2.0 ** -(POWER_BITS + 1)
-    offset = public_words(dual.offset / unit + half, POWER_BITS + FACTOR_BITS)
-    return Ready(dual, words, offset, public_words(dual.fixed / unit, POWER_BITS))
+    constant = public_words(offset + half, POWER_BITS + FACTOR_BITS)
+    return Ready(dual, words, constant, public_words(dual.fixed / unit, POWER_BITS))
 
 
 def _dual_of(register: Register, active: ActiveSet, interval: int) -> Dual:
