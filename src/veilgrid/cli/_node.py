@@ -127,7 +127,9 @@ def _found(
     head = {"node": settings.me.node, "role": settings.me.role, "day": day}
     if isinstance(outcome, DayResult):
         return {**head, **result_told(outcome)}
-    return {**head, "status": _status(outcome), "sites": plan}
+    told = getattr(outcome, "public", {})
+    more = {"unrecorded": told["unrecorded"]} if "unrecorded" in told else {}
+    return {**head, "status": _status(outcome), "sites": plan, **more}
 
 
 class _Tale:
@@ -159,5 +161,8 @@ class _Tale:
             self.line(f"{outcome.status}: cost {cost}, {outcome.iterations} iterations")
         else:
             self.line("the day has ended")
+            absent = getattr(outcome, "public", {}).get("unrecorded")
+            if absent:
+                self.line(f"the ledger has no record of {', '.join(absent)}")
             if not _is_sound(outcome):
                 self.line("the AC power flow does not pass its plan: it must not be carried out")

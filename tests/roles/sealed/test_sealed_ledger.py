@@ -30,6 +30,7 @@ from veilgrid.mpc.client import submit_with_seeds
 from veilgrid.mpc.message import Submission
 from veilgrid.roles.ledger_seat import Agreement
 from veilgrid.roles.ledger_validator import Validator
+from veilgrid.roles.sealed.believed import WORDS
 from veilgrid.roles.sealed.day import PAYER_NODE, SETTINGS, SITES, PublicDay
 from veilgrid.roles.sealed.heard import BID
 from veilgrid.roles.sealed.heard import client_of as party_client
@@ -53,6 +54,7 @@ from veilgrid.roles.sealed.ledger_message import (
     is_genuine,
     pledged,
 )
+from veilgrid.roles.sealed.message import Stopped
 from veilgrid.roles.sealed.payer import Payer, PayerRecord
 from veilgrid.roles.sealed.paying import AS_PAID, NOT_SHOWN, OTHERWISE, PayingOperator
 from veilgrid.roles.sealed.record import commitment_of, verdict_of
@@ -206,7 +208,7 @@ def test_every_validator_exports_what_an_outsider_accepts() -> None:
     assert hashlib.sha256(b"".join(leaves)).digest() in octets
     told = world.recorded("sites")
     assert told is not None
-    assert told.public["is_recorded"] is True
+    assert (told.public["is_recorded"], told.public["unrecorded"]) == (True, [])
     assert world.word.bids == {names[bus]: d for bus, d in world.group.bid_digests.items()}
 
 
@@ -384,6 +386,61 @@ def test_a_site_that_pledges_nothing_does_not_stop_the_record() -> None:
     assert found is not None
     assert found.public["status"] == "closed"
     assert world.machines[NodeId("validator-1")].view.excluded == {"site:c": "absent"}
+
+
+@pytest.mark.parametrize(
+    ("blamed", "named"),
+    [
+        (["party-2", "party-2", "party-2"], ["party-2"]),
+        (["party-2", "party-1", "party-2"], ["party-2"]),
+        (["party-2", "party-1", ""], []),
+    ],
+)
+def test_the_operator_of_a_day_that_stopped_is_told_by_whom(
+    blamed: list[str], named: list[str]
+) -> None:
+    """Its record ends without a name, and must not hide the one that the payer hears."""
+    world = World()
+    operator, day = world.machines[OPERATOR], world.group.agreement.day
+    effects: list[Effect] = []
+    for party, name in zip(world.parties, blamed, strict=True):
+        if name:
+            effects += operator.handle(Received(party, Stopped(day, 3, "cheated", [name])))
+        effects += operator.handle(Received(party, Word.without_result("small")))
+    effects += operator.handle(TimerFired(WORDS))
+    ends = [one.outcome for one in effects if isinstance(one, Decide)]
+    assert [one.culprits for one in ends if isinstance(one, Stopped)] == [named]
+    assert len(ends) == 1
+
+
+class Hasty(SealedOperator):
+    """Ends bidding when one site has written."""
+
+    def _close_bids(self, word: Word) -> list[Effect]:
+        self._are_bids_late = True
+        return super()._close_bids(word)
+
+
+def test_a_site_that_the_operator_did_not_wait_for_is_told() -> None:
+    """The record has it as absent, although it bid in time and pays."""
+    world = World()
+    world.machines[OPERATOR].recorder.__class__ = Hasty
+    held: list[tuple[NodeId, Any]] = []
+
+    def meddle(sender: NodeId, to: NodeId, message: Any) -> Any:
+        is_late = sender == SITES and getattr(message, "client", "") == "site:c"
+        if is_late and not world.recorded("validator-1"):
+            held.append((to, message))
+            return None
+        return message
+
+    world.meddle = meddle
+    world.run((*VALIDATORS, "sites"))
+    assert held
+    assert world.machines[NodeId("validator-1")].view.excluded == {"site:c": "no bid"}
+    told = world.recorded("sites")
+    assert told is not None
+    assert (told.public["is_recorded"], told.public["unrecorded"]) == (True, ["c"])
 
 
 def accounts(world: World) -> dict[str, tuple[float, str]]:

@@ -223,7 +223,10 @@ class RecordingSites(Recorder):
         if self._is_over or self._ended is None:
             return []
         self._is_over = True
-        return [Decide(Recorded({**self._ended.public, "is_recorded": is_recorded}))]
+        left_out = [client for client in self._own if client in self.view.excluded]
+        unrecorded = [bus_of(client) for client in (left_out if is_recorded else self._own)]
+        told = {"is_recorded": is_recorded, "unrecorded": unrecorded}
+        return [Decide(Recorded({**self._ended.public, **told}))]
 
 
 class SealedOperator(Recorder):

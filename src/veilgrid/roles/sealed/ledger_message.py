@@ -112,7 +112,8 @@ class Recorded(msgspec.Struct, frozen=True, tag=True):
     Attributes
     ----------
     public
-        Of a process of sites: what opened. Else ``status`` alone.
+        Of a process of sites: what opened, whether it is recorded, and ``unrecorded``, which own
+        sites the record has as absent or not at all. Else ``status`` alone.
     export
         Of a validator: the file that ``veilgrid verify`` checks.
     """

@@ -169,6 +169,11 @@ class Payer:
             return [SetTimer(WORDS, WORDS_NS)]
         return self._stop() if is_clear else []
 
+    @property
+    def stopped(self) -> Stopped | None:
+        """What follows from the parties' words that the day stopped, if enough came."""
+        return self._stops.last
+
     def _stop(self) -> list[Effect]:
         self._is_over = True
         return [Decide(self._stops.last)]

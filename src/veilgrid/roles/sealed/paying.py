@@ -7,8 +7,9 @@ payments from the parties, and the sites show it their salts, so it can open eac
 from collections.abc import Sequence
 from typing import Any, Final
 
-from veilgrid.machine import START, Effect, Event, NodeId, Persist, Received, TimerFired
+from veilgrid.machine import START, Decide, Effect, Event, NodeId, Persist, Received, TimerFired
 from veilgrid.roles.ledger_seat import Agreement
+from veilgrid.roles.sealed.believed import WORDS
 from veilgrid.roles.sealed.ledger import SealedOperator
 from veilgrid.roles.sealed.ledger_message import Openings
 from veilgrid.roles.sealed.message import Again, Over, Stopped
@@ -51,9 +52,20 @@ class PayingOperator:
                 return [*self.payer.handle(event), *self.recorder.handle(event)]
             case Received(_, Again() | Over() | Stopped()):
                 return self.payer.handle(event)
+            case TimerFired(name) if name == WORDS:
+                return self.payer.handle(event)
             case Received(sender, Openings() as told):
                 return self._keep(sender, told)
-        return self.recorder.handle(event)
+        return self._unless_named(self.recorder.handle(event))
+
+    def _unless_named(self, effects: list[Effect]) -> list[Effect]:
+        """Leave it to the payer to say that the day stopped, if it hears whom the parties blame."""
+        is_heard = self.payer.stopped is not None
+        return [
+            effect
+            for effect in effects
+            if not (is_heard and isinstance(effect, Decide) and isinstance(effect.outcome, Stopped))
+        ]
 
     def _keep(self, sender: NodeId, told: Openings) -> list[Effect]:
         """Keep the salts of a process's own sites."""
