@@ -1,13 +1,19 @@
 """Parties and sites that are lost in the middle of a day: it goes on from its bids."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.machine import (
+    Decide,
+    Effect,
+    Event,
     NodeId,
+    Persist,
     Received,
+    Send,
 )
 from veilgrid.mpc.message import Relay, Said
 from veilgrid.roles.sealed.attempts import RETURNS_MAX
@@ -17,6 +23,7 @@ from veilgrid.roles.sealed.message import (
     Committed,
     DayEnded,
     Notice,
+    Over,
     Rejoined,
     Stopped,
 )
@@ -82,6 +89,29 @@ def test_a_party_lost_at_gate_closure_twice_begun_does_not_take_up_the_first() -
     found = world.outcomes[SITES][0]
     assert isinstance(found, SiteOutcome), found
     assert (found.public["status"], found.public["excluded"]) == ("converged", {})
+
+
+def test_how_a_day_ended_is_kept_before_anybody_is_told() -> None:
+    """Parties that are lost together after it would plan and pay the day once more."""
+    world, ends = World(13), list[list[Effect]]()
+    for name in [NodeId(f"party-{k}") for k in (1, 2, 3)]:
+        handle = world.machines[name].handle
+
+        def watched(event: Event, handle: Callable[[Event], list[Effect]] = handle) -> list[Effect]:
+            effects = handle(event)
+            if any(isinstance(one, Decide) for one in effects):
+                ends.append(effects)
+            return effects
+
+        world.machines[name].handle = watched  # type: ignore[method-assign]
+    world.run()
+    while len(ends) < 3:
+        assert world.step()
+    for effects in ends:
+        told = [isinstance(one, Send) and isinstance(one.message, Notice | Over) for one in effects]
+        kept = [isinstance(one, Persist) and isinstance(one.record, DayEnded) for one in effects]
+        assert any(told)
+        assert kept.index(True) < told.index(True)
 
 
 def test_a_party_that_stays_away_is_named() -> None:

@@ -294,7 +294,9 @@ class SealedParty:
             last, public = self.course.task.number, msgspec.msgpack.encode(self.course.outcome())
             over = Over(agreement.day, agreement.attempt, last, public, own)
             paid = [] if agreement.payer is None else [told(agreement, agreement.payer, over)]
-            return [*effects, *paid, *self._end(over)]
+            # Sites act on it: if all parties were lost now, none may begin the day once more.
+            kept, ended = self._end(over)
+            return [kept, *effects, *paid, ended]
         return [*effects, *self._begin()]
 
     def _end(self, over: Over) -> list[Effect]:
