@@ -28,6 +28,7 @@ from veilgrid.machine import (
 )
 from veilgrid.mpc.client import submit_with_seeds
 from veilgrid.mpc.message import Submission
+from veilgrid.roles.ledger_message import Seated
 from veilgrid.roles.ledger_seat import Agreement
 from veilgrid.roles.ledger_validator import Validator
 from veilgrid.roles.sealed.believed import WORDS
@@ -58,7 +59,8 @@ from veilgrid.roles.sealed.message import Stopped
 from veilgrid.roles.sealed.payer import Payer, PayerRecord
 from veilgrid.roles.sealed.paying import AS_PAID, NOT_SHOWN, OTHERWISE, PayingOperator
 from veilgrid.roles.sealed.record import commitment_of, verdict_of
-from veilgrid.roles.sealed.sites_kept import SiteOutcome
+from veilgrid.roles.sealed.sites import SiteGroup
+from veilgrid.roles.sealed.sites_kept import Proved, SiteOutcome
 from veilgrid.secret import Secret, SeededRandomness
 from veilgrid.signature import Signer
 
@@ -131,9 +133,24 @@ class World:
         inner = Validator(name, self.told, self.public, signer, own, tells_all=False)
         return SealedValidator(inner, self.told, words)
 
+    def sites(self) -> RecordingSites:
+        kept, former = self.journals.get(SITES, []), self.group
+        self.group = SiteGroup(
+            SITES,
+            cast_for(DAY, LIMITS).group.agreement,
+            self.public.course(),
+            former._sites,
+            former._alone,
+            keys=former._keys,
+            randomness=SeededRandomness(6),
+            executor=former._executor,
+            records=[one for one in kept if not isinstance(one, Seated)],
+        )
+        return RecordingSites(SITES, self.group, self.told, SIGNERS["sites"], kept)
+
     def restart(self, name: NodeId) -> None:
         self.timers = {key: at for key, at in self.timers.items() if key[0] != name}
-        self.machines[name] = self.recorder(name)
+        self.machines[name] = self.sites() if name == SITES else self.recorder(name)
         self.queue.append((name, TimerFired(START)))
 
     def step(self) -> bool:
@@ -502,6 +519,52 @@ def test_operator_and_validators_that_start_again_finish_the_record(after: str) 
         assert found is not None
         assert found.public["status"] == "closed"
         octets_of(found.export)
+
+
+@pytest.mark.parametrize("after", [Proved, SiteOutcome, Seated])
+def test_sites_that_start_again_pledge_what_they_would_have(after: type) -> None:
+    """Before they heard what they pay, before they told anybody, while they write."""
+    world = World()
+    while not any(isinstance(one, after) for one in world.journals.get(SITES, [])):
+        assert world.step()
+    # What they would have said in this step, and what is under way to them, is lost with them.
+    queue = [one for one in world.queue if one[0] != SITES]
+    lost = [one for one in queue if getattr(one[1], "sender", "") == SITES]
+    world.queue.clear()
+    world.queue.extend(one for one in queue if one not in lost)
+    world.restart(SITES)
+    world.run((*VALIDATORS, OPERATOR, "sites"))
+    found = next(one for one in world.outcomes[SITES] if isinstance(one, SiteOutcome))
+    names = [str(site.name) for site in DAY.sites]
+    assert accounts(world) == {names[b]: (paid, AS_PAID) for b, paid in found.payments.items()}
+    told = world.recorded("sites")
+    assert told is not None
+    assert (told.public["is_recorded"], told.public["unrecorded"]) == (True, [])
+
+
+def test_what_is_said_of_another_day_counts_in_none() -> None:
+    """Yesterday's pledge is genuine, under the same key; so is what parties said then."""
+    told, words = agreement(), Words("small", [NodeId("party-1"), NodeId("party-2")], 1)
+    own = pledged("small", "a", 7, b"salt", SIGNERS["sites"])
+    assert is_genuine(own, told)
+    former = pledged("small run 0", "a", 7, b"salt", SIGNERS["sites"])
+    for other in (
+        former,
+        msgspec.structs.replace(former, day="small"),
+        msgspec.structs.replace(own, site="b"),
+        msgspec.structs.replace(own, site="nobody"),
+        pledged("small", "a", 7, b"salt", SIGNERS[OPERATOR]),
+    ):
+        assert not is_genuine(other, told)
+    word = Word("small run 0", {}, [], FALSE, 0.0, is_accepted=True)
+    for party in words.parties:
+        assert words.take(party, word) == []
+    today = msgspec.structs.replace(word, day="small")
+    assert words.take(words.parties[0], today) == []
+    assert words.take(words.parties[0], today) == []
+    assert words.take(NodeId("sites"), today) == []
+    assert words.agreed is None
+    assert words.take(words.parties[1], today) == [Persist(today)]
 
 
 def test_a_record_is_finished_although_parties_and_sites_have_gone_for_good() -> None:
