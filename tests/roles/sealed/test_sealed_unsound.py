@@ -8,7 +8,9 @@ import pytest
 from scipy.optimize import nnls
 
 from veilgrid.grid.day import Day
+from veilgrid.grid.device import ElectricVehicleCharger
 from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.network import BusId
 from veilgrid.mpc.field import decode
 from veilgrid.roles.sealed import course, program
 from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of, proof_of
@@ -87,6 +89,36 @@ def test_a_row_without_a_lower_bound_has_no_multiplier_for_one(prepared: Prepare
     assert regret_of(prepared, SUN, x) > 1e-3
     assert found.failed[SUN] or gap_of(found, SUN) > 0.9 * regret_of(prepared, SUN, x)
     assert not any(count for bus, count in enumerate(found.failed) if bus != SUN)
+
+
+@pytest.mark.parametrize("part", ["row_above", "row_below"])
+def test_a_multiplier_of_a_row_below_zero_is_seen_though_all_else_fits(part: str) -> None:
+    """Room to the bound would count as saved: any plan could be shown to be cheaper than it is."""
+    scenario = with_inverter(small(4))
+    car = ElectricVehicleCharger(
+        name="car",
+        bus=BusId("a"),
+        charge_max_mw=0.1,
+        energy_required_mwh=0.05,
+        window_start=0,
+        window_end=3,
+    )
+    prepared = prepared_of(replace(scenario, devices=(*scenario.devices, car)))
+    site, shape = prepared.day.sites[SUN], prepared.public.shapes[SUN]
+    has = shape.has_lower if part == "row_above" else shape.has_upper
+    row, large = int(np.flatnonzero(has & ~shape.is_equality)[0]), 2**36
+    entries, sign = site.matrix.tocsr()[row].tocoo(), 1 if part == "row_above" else -1
+    change = np.zeros(site.linear.size, dtype=np.int64)
+    change[entries.col] = [sign * round(value * 2**30) * (large >> 30) for value in entries.data]
+    lie: dict[str, Any] = {
+        part: lambda own: own - large * (np.arange(len(own)) == row),
+        "above": lambda own: own + np.maximum(change, 0),
+        "below": lambda own: own + np.maximum(-change, 0),
+    }
+    proof = edited(prepared.proofs[SUN], shape.proof_parts, **lie)
+    failed = prepared.certified(proofs={SUN: proof}).failed
+    assert failed[SUN] == 1
+    assert not any(count for bus, count in enumerate(failed) if bus != SUN)
 
 
 def test_a_cost_that_falls_with_its_square_is_refused(prepared: Prepared) -> None:
