@@ -11,9 +11,11 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.device import ElectricVehicleCharger
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.network import BusId
+from veilgrid.grid.site import Site
 from veilgrid.mpc.field import decode
 from veilgrid.roles.sealed import course, program
 from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of, proof_of
+from veilgrid.roles.sealed.certificate import SealedCertificate
 from veilgrid.roles.sealed.day import SETTINGS
 from veilgrid.roles.sealed.judge import COST_BITS
 from veilgrid.roles.sealed.sites_solve import cheapest
@@ -22,8 +24,8 @@ from .sealed_days import Change, run_day, small
 from .test_sealed_certificate import Prepared, prepared_of, with_inverter
 from .test_sealed_step import prices_of
 
-SUN, STORE, GAS = 1, 2, 3
-"""The buses with the sun, the battery and a generator."""
+SUN, STORE, GAS, OIL = 1, 2, 3, 4
+"""The buses with the sun, the battery and two generators."""
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,18 @@ def edited(own: Any, parts: dict[str, int], **changes: Any) -> np.ndarray:
     return np.concatenate(
         [changes.get(name, lambda part: part)(part) for name, part in cut.items()]
     )
+
+
+def raised(site: Site, part: str, row: int, amount: int) -> dict[str, Any]:
+    """Raise a row's multiplier, and those of bounds so that reduced costs stay right."""
+    entries, sign = site.matrix.tocsr()[row].tocoo(), -1 if part == "row_above" else 1
+    change = np.zeros(site.linear.size, dtype=np.int64)
+    change[entries.col] = [sign * round(value * 2**30) * (amount >> 30) for value in entries.data]
+    return {
+        part: lambda own: own + amount * (np.arange(len(own)) == row),
+        "above": lambda own: own + np.maximum(change, 0),
+        "below": lambda own: own + np.maximum(-change, 0),
+    }
 
 
 def gap_of(found: Any, bus: int) -> float:
@@ -107,14 +121,7 @@ def test_a_multiplier_of_a_row_below_zero_is_seen_though_all_else_fits(part: str
     site, shape = prepared.day.sites[SUN], prepared.public.shapes[SUN]
     has = shape.has_lower if part == "row_above" else shape.has_upper
     row, large = int(np.flatnonzero(has & ~shape.is_equality)[0]), 2**36
-    entries, sign = site.matrix.tocsr()[row].tocoo(), 1 if part == "row_above" else -1
-    change = np.zeros(site.linear.size, dtype=np.int64)
-    change[entries.col] = [sign * round(value * 2**30) * (large >> 30) for value in entries.data]
-    lie: dict[str, Any] = {
-        part: lambda own: own - large * (np.arange(len(own)) == row),
-        "above": lambda own: own + np.maximum(change, 0),
-        "below": lambda own: own + np.maximum(-change, 0),
-    }
+    lie = raised(site, part, row, -large)
     proof = edited(prepared.proofs[SUN], shape.proof_parts, **lie)
     failed = prepared.certified(proofs={SUN: proof}).failed
     assert failed[SUN] == 1
@@ -148,6 +155,16 @@ def test_bounds_that_exclude_each_other_are_refused_however_near_they_are(
     assert not any(count for bus, count in enumerate(found.failed) if bus != GAS)
 
 
+def too_large(found: SealedCertificate) -> set[int]:
+    """Return whose numbers are beyond what the windows let pass."""
+    return {
+        int(owner)
+        for values, owners, bound, group in found.windows
+        for value, owner in zip(decode(values), owners, strict=True)
+        if abs(value) > 2 * bound * group
+    }
+
+
 def test_a_bound_of_a_row_that_comparisons_cannot_see_is_looked_at(prepared: Prepared) -> None:
     """It is in range, but its multiple of 2**79 vanishes where it is compared with the row."""
     shape: Shape = prepared.public.shapes[SUN]
@@ -157,14 +174,40 @@ def test_a_bound_of_a_row_that_comparisons_cannot_see_is_looked_at(prepared: Pre
         return part - 2**49 * (np.arange(len(part)) == place)
 
     bid = edited(prepared.bids[SUN], shape.bid_parts, row_upper=far)
-    found = prepared.certified(bids={SUN: bid})
-    too_large = {
-        int(owner)
-        for values, owners, bound, group in found.windows
-        for value, owner in zip(decode(values), owners, strict=True)
-        if abs(value) > 2 * bound * group
-    }
-    assert too_large == {SUN}
+    assert too_large(prepared.certified(bids={SUN: bid})) == {SUN}
+
+
+@pytest.mark.parametrize(
+    ("bus", "part"), [(STORE, "x"), (OIL, "x"), (GAS, "inject_q"), (GAS, "point")]
+)
+def test_each_product_of_two_secrets_that_is_compared_or_rounded_is_looked_at(
+    bus: int, part: str
+) -> None:
+    """What comparisons make of its low bits would be anything."""
+    plain = prepared_of(small(4))
+    shape: Shape = plain.public.shapes[bus]
+    what = "bids" if part == "inject_q" else "proofs"
+    parts = shape.bid_parts if part == "inject_q" else shape.proof_parts
+    lie = edited(getattr(plain, what)[bus], parts, **{part: lambda own: own + 2**50})
+    assert too_large(plain.certified(**{what: {bus: lie}})) == {bus}
+
+
+def test_a_multiplier_of_a_row_pays_for_the_room_to_its_bound(prepared: Prepared) -> None:
+    """One that does not would prove any plan to be the cheapest."""
+    shape: Shape = prepared.public.shapes[SUN]
+    site, x = prepared.day.sites[SUN], prepared.setpoints[SUN]
+    row = int(np.flatnonzero(shape.has_upper & ~shape.is_equality)[0])
+    lie = raised(site, "row_below", row, 2**36)
+    proof = edited(prepared.proofs[SUN], shape.proof_parts, **lie)
+    found, honest = prepared.certified(proofs={SUN: proof}), prepared.certified()
+    room = float(site.row_upper[row] - (site.matrix @ x)[row])
+    change = np.zeros(site.linear.size)
+    change[site.matrix.tocsr()[row].indices] = site.matrix.tocsr()[row].data
+    rise = np.maximum(-change, 0.0) @ (site.upper - x) + np.maximum(change, 0.0) @ (x - site.lower)
+    assert not any(found.failed)
+    assert room > 0.01
+    expected = gap_of(honest, SUN) + 2.0**4 * (room + rise)
+    assert gap_of(found, SUN) == pytest.approx(expected, rel=1e-6)
 
 
 TIGHT = replace(small(2, low=0.98), load_p_mw=1.5 * small(2).load_p_mw)
