@@ -165,6 +165,12 @@ def too_large(found: SealedCertificate) -> set[int]:
     }
 
 
+def _spread(like: np.ndarray, places: np.ndarray, values: np.ndarray) -> np.ndarray:
+    out = np.zeros_like(like)
+    out[places] = values
+    return out
+
+
 def test_a_bound_of_a_row_that_comparisons_cannot_see_is_looked_at(prepared: Prepared) -> None:
     """It is in range, but its multiple of 2**79 vanishes where it is compared with the row."""
     shape: Shape = prepared.public.shapes[SUN]
@@ -188,7 +194,12 @@ def test_each_product_of_two_secrets_that_is_compared_or_rounded_is_looked_at(
     shape: Shape = plain.public.shapes[bus]
     what = "bids" if part == "inject_q" else "proofs"
     parts = shape.bid_parts if part == "inject_q" else shape.proof_parts
-    lie = edited(getattr(plain, what)[bus], parts, **{part: lambda own: own + 2**50})
+    changes: dict[str, Any] = {part: lambda own: own + 2**50}
+    if part == "point":
+        # So that reduced costs stay right, and only the product itself tells.
+        bend = parts_of(plain.bids[bus], shape.bid_parts)["quadratic"]
+        changes["above"] = lambda own: own + _spread(own, shape.curved, bend << 20)
+    lie = edited(getattr(plain, what)[bus], parts, **changes)
     assert too_large(plain.certified(**{what: {bus: lie}})) == {bus}
 
 
