@@ -13,6 +13,7 @@ from veilgrid.mpc.field import PRIME
 from veilgrid.mpc.message import Said, Submission
 from veilgrid.roles.sealed import day as sealed_day
 from veilgrid.roles.sealed.message import Notice
+from veilgrid.roles.sealed.program import AMOUNT_BITS
 
 from .sealed_days import SETTINGS, SITES, Change, Ended, LiarGroup, run_day, setpoints_of, small
 
@@ -249,3 +250,26 @@ def test_a_multiplier_that_is_wrong_by_more_than_comparisons_see_is_named() -> N
     assert set(ended.excluded) == {STORE}
     assert "multipliers" in ended.excluded[STORE]
     assert ended.public["status"] == "converged"
+
+
+@pytest.mark.parametrize("is_flexible", [False, True])
+def test_nobody_widens_what_others_may_claim_by_the_cost_of_a_fallback(is_flexible: bool) -> None:
+    """Gaps are relative to the cost: one bid of half a million would let every claim pass."""
+    unit = sealed_day.PublicDay.of(DAY, LIMITS).register.unit
+
+    def dear(kind: str, _iteration: int, own: list[int]) -> list[int] | None:
+        if kind == "bids":
+            return [*own[: 2 * TIMES + 1], 2**44, *own[2 * TIMES + 2 :]]
+        return own if kind != "wish" else None
+
+    def cheap(kind: str, _iteration: int, own: list[int]) -> list[int]:
+        less = round(0.5 / unit * 2.0**AMOUNT_BITS) if kind == "answer" else 0
+        return [value - less * (place == TIMES) for place, value in enumerate(own)]
+
+    liar = DAY.flexible[0] if is_flexible else 0
+    assert (liar in DAY.flexible) == is_flexible
+    ended = run_day(DAY, LIMITS, {liar: dear, LIAR: cheap})
+    assert ended.public["status"] == "converged"
+    assert ended.excluded.keys() == {LIAR, *([liar] if is_flexible else [])}
+    if not is_flexible:
+        assert ended.public["certificate"]["cost"] < 1000.0

@@ -25,7 +25,7 @@ from veilgrid.roles.sealed.heard import (
     vector,
 )
 from veilgrid.roles.sealed.judge import beyond
-from veilgrid.roles.sealed.program import AMOUNT_MAX, CLAIM_MAX, Priced, Tolerances
+from veilgrid.roles.sealed.program import AMOUNT_MAX, CLAIM_MAX, Priced
 from veilgrid.roles.sealed.register import POWER_MAX, WISH_MAX, Register
 from veilgrid.roles.sealed.stack import Stack
 
@@ -35,12 +35,19 @@ GAP_FACTOR: Final = 1.5
 
 @dataclass(frozen=True)
 class Said:
-    """What the sites claimed last, and who has no bid that counts."""
+    """What the sites claimed last, and who has no bid that counts.
+
+    Attributes
+    ----------
+    allowed : price units
+        The gap that ends the coordination. It follows from what sites claim to cost, which their
+        proofs show; not from what is certified, in which a fallback's cost is only said.
+    """
 
     answers: Mailbox | None
     regrets: Mailbox | None
     absent: Collection[int]
-    limits: Tolerances
+    allowed: float
     may_narrow: bool = False
 
 
@@ -83,7 +90,7 @@ def certificate_program(
     found = yield from certify(mpc, register, stack, np.arange(len(buses), dtype=np.int64), step)
     outside = yield from beyond(mpc, found.windows)
     failed = [count + (bus in outside) for bus, count in enumerate(found.failed)]
-    allowed = said.limits.gap_max * max(abs(found.cost), said.limits.turnover_min)
+    allowed = said.allowed
     plan = found.demand_p, found.demand_q
     differ, places = yield from together(
         unlike(mpc, found, answers, regrets, times, allowed), out_of_reach(mpc, register, *plan)

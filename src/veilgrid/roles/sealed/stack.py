@@ -83,8 +83,10 @@ class Stack:
 def _idle(shape: Shape, bid: Shares) -> Shares:
     """Return the bid of a site that takes its fallback as its load."""
     times = shape.interval_count
-    fallback = bid[2 * times : 4 * times]
-    return concatenate([fallback, fallback, bid[4 * times : 4 * times + 2]])
+    fallback, (alone, cost) = bid[2 * times : 4 * times], (4 * times, 4 * times + 1)
+    # Who has no devices has none that cost.
+    spent = bid[cost : cost + 1] * int(shape.variable_count > 0)
+    return concatenate([fallback, fallback, bid[alone : alone + 1], spent])
 
 
 def _where(chosen: "np.typing.NDArray[np.bool_]", data: Words, otherwise: Shares) -> Shares:

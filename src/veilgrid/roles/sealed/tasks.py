@@ -100,7 +100,7 @@ def program_of(
         doubted = Doubted(priced, absent, _gap_allowed(course, limits))
         return lambda mpc: relief_program(mpc, shapes, bids, mailbox, doubted, still(mpc))
     answers, regrets = mailboxes.get(course.answer_task), mailboxes.get(course.regret_task)
-    said = Said(answers, regrets, absent, limits, course.may_narrow)
+    said = Said(answers, regrets, absent, _gap_allowed(course, limits), course.may_narrow)
     return lambda mpc: certificate_program(
         mpc, register, shapes, bids, mailbox, priced, still(mpc), said, pads
     )
