@@ -302,7 +302,7 @@ def _validator(settings: Settings, day: Day, agreement: Agreement) -> Work:
         words = Words(ledger.day, agreement.parties, agreement.degree, records)
         own = [record for record in records if not isinstance(record, KEPT)]
         inner = Validator(me, ledger, public, signer, own, tells_all=False)
-        machine = SealedValidator(inner, ledger, words)
+        machine = SealedValidator(inner, ledger, words, records)
         return _evidenced(settings, machine, ledger) if ledger.is_attested else machine
 
     def is_end(outcome: Any) -> bool:

@@ -131,7 +131,7 @@ class World:
             return PayingOperator(payer, recorder, self.told, others)
         own = [one for one in kept if not isinstance(one, KEPT)]
         inner = Validator(name, self.told, self.public, signer, own, tells_all=False)
-        return SealedValidator(inner, self.told, words)
+        return SealedValidator(inner, self.told, words, kept)
 
     def sites(self) -> RecordingSites:
         kept, former = self.journals.get(SITES, []), self.group
@@ -586,6 +586,37 @@ def test_a_record_is_finished_although_parties_and_sites_have_gone_for_good() ->
         found = world.recorded(name)
         assert found is not None
         assert found.public["status"] == "closed"
+    assert {pledge for _, pledge in accounts(world).values()} == {AS_PAID}
+
+
+def test_validators_that_start_again_miss_nobody_whose_pledge_they_heard() -> None:
+    """After a power cut the operator may be back last: all sites would be recorded as absent."""
+    world = World()
+    recorders = [NodeId(name) for name in VALIDATORS]
+
+    def is_ready(name: NodeId) -> bool:
+        machine = world.machines[name]
+        return machine.view.iteration == 2 and len(machine._heard) == len(DAY.sites)
+
+    world.meddle = lambda sender, _to, message: (
+        None if sender == OPERATOR and isinstance(message, Pledges) else message
+    )
+    while not all(is_ready(name) for name in recorders):
+        assert world.step()
+    world.meddle = lambda _sender, _to, message: message
+    world.queue.clear()
+    world.timers.clear()
+    for name in (*world.parties, SITES, OPERATOR):
+        world.machines[name] = Gone()
+    for name in recorders:
+        world.restart(name)
+    until = world.now_ns + 2 * agreement().patience.site_ns
+    while world.now_ns < until:
+        assert world.step()
+    world.restart(OPERATOR)
+    world.run((*VALIDATORS, OPERATOR))
+    assert world.machines[recorders[0]].view.excluded == {}
+    assert all(world.recorded(name) for name in recorders)
     assert {pledge for _, pledge in accounts(world).values()} == {AS_PAID}
 
 

@@ -7,7 +7,7 @@ not.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from veilgrid.ledger.export import exported
@@ -274,13 +274,7 @@ class SealedOperator(Recorder):
     def _keep(self, sender: NodeId, told: Pledges) -> list[Effect]:
         """Keep each site's first pledge."""
         agreement = self._agreement
-        new = [
-            pledge
-            for pledge in told.pledges
-            if agreement.groups.get(pledge.site) == sender
-            and pledge.site not in self.pledges
-            and is_genuine(pledge, agreement)
-        ]
+        new = _first_pledges(told, sender, agreement, self.pledges)
         self.pledges |= {pledge.site: pledge for pledge in new}
         return [Persist(Pledges(agreement.day, new))] if new else []
 
@@ -345,12 +339,22 @@ class SealedOperator(Recorder):
 
 
 class SealedValidator(Recorder):
-    """A replica that accepts what ``degree + 1`` parties say, and nothing else [sealed 6.5]."""
+    """A replica that accepts what ``degree + 1`` parties say, and nothing else [sealed 6.5].
 
-    def __init__(self, validator: Validator, agreement: Agreement, words: Words) -> None:
+    ``records`` are what an earlier life kept.
+    """
+
+    def __init__(
+        self,
+        validator: Validator,
+        agreement: Agreement,
+        words: Words,
+        records: Sequence[Any] = (),
+    ) -> None:
         super().__init__(agreement)
         self._validator, self.words, self.view = validator, words, validator.view
-        self._heard: dict[str, Pledge] = {}
+        told = [one for one in records if isinstance(one, Pledges)]
+        self._heard = {one.site: one for each in told for one in each.pledges}
         self._offered: list[Pledge] = []
         self._are_pledges_late = False
 
@@ -370,10 +374,9 @@ class SealedValidator(Recorder):
                     self._offered = [one for one in told.pledges if is_genuine(one, agreement)]
                 return []
             case Received(sender, Pledges() as told):
-                for one in told.pledges:
-                    if agreement.groups.get(one.site) == sender and is_genuine(one, agreement):
-                        self._heard.setdefault(one.site, one)
-                return []
+                new = _first_pledges(told, sender, agreement, self._heard)
+                self._heard |= {one.site: one for one in new}
+                return [Persist(Pledges(agreement.day, new))] if new else []
             case Received(_, FetchWord()):
                 return []
             case TimerFired(name) if name == _PLEDGES:
@@ -451,6 +454,19 @@ class SealedValidator(Recorder):
         self._is_over = True
         export = exported(self._agreement.genesis, lineage, list(records[:count]))
         return [Decide(Recorded({"status": self._status}, export))]
+
+
+def _first_pledges(
+    told: Pledges, sender: NodeId, agreement: Agreement, known: Mapping[str, Pledge]
+) -> list[Pledge]:
+    """Return the genuine pledges of a process's own sites of which none is known yet."""
+    return [
+        pledge
+        for pledge in told.pledges
+        if agreement.groups.get(pledge.site) == sender
+        and pledge.site not in known
+        and is_genuine(pledge, agreement)
+    ]
 
 
 def _is_told(records: Sequence[bytes], day: str) -> bool:
