@@ -186,6 +186,16 @@ class Metric:
         return cls(active=active, reactive=np.zeros_like(active) if limits.are_absent else active)
 
 
+def strength_ceiling(settings: ExchangeSettings, day: Day) -> float:
+    """Return the largest strength of a row, currency.
+
+    Where energy costs nothing to buy, it is measured by what it sells for, or by one: limits have
+    to be worth something.
+    """
+    highest = float(np.max(np.abs(day.buy))) or float(np.max(np.abs(day.sell))) or 1.0
+    return settings.strength_max * highest
+
+
 def _inverse(penalty: Floats) -> Floats:
     """One over penalties where there are any."""
     return np.divide(1.0, penalty, out=np.zeros_like(penalty), where=penalty > 0.0)
@@ -218,7 +228,7 @@ class Coordinator:
             day.sell,
             _spread(_inverse(metric.active), self._members, self._count),
             _spread(_inverse(metric.reactive), self._members, self._count),
-            settings.strength_max * float(np.max(np.abs(day.buy))),
+            strength_ceiling(settings, day),
         )
         self._stiffen()
         self._has_reactive = bool((metric.reactive > 0.0).any())

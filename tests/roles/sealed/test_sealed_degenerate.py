@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from veilgrid.admm.exchange import plan_exchange
 from veilgrid.admm.outcome import RunStatus
 from veilgrid.admm.reference import central
 from veilgrid.grid.lindistflow import Limits
@@ -75,3 +76,24 @@ def test_rows_that_all_but_span_each_other_keep_the_signs_of_their_strengths() -
     assert np.abs(exact[1:]).min() > ENTRY_MAX * register.unit
     signs = [1 if value > 0 else -1 for value in decode(found)[:3]]
     np.testing.assert_array_equal(signs, np.sign(exact))
+
+
+@pytest.mark.parametrize("sell", [0.0, -10.0])
+def test_limits_count_where_energy_is_free(sell: float) -> None:
+    """Without a tariff their strength had a ceiling of zero, and no plan kept them."""
+    scenario = small(2, low=0.975)
+    scenario = replace(
+        scenario,
+        load_p_mw=1.2 * scenario.load_p_mw,
+        buy=np.zeros(2),
+        sell=np.full(2, sell),
+    )
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    best = day.cost(central(day, limits).setpoints)
+    plain = plan_exchange(day, limits)
+    assert plain.status is RunStatus.CONVERGED
+    assert day.cost(plain.setpoints) == pytest.approx(best, rel=2e-4)
+    found = plan_sealed(day, limits, randomness=SeededRandomness(1))
+    assert found.status is RunStatus.CONVERGED
+    if not found.refused:
+        assert day.cost(found.setpoints) == pytest.approx(best, rel=2e-4)

@@ -83,3 +83,15 @@ def test_no_honest_payment_is_out_of_range() -> None:
     """A large load on an expensive day was named as if it had lied."""
     dear, most = 3.0 * 288, POWER_MAX / 2.0**POWER_BITS
     assert dear * most * 2.0**AMOUNT_BITS <= CLAIM_MAX
+
+
+def test_a_plan_that_exceeds_a_row_is_not_close_however_small_its_gap() -> None:
+    """Its certificate must not accept it, though here any gap is small enough."""
+    scenario = small(2, low=0.98)
+    scenario = replace(scenario, load_p_mw=1.5 * scenario.load_p_mw)
+    settings = replace(SETTINGS, iteration_count_max=1, gap_max=1.0)
+    ended = run_day(scenario.day(), Limits.of(scenario.network), settings=settings)
+    opened = ended.public["certificate"]
+    assert opened["exceeded"]
+    assert opened["gap"] <= opened["cost"]
+    assert not opened["is_close"]

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from veilgrid.admm.certify import turnover
-from veilgrid.admm.exchange import ExchangeSettings, Metric
+from veilgrid.admm.exchange import ExchangeSettings, Metric, strength_ceiling
 from veilgrid.admm.outcome import (
     Coordination,
     Interrupted,
@@ -94,7 +94,7 @@ class PublicDay:
             sell=day.sell,
             give_p=give_p,
             give_q=give_q,
-            strength_max=settings.strength_max * float(np.max(np.abs(day.buy))),
+            strength_max=strength_ceiling(settings, day),
             voltage_limits=(day.network.voltage_min_pu, day.network.voltage_max_pu),
         )
         return cls(
