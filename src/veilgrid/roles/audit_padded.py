@@ -14,9 +14,9 @@ from veilgrid.grid.network import Floats
 from veilgrid.mpc.field import PRIME_FIELD, Words, decode, words_of
 from veilgrid.mpc.prss import client_words
 from veilgrid.roles.audit_score import Recovered, Target, beside, best, fitted, is_told_by_half
-from veilgrid.roles.sealed.course import CERTIFICATE, PULL, WISH
 from veilgrid.roles.sealed.heard import BID, PAYER, client_of
 from veilgrid.roles.sealed.judge import COST_BITS
+from veilgrid.roles.sealed.kinds import CERTIFICATE, PULL, WISH
 from veilgrid.roles.sealed.register import FACTOR_BITS, POWER_BITS
 from veilgrid.roles.sealed.view import Views
 

@@ -34,10 +34,10 @@ from veilgrid.roles.audit_score import (
 )
 from veilgrid.roles.audit_truth import is_unmet, last_task, relieved, stand_of
 from veilgrid.roles.sealed.bid import Shape, bid_of, parts_of
-from veilgrid.roles.sealed.course import ANSWER, CERTIFICATE, SURPLUS
 from veilgrid.roles.sealed.day import costs_alone
 from veilgrid.roles.sealed.heard import BID, client_of
 from veilgrid.roles.sealed.keys import Keys
+from veilgrid.roles.sealed.kinds import ANSWER, CERTIFICATE, SURPLUS
 from veilgrid.roles.sealed.register import POWER_BITS
 from veilgrid.roles.sealed.view import (
     Verdict,

@@ -17,8 +17,8 @@ from veilgrid.mpc.field import PRIME_FIELD, decode
 from veilgrid.mpc.shamir import open_shares
 from veilgrid.roles.audit_padded import read_prices
 from veilgrid.roles.sealed.bid import Shape, parts_of
-from veilgrid.roles.sealed.course import ANSWER, CERTIFICATE, SURPLUS
 from veilgrid.roles.sealed.heard import client_of
+from veilgrid.roles.sealed.kinds import ANSWER, CERTIFICATE, SURPLUS
 from veilgrid.roles.sealed.program import AMOUNT_BITS
 from veilgrid.roles.sealed.register import POWER_BITS
 from veilgrid.roles.sealed.view import Views

@@ -8,8 +8,9 @@ from veilgrid.admm.exchange import Retry
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.mpc.field import BOUND_MAX
 from veilgrid.roles.sealed import course
-from veilgrid.roles.sealed.course import CONVERGED, INNER_MAX, REGRET, WISH, Task
+from veilgrid.roles.sealed.course import CONVERGED, INNER_MAX
 from veilgrid.roles.sealed.day import SETTINGS, PublicDay
+from veilgrid.roles.sealed.kinds import REGRET, WISH, Task
 from veilgrid.roles.sealed.program import AMOUNT_BITS, CLAIM_MAX, NARROW_PRICE
 from veilgrid.roles.sealed.register import POWER_BITS, POWER_MAX
 

@@ -16,8 +16,9 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.machine import Effect
 from veilgrid.report.folders import open_scenario
-from veilgrid.roles.sealed.course import WISH, Course
+from veilgrid.roles.sealed.course import Course
 from veilgrid.roles.sealed.day import step_in_memory
+from veilgrid.roles.sealed.kinds import WISH
 from veilgrid.roles.sealed.register import POWER_BITS
 from veilgrid.roles.sealed.sites import SiteGroup
 from veilgrid.roles.sealed.step_rooms import EVERYTHING

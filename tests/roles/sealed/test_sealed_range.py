@@ -9,8 +9,9 @@ import pytest
 
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.roles.sealed import course, program
-from veilgrid.roles.sealed.course import CERTIFICATE, CHALLENGE, DONE, LIMIT, WISH, Task
+from veilgrid.roles.sealed.course import LIMIT
 from veilgrid.roles.sealed.day import SETTINGS, PublicDay
+from veilgrid.roles.sealed.kinds import CERTIFICATE, CHALLENGE, DONE, WISH, Task
 from veilgrid.roles.sealed.mixing import MIX, Mixture
 from veilgrid.roles.sealed.register import POWER_BITS, PRICE_HEARD, WISH_MAX
 from veilgrid.roles.sealed.sites_own import OwnSites

@@ -24,7 +24,6 @@ from veilgrid.grid.lindistflow import Limits
 from veilgrid.grid.site import Site
 from veilgrid.machine import Effect, Event, NodeId, Send
 from veilgrid.mpc.message import Said, private_statement, statement
-from veilgrid.roles.sealed.course import REGRET, WISH
 from veilgrid.roles.sealed.day import (
     PublicDay,
     cast_of,
@@ -33,6 +32,7 @@ from veilgrid.roles.sealed.day import (
     step_in_memory,
 )
 from veilgrid.roles.sealed.keys import SITES
+from veilgrid.roles.sealed.kinds import REGRET, WISH
 from veilgrid.roles.sealed.party import SealedParty
 from veilgrid.roles.sealed.sites import SiteGroup
 from veilgrid.secret import Randomness

@@ -15,22 +15,24 @@ from veilgrid.admm.exchange import TIGHTENED, Balance, ExchangeSettings, Retry
 from veilgrid.errors import invariant
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.heard import PAYER
+from veilgrid.roles.sealed.kinds import (
+    ANSWER,
+    BIDS,
+    CERTIFICATE,
+    CHALLENGE,
+    DONE,
+    PULL,
+    REGRET,
+    SURPLUS,
+    WISH,
+    Task,
+)
 from veilgrid.roles.sealed.mixing import MIX, PLAIN, MixingRule, Mixture
 from veilgrid.roles.sealed.narrowing import REFUSALS_MAX, narrowed
 from veilgrid.roles.sealed.program import Binding
 from veilgrid.roles.sealed.register import Register
 from veilgrid.roles.sealed.step_rooms import Looks
 from veilgrid.roles.sealed.step_set import AT_LOW, ActiveSet
-
-BIDS: Final = "bids"
-WISH: Final = "wish"
-ANSWER: Final = "answer"
-REGRET: Final = "regret"
-PULL: Final = "pull"
-SURPLUS: Final = "surplus"
-CHALLENGE: Final = "challenge"
-CERTIFICATE: Final = "certificate"
-DONE: Final = "done"
 
 SUSPICION: Final = (4, 8, 16, 32, 64, 128)
 """Iterations from which a bound far above the cost makes the day suspect of being infeasible."""
@@ -57,26 +59,6 @@ WATCHED_TURNOVERS: Final = 25.0
 CONVERGED: Final = "converged"
 LIMIT: Final = "iteration_limit"
 INFEASIBLE: Final = "infeasible"
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One computation of the committee.
-
-    Attributes
-    ----------
-    number
-        Of the computation; differs also between repetitions.
-    kind
-        :data:`BIDS`, :data:`WISH`, :data:`ANSWER`, :data:`REGRET`, :data:`PULL`,
-        :data:`SURPLUS`, :data:`CHALLENGE` or :data:`CERTIFICATE`.
-    iteration
-        Of the coordination, from 1.
-    """
-
-    number: int
-    kind: str
-    iteration: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,12 +204,11 @@ class Course:
                 return {bus: sum(shapes[bus].proof_parts.values()) for bus in self.members}
 
     @property
-    def wish_tasks_needed(self) -> set[int]:
-        """Tasks whose wishes later tasks read."""
-        iteration = self.task.iteration
-        return {
-            number for step, number in self.wish_tasks.items() if step >= max(iteration - 1, 1)
-        } | {self.task.number}
+    def tasks_needed(self) -> set[int]:
+        """Tasks whose messages later tasks read."""
+        first = max(self.task.iteration - 1, 1)
+        wishes = {number for step, number in self.wish_tasks.items() if step >= first}
+        return wishes | {self.task.number, self.bid_task, self.answer_task, self.regret_task}
 
     def outcome(self) -> dict[str, Any]:
         """Return what is public about the day so far."""

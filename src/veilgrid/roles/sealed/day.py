@@ -41,8 +41,9 @@ from veilgrid.machine import (
     TimerFired,
 )
 from veilgrid.roles.sealed.bid import Shape
-from veilgrid.roles.sealed.course import DONE, Course
+from veilgrid.roles.sealed.course import Course
 from veilgrid.roles.sealed.keys import PAYER_NODE, SITES, Keys
+from veilgrid.roles.sealed.kinds import DONE
 from veilgrid.roles.sealed.message import Stopped, Wished
 from veilgrid.roles.sealed.narrowing import narrowed
 from veilgrid.roles.sealed.party import SealedParty

@@ -138,6 +138,16 @@ def bus_of(client: str) -> int:
 PAYER: Final = -1
 """Stands for the payer where sites are numbered by bus; it commits to seeds of pads alone."""
 
+
+def digests_that_count(mailbox: Mailbox, without: Collection[int]) -> dict[int, bytes]:
+    """Return the digest of each site's committed message that counts, by bus.
+
+    Of others each party may have another one, or none.
+    """
+    digests = {bus_of(name): one.digest for name, one in mailbox.received.items()}
+    return {bus: one for bus, one in digests.items() if bus != PAYER and bus not in without}
+
+
 OWN: Final = "own"
 """What a task's result calls what opens to one site each, behind its pads: octets by bus."""
 

@@ -30,10 +30,11 @@ from veilgrid.roles.sealed.attempts import (
     listeners_of,
 )
 from veilgrid.roles.sealed.bid import Shape
-from veilgrid.roles.sealed.course import BIDS, DONE, Course
+from veilgrid.roles.sealed.course import Course
 from veilgrid.roles.sealed.early import Early, session_of
 from veilgrid.roles.sealed.ending import Ending, is_asking, part_of, told
-from veilgrid.roles.sealed.heard import OWN, PAYER, bus_of
+from veilgrid.roles.sealed.heard import OWN, digests_that_count
+from veilgrid.roles.sealed.kinds import BIDS, DONE
 from veilgrid.roles.sealed.message import (
     Again,
     Agreement,
@@ -307,11 +308,8 @@ class SealedParty:
 
     def _forget(self) -> None:
         """Drop mailboxes that no later task reads."""
-        course = self.course
-        claims = (course.answer_task, course.regret_task)
-        kept = {course.bid_task, *course.wish_tasks_needed, *claims}
-        for number in [number for number in self._mailboxes if number not in kept]:
-            del self._mailboxes[number]
+        kept = self.course.tasks_needed
+        self._mailboxes = {key: box for key, box in self._mailboxes.items() if key in kept}
 
     def _kept(self, result: bytes) -> list[Effect]:
         """Keep what sites committed to, for a later life."""
@@ -454,7 +452,8 @@ class SealedParty:
         stops = list(self._attempts.stops.values())
         if not self._attempts.is_waiting or len(stops) < len(self.agreement.parties):
             return []
-        is_from_bids = are_bids_open(stops) or not self._has_bids()
+        has_bids = 0 in self._mailboxes and self.course.task.number > 0
+        is_from_bids = are_bids_open(stops) or not has_bids
         # Where one party begins again, all can: whom one has heard, everybody has.
         others = [party for party in self.agreement.parties if party != self.me]
         known = self._attempts.stops.items()
@@ -482,16 +481,9 @@ class SealedParty:
         return effects
 
     def bid_digests(self) -> dict[int, bytes]:
-        """Return the digest of each site's committed message that counts, by bus.
-
-        Of others each party may have another one, or none.
-        """
-        received, without = self._mailboxes[self.course.bid_task].received, self.course.absent
-        digests = {bus_of(name): one.digest for name, one in received.items()}
-        return {bus: one for bus, one in digests.items() if bus != PAYER and bus not in without}
-
-    def _has_bids(self) -> bool:
-        return 0 in self._mailboxes and self.course.task.number > 0
+        """Return the digest of each site's committed message that counts, by bus."""
+        mailbox = self._mailboxes[self.course.bid_task]
+        return digests_that_count(mailbox, self.course.absent)
 
     def _on_waiting(self, name: str) -> list[Effect]:
         kind, _, attempt = name.partition(" ")

@@ -35,7 +35,11 @@ from veilgrid.machine import (
 from veilgrid.mpc.client import Seeds, digest_of, submit_with_seeds
 from veilgrid.roles.sealed.believed import WORDS, WORDS_NS, Stops, agreed
 from veilgrid.roles.sealed.bid import Shape, bid_of
-from veilgrid.roles.sealed.course import (
+from veilgrid.roles.sealed.course import Course
+from veilgrid.roles.sealed.heard import BID, client_of
+from veilgrid.roles.sealed.judge import COST_BITS
+from veilgrid.roles.sealed.keys import SiteKeys
+from veilgrid.roles.sealed.kinds import (
     ANSWER,
     CERTIFICATE,
     CHALLENGE,
@@ -44,11 +48,7 @@ from veilgrid.roles.sealed.course import (
     REGRET,
     SURPLUS,
     WISH,
-    Course,
 )
-from veilgrid.roles.sealed.heard import BID, client_of
-from veilgrid.roles.sealed.judge import COST_BITS
-from veilgrid.roles.sealed.keys import SiteKeys
 from veilgrid.roles.sealed.message import (
     Again,
     Agreement,

@@ -5,17 +5,9 @@ from collections.abc import Mapping
 from veilgrid.mpc import Engine, Enrolled, Mailbox, Program, Shares
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.challenge import Challenged, challenge_program
-from veilgrid.roles.sealed.course import (
-    ANSWER,
-    BIDS,
-    CHALLENGE,
-    PULL,
-    REGRET,
-    SURPLUS,
-    WISH,
-    Course,
-)
+from veilgrid.roles.sealed.course import Course
 from veilgrid.roles.sealed.heard import BID, PAYER, Pads, client_of, fallbacks, vector_form
+from veilgrid.roles.sealed.kinds import ANSWER, BIDS, CHALLENGE, PULL, REGRET, SURPLUS, WISH
 from veilgrid.roles.sealed.message import Agreement
 from veilgrid.roles.sealed.program import (
     Priced,
