@@ -26,9 +26,9 @@ def figures(low: float, high: float, digits: int = 4) -> st.SearchStrategy[float
     return whole.map(lambda number: number / scale)
 
 
-def series(count: int, low: float, high: float) -> st.SearchStrategy[Floats]:
+def series(count: int, low: float, high: float, digits: int = 4) -> st.SearchStrategy[Floats]:
     """One figure an interval, (interval,)."""
-    values = st.lists(figures(low, high), min_size=count, max_size=count)
+    values = st.lists(figures(low, high, digits), min_size=count, max_size=count)
     return values.map(lambda listed: np.array(listed, dtype=np.float64))
 
 
@@ -235,7 +235,8 @@ def scenarios(
     ]
     count, buses = horizon.interval_count, len(network.buses)
     load = np.array([draw(series(count, 0.0, 0.4)) for _ in range(buses)])
-    sell = draw(series(count, 0.0, 100.0))
+    # Quoted to the cent; where one is a millionth of another, no plan is worth a cent.
+    sell = draw(series(count, 0.0, 100.0, 2))
     return Scenario(
         name=draw(st.sampled_from(["drawn", 'with "quotes"', "ünïcode, comma"])),
         description="drawn by hypothesis",
@@ -245,6 +246,6 @@ def scenarios(
         devices=tuple(built),
         load_p_mw=load,
         load_q_mvar=np.round(load * draw(figures(-0.2, 0.5, 2)), 6) + 0.0,
-        buy=sell + draw(series(count, 0.0, 100.0)),
+        buy=np.round(sell + draw(series(count, 0.0, 100.0, 2)), 2),
         sell=sell,
     )

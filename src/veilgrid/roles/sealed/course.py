@@ -29,7 +29,7 @@ from veilgrid.roles.sealed.kinds import (
 )
 from veilgrid.roles.sealed.mixing import MIX, PLAIN, MixingRule, Mixture
 from veilgrid.roles.sealed.narrowing import REFUSALS_MAX, narrowed
-from veilgrid.roles.sealed.program import Binding
+from veilgrid.roles.sealed.program import Binding, Tolerances
 from veilgrid.roles.sealed.register import Register
 from veilgrid.roles.sealed.step_rooms import Looks
 from veilgrid.roles.sealed.step_set import AT_LOW, ActiveSet
@@ -418,7 +418,9 @@ class Course:
     @property
     def _allowed(self) -> float:
         """By how much the plan that is claimed may cost more than the cheapest, price units."""
-        return self.settings.gap_max * max(abs(self._claimed[0]), self.turnover_min)
+        settings = self.settings
+        limits = Tolerances(settings.gap_max, settings.excess_max, self.turnover_min)
+        return limits.allowed(self._claimed[0])
 
     def _bring_in(self, exceeded: list[list[int]]) -> None:
         """Let the next steps look at exceeded rows that none so far knew."""

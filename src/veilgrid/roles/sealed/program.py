@@ -92,6 +92,11 @@ pays in 288 intervals at three times the highest tariff."""
 
 PRODUCT_MAX: Final = 2**100
 
+TURNOVERS_MAX: Final = 256.0
+"""In least turnovers, of at most a hundredth of all loads at the tariff: what gaps are measured by
+at most. Costs are secret, so a dear device that has to run must not widen what all others may miss.
+"""
+
 
 class Tolerances(msgspec.Struct, frozen=True):
     """When a day's coordination stops; public.
@@ -103,12 +108,18 @@ class Tolerances(msgspec.Struct, frozen=True):
     excess_max
         Per-unit; how far a network row may be exceeded by answers.
     turnover_min : price units
-        Gaps are relative to the plan's cost, but at least to this.
+        Gaps are relative to the plan's cost, but at least to this, and at most to
+        :data:`TURNOVERS_MAX` times as much.
     """
 
     gap_max: float
     excess_max: float
     turnover_min: float
+
+    def allowed(self, cost: float) -> float:
+        """Return how large the gap of a plan of this cost may be, price units."""
+        size = min(max(abs(cost), self.turnover_min), TURNOVERS_MAX * self.turnover_min)
+        return self.gap_max * size
 
 
 class Binding(msgspec.Struct, frozen=True):
@@ -342,7 +353,7 @@ def answer_program(
         "gap": gap,
         "fits": False,
     }
-    allowed = limits.gap_max * max(abs(cost), limits.turnover_min)
+    allowed = limits.allowed(cost)
     if gap <= allowed:
         # The directions of the exchange were guessed from the prices; now they are looked at.
         exports = yield from below_zero(mpc, [total.data])

@@ -117,4 +117,4 @@ def _challenged(course: Course, mailboxes: Mapping[int, Mailbox], limits: Tolera
 
 def _gap_allowed(course: Course, limits: Tolerances) -> float:
     """Return how large the gap may be, in price units."""
-    return limits.gap_max * max(abs(course.history[-1].cost), limits.turnover_min)
+    return limits.allowed(course.history[-1].cost)
