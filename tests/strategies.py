@@ -235,8 +235,9 @@ def scenarios(
     ]
     count, buses = horizon.interval_count, len(network.buses)
     load = np.array([draw(series(count, 0.0, 0.4)) for _ in range(buses)])
-    # Quoted to the cent; where one is a millionth of another, no plan is worth a cent.
+    # To the cent and not free: where a day is worth less than that, even the oracle fails.
     sell = draw(series(count, 0.0, 100.0, 2))
+    spread = draw(series(count, 0.0, 100.0, 2))
     return Scenario(
         name=draw(st.sampled_from(["drawn", 'with "quotes"', "ünïcode, comma"])),
         description="drawn by hypothesis",
@@ -246,6 +247,6 @@ def scenarios(
         devices=tuple(built),
         load_p_mw=load,
         load_q_mvar=np.round(load * draw(figures(-0.2, 0.5, 2)), 6) + 0.0,
-        buy=np.round(sell + draw(series(count, 0.0, 100.0, 2)), 2),
+        buy=np.round(np.maximum(sell + spread, 1.0), 2),
         sell=sell,
     )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from strategies import scenarios
 from veilgrid.admm.certify import certify, turnover
 from veilgrid.admm.exchange import (
+    DEARER,
     Balance,
     Coordinator,
     ExchangeSettings,
@@ -23,7 +24,10 @@ from veilgrid.admm.exchange import (
 from veilgrid.admm.outcome import Interrupted, Progress, RunStatus
 from veilgrid.admm.reference import central
 from veilgrid.admm.site_step import SiteAnswer
+from veilgrid.grid.device import Battery, Wind
+from veilgrid.grid.horizon import Horizon
 from veilgrid.grid.lindistflow import Limits
+from veilgrid.grid.network import Branch, Bus, BusId, Network
 from veilgrid.grid.scenario import Scenario
 from veilgrid.report.folders import open_scenario
 
@@ -185,6 +189,79 @@ def test_a_stiff_day_with_small_penalties_is_mended_on_the_way() -> None:
     scenario = tightened(yingkou("09"), 3.0, 0.945, 1.05)
     _, outcome = planned(scenario, settings=ExchangeSettings(penalty=0.2))
     assert outcome.iteration_count <= 80  # 65; more than 150 with the penalties as given.
+
+
+@pytest.mark.parametrize("sell", [1.0, 1.5])
+def test_sales_that_pay_for_purchases_leave_no_large_distance_from_limits(sell: float) -> None:
+    """It was set by all payments, cost more than the gap allowed, and no such day ended."""
+    scenario = sunny(sell)
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    best = day.cost(central(day, limits).setpoints)
+    cost, outcome = planned(scenario)
+    assert outcome.iteration_count <= 60
+    assert cost == pytest.approx(best, abs=1e-4 * turnover(day, best))
+
+
+def sunny(sell: float) -> Scenario:
+    """A battery fills while a rating keeps sun from being sold, and serves a load afterwards."""
+    bus = [Bus(name=BusId(f"b{i}"), kind="customer" if i else "slack") for i in range(3)]
+    load = np.zeros((3, 2))
+    load[2, 1] = 0.0434
+    no_loss = {"resistance_pu": 0.0, "reactance_pu": 0.0}
+    branches = (
+        Branch(parent=bus[0].name, child=bus[1].name, rating_mva=0.5, **no_loss),
+        Branch(parent=bus[0].name, child=bus[2].name, **no_loss),
+    )
+    sun = Wind(
+        name="sun", bus=bus[1].name, available_mw=np.array([0.549, 0.0]), p_max_mw=0.8, q_per_p=0.0
+    )
+    battery = Battery(
+        name="battery",
+        bus=bus[1].name,
+        charge_max_mw=0.05,
+        discharge_max_mw=0.05,
+        energy_max_mwh=0.1,
+        energy_initial_mwh=0.0,
+        energy_final_min_mwh=0.0,
+        charge_efficiency=0.85,
+        discharge_efficiency=0.85,
+    )
+    return Scenario(
+        name="sunny",
+        description="",
+        horizon=Horizon(start="2026-03-01T00:00:00+01:00", interval_minutes=15, interval_count=2),
+        currency="EUR",
+        network=Network(
+            buses=tuple(bus), branches=branches, base_mva=1.0, base_kv=10.0, slack_bus=bus[0].name
+        ),
+        devices=(sun, battery),
+        load_p_mw=load,
+        load_q_mvar=np.zeros((3, 2)),
+        buy=np.array([10.0, 69.1]),
+        sell=np.array([sell, 0.0]),
+    )
+
+
+def test_a_distance_from_limits_that_has_become_dear_is_set_anew_at_once() -> None:
+    """It was set when rows weighed little, and stayed so large for good after offer 64."""
+    scenario = open_scenario("six-bus")
+    day, limits = scenario.day(), Limits.of(scenario.network)
+    settings = ExchangeSettings()
+    metric = Metric.of(day, limits, settings.penalty, settings.evenness)
+    coordinator = Coordinator(day, limits, metric, settings)
+    coordinator.declare(*day.demands(day.load_only))
+    blank = np.zeros((len(day.flexible), day.interval_count))
+    coordinator.start(
+        ExchangeState(target_p=blank, target_q=blank, price_p=blank + day.buy, price_q=blank)
+    )
+    for _ in range(4):
+        offer = coordinator.offer()
+        coordinator.take(SiteAnswer([], offer.target_p + 1.0, offer.target_q))
+    coordinator.network.inner *= 3.0
+    before = coordinator.network.inner_cost
+    assert before > 0.0
+    coordinator.offer()
+    assert coordinator.network.inner_cost <= DEARER / 3.0 * before
 
 
 def test_a_change_of_penalties_leaves_targets_and_prices_where_they_are() -> None:

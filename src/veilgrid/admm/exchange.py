@@ -36,6 +36,12 @@ from veilgrid.grid.network import Floats
 TIGHTENED = (4, 8, 16, 32, 64)
 """Iterations at which the inner distance from limits is set anew."""
 
+DEARER = 1.5
+"""The inner distance is also set anew where it has come to cost so many times what it may."""
+
+SCALE_LEAST = 1e-3
+"""Part of all payments at the substation that costs count for at least, where they cancel."""
+
 SUSPICION = (10, 20, 40, 80)
 """Iterations at which extreme prices make the run ask whether the day is feasible."""
 
@@ -237,6 +243,7 @@ class Coordinator:
         self._wish_q = np.zeros_like(self._wish_p)
         self._target: NetworkTarget | None = None
         self._offers = 0
+        self._own_cost = 0.0
         self.primal = self.dual = np.inf
 
     def _stiffen(self) -> None:
@@ -299,9 +306,8 @@ class Coordinator:
         """Do the network step; return targets and prices for the flexible sites."""
         previous = self._target
         self._offers += 1
-        if self._offers in TIGHTENED and previous is not None:
-            scale = float(np.abs(previous.price * previous.target_p.sum(axis=0)).sum())
-            self.network.tighten(self.settings.inner_share * self.settings.gap_max * scale)
+        if previous is not None:
+            self._tighten(previous)
         self._target = found = self.network.project(self._wish_p, self._wish_q)
         is_changed = previous is not None and self._compare(previous, found)
         members = self._members
@@ -319,6 +325,15 @@ class Coordinator:
             self._wish(offered)
             self._mixer.forget()
         return offered
+
+    def _tighten(self, previous: NetworkTarget) -> None:
+        """Set the distance kept from limits where that is due, or where it has become dear."""
+        paid = previous.price * previous.target_p.sum(axis=0)
+        cost = self._own_cost + float(paid.sum())
+        scale = max(abs(cost), SCALE_LEAST * float(np.abs(paid).sum()))
+        budget = self.settings.inner_share * self.settings.gap_max * scale
+        if self._offers in TIGHTENED or self.network.inner_cost > DEARER * budget:
+            self.network.tighten(budget)
 
     def _compare(self, previous: NetworkTarget, found: NetworkTarget) -> bool:
         """Measure what a step changed; return whether penalties change by it."""
@@ -356,8 +371,12 @@ class Coordinator:
             self._moved += [(price**2).sum(axis=0), (target**2).sum(axis=0)]
         return False
 
-    def take(self, answer: SiteAnswer) -> None:
-        """Move the wishes by what the sites answered to the last offer."""
+    def take(self, answer: SiteAnswer, own_cost: float = 0.0) -> None:
+        """Move the wishes by what the sites answered to the last offer.
+
+        ``own_cost`` is what the answers cost at the sites, currency, as far as that is known.
+        """
+        self._own_cost = own_cost
         target = self.result
         members = self._members
         off_p = answer.demand_p - target.target_p[members]
@@ -514,8 +533,12 @@ class _Run:
         near = self._near_at(offer.stiffness)
         answer = near.answer(offer.price_p, offer.price_q, offer.target_p, offer.target_q)
         self._adopt(answer)
-        self.coordinator.take(answer)
+        self.coordinator.take(answer, self._own_cost())
         return self.coordinator.offer()
+
+    def _own_cost(self) -> float:
+        pairs = zip(self.day.sites, self.setpoints, strict=True)
+        return float(sum(site.cost(x) for site, x in pairs))
 
     def _near_at(self, stiffness: Floats) -> SiteSteps:
         """Prepare the sites' problems anew where penalties changed."""
@@ -534,9 +557,8 @@ class _Run:
         """Certify the present plan against prices, if it promises to pass."""
         day = self.day
         demand_p, demand_q = day.demands(self.setpoints)
-        own = sum(site.cost(x) for site, x in zip(day.sites, self.setpoints, strict=True))
         residual = self.coordinator.primal
-        if not self.rule.is_promising(target, demand_p, demand_q, own, residual):
+        if not self.rule.is_promising(target, demand_p, demand_q, self._own_cost(), residual):
             return False
         self.checked.append(len(self.history))
         members, blank = list(day.flexible), self._blank

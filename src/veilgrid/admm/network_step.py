@@ -21,6 +21,9 @@ Mask = NDArray[np.bool_]
 EXCESS_TOLERANCE = 1e-10
 """Per-unit; rows exceeded by less are kept."""
 
+INNER_MAX = 2.0**-10
+"""Per-unit; no larger distance is kept from limits, however little rows weigh."""
+
 
 class NetworkTarget(NamedTuple):
     """Result of a network step.
@@ -101,9 +104,17 @@ class NetworkStep:
         true limits. By the strengths of the last step, the first-order cost of a distance is their
         sum times it. Bounds from prices stay valid, because rents count the true limits.
         """
-        total = sum(strength for _, _, strength in self.strengths())
+        total = self._strength()
         if total > 0.0:
-            self.inner = budget / total
+            self.inner = min(budget / total, INNER_MAX)
+
+    @property
+    def inner_cost(self) -> float:
+        """What the inner distance costs to first order, by the strengths of the last step."""
+        return self.inner * self._strength()
+
+    def _strength(self) -> float:
+        return sum(strength for _, _, strength in self.strengths())
 
     def project(self, wish_p: Floats, wish_q: Floats) -> NetworkTarget:
         """Do one network step.

@@ -314,15 +314,20 @@ def _all_others(day: Day, views: Views, site: int) -> list[Recovered]:
     """Subtract what all other sites together know from the sums that opened."""
     stand, tariff = stand_of(day, views), _tariff(day, views)
     known = float((tariff * np.delete(stand.demand_p, site, axis=0)).sum())
-    left = stand.exchange_cost - known
+    others = float(np.delete(stand.cost, site).sum())
+    if stand.exchange_cost is None:
+        left = shown = stand.total - others - known
+        basis = "the total cost, as if the rest were nothing"
+    else:
+        left, shown = stand.exchange_cost - known, stand.total - stand.exchange_cost - others
+        basis = "total cost less their own: in the policy's table"
     guess = tariff * (left / float(tariff @ tariff)) * day.network.base_mva
-    own = float(stand.cost[site])
-    shown = stand.total - stand.exchange_cost - float(np.delete(stand.cost, site).sum())
+    own = np.array([float(stand.cost[site])])
     role, target = "all other sites together", _demand(day, views, site)
-    cost = Target("cost of its devices", 0, "", np.arange(1), np.array([own]), day.currency, 1.0)
+    cost = Target("cost of its devices", 0, "", np.arange(1), own, day.currency, 1.0)
     return [
         beside(target, role, guess, "least demand that fits the cost of the exchange"),
-        beside(cost, role, np.array([shown]), "total cost less their own: in the policy's table"),
+        beside(cost, role, np.array([shown]), basis),
     ]
 
 
@@ -336,7 +341,9 @@ def _attack_public(day: Day, views: Views, site: int) -> list[Recovered]:
     """Guess from what opened to all; the operator has the register of ranges as well."""
     base, own = day.network.base_mva, day.sites[site]
     target, tariff = _demand(day, views, site), _tariff(day, views)
-    share = stand_of(day, views).exchange_cost / float(tariff @ tariff)
+    stand = stand_of(day, views)
+    paid = stand.total if stand.exchange_cost is None else stand.exchange_cost
+    share = paid / float(tariff @ tariff)
     even = tariff * share * base / max(1, len(day.sites) - 1)
     found = [beside(target, "ledger and public", even, "an even share of the exchange's cost")]
     give = views.public.register.give_p

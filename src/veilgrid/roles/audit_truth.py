@@ -33,15 +33,17 @@ class Stand(NamedTuple):
         Of the plan; of the last answers where no plan keeps the limits.
     cost : (bus,), currency
         Of each site's devices.
-    total, exchange_cost : currency
+    total : currency
         What opened of all together.
+    exchange_cost : currency or None
+        The exchange's part of it, where that opened: with a plan.
     """
 
     demand_p: Floats
     demand_q: Floats
     cost: Floats
     total: float
-    exchange_cost: float
+    exchange_cost: float | None
 
 
 def is_unmet(views: Views) -> bool:
@@ -75,8 +77,7 @@ def _answered(day: Day, views: Views) -> Stand:
         active[bus], reactive[bus] = own[: 2 * times].reshape(2, times) / 2.0**POWER_BITS
         cost[bus] = own[2 * times] / 2.0**AMOUNT_BITS * unit
     shown = next(one for one in views.opened if one["task"] == number)
-    amounts = (float(shown[name]) * unit for name in ("cost", "exchange_cost"))
-    return Stand(active, reactive, cost, *amounts)
+    return Stand(active, reactive, cost, float(shown["cost"]) * unit, None)
 
 
 def _at_first(day: Day, views: Views) -> list[Floats]:

@@ -117,10 +117,12 @@ def open_network(
     return Advanced(after, after.offer())
 
 
-def step_network(coordinator: Coordinator, demand_p: Floats, demand_q: Floats) -> Advanced:
+def step_network(
+    coordinator: Coordinator, demand_p: Floats, demand_q: Floats, own_cost: float
+) -> Advanced:
     """Take the flexible sites' answers (flexible site, interval); do the next network step."""
     after = _copied(coordinator)
-    after.take(SiteAnswer([], demand_p, demand_q))
+    after.take(SiteAnswer([], demand_p, demand_q), own_cost)
     return Advanced(after, after.offer())
 
 
@@ -315,7 +317,8 @@ class ExchangeCoordinator:
         job = ("network", state.iteration)
         if state.iteration > 0:
             chosen = (state.demand_p[self._members], state.demand_q[self._members])
-            return [Compute(job, step_network, (self._coordinator, *chosen))]
+            own = float(state.cost.sum())
+            return [Compute(job, step_network, (self._coordinator, *chosen, own))]
         declared = (state.demand_p.copy(), state.demand_q.copy())
         return [Compute(job, open_network, (self._coordinator, *declared, self._beginning()))]
 

@@ -178,7 +178,7 @@ class MaskedRun:
         """Certify the plan: regrets are differences of accepted masked costs [masking 3.3]."""
         target, residual = self.result, self.coordinator.primal
         demand_p, demand_q = self.day.demands(self.setpoints)
-        own = sum(site.cost(x) for site, x in zip(self.day.sites, self.setpoints, strict=True))
+        own = self._own_cost()
         if not self.rule.is_promising(target, demand_p, demand_q, own, residual):
             return False
         self.checked.append(len(self.history))
@@ -189,6 +189,10 @@ class MaskedRun:
             best = problem.objective(cheapest[index].submission.solution.values)
             gap += max(problem.objective(mine.submission.solution.values) - best, 0.0)
         return self.rule.is_met(gap / self.rule.scale(demand_p, own), residual)
+
+    def _own_cost(self) -> float:
+        pairs = zip(self.day.sites, self.setpoints, strict=True)
+        return float(sum(site.cost(x) for site, x in pairs))
 
     def exclude(self, index: int) -> None:
         """Go on without a silent site: it counts as rigid at its register's fallback."""
@@ -230,7 +234,8 @@ class MaskedRun:
                     watched = self.iterate(offer)
             self.result, self.offered = self.coordinator.result, offer
             if watched.kind == "near":
-                self.coordinator.take(SiteAnswer([], watched.demand_p, watched.demand_q))
+                answer = SiteAnswer([], watched.demand_p, watched.demand_q)
+                self.coordinator.take(answer, self._own_cost())
             yield watched
             if watched.kind == "near":
                 offer = self.coordinator.offer()

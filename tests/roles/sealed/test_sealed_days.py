@@ -32,7 +32,7 @@ OPENED = {
         *("stiffer", "softer"),
     },
     "challenge": {"strange"},
-    "answer": {"products", "cost", "exchange_cost", "gap", "fits", "exceeded"},
+    "answer": {"products", "cost", "gap", "fits", "exceeded"},
     "regret": {"regret"},
     "surplus": {"unproved", "is_unmet", "unmet"},
 }

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from veilgrid.admm.exchange import Retry
+from veilgrid.admm.exchange import DEARER, Retry
+from veilgrid.admm.network_step import INNER_MAX
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.mpc.field import BOUND_MAX
 from veilgrid.roles.sealed import course
-from veilgrid.roles.sealed.course import CONVERGED, INNER_MAX
+from veilgrid.roles.sealed.course import CONVERGED
 from veilgrid.roles.sealed.day import SETTINGS, PublicDay
 from veilgrid.roles.sealed.kinds import REGRET, WISH, Task
 from veilgrid.roles.sealed.program import AMOUNT_BITS, CLAIM_MAX, NARROW_PRICE
@@ -53,11 +54,11 @@ def test_demands_claimed_on_the_way_neither_stop_a_day_nor_keep_it_from_its_end(
 def test_a_watched_day_takes_nobodys_word_for_the_distance_from_limits() -> None:
     """Claims count within public bounds, and rows that weigh nothing move no limit far."""
     now = PublicDay.of(DAY, LIMITS).course()
-    now.is_watched, now._strength, now._exchange_cost = True, 1.0, 1e9
+    now.is_watched, now._strength, now._claimed = True, 1.0, (1e9, 0.0)
     now._go(WISH, 132)
     budget = SETTINGS.inner_share * SETTINGS.gap_max * now.turnover_min
     assert now.register.inner == pytest.approx(course.WATCHED_TURNOVERS * budget)
-    now._exchange_cost = 0.0
+    now._claimed = (0.0, 0.0)
     now._go(WISH, 144)
     assert now.register.inner == pytest.approx(budget)
     now._strength = 1e-30
@@ -65,11 +66,26 @@ def test_a_watched_day_takes_nobodys_word_for_the_distance_from_limits() -> None
     assert now.register.inner == INNER_MAX
 
 
+def test_a_distance_that_has_become_dear_is_set_anew_at_once() -> None:
+    """It was set when rows weighed little, and stayed so large for good after iteration 64."""
+    now = PublicDay.of(DAY, LIMITS).course()
+    now._claimed, now._strength = (1e3 * now.turnover_min, 0.0), 1.0
+    budget = SETTINGS.inner_share * now._allowed
+    now._go(WISH, 64)
+    assert now.register.inner == pytest.approx(budget)
+    now._strength = 0.9 * DEARER
+    now._go(WISH, 65)
+    assert now.register.inner == pytest.approx(budget)
+    now._strength = 2.0
+    now._go(WISH, 66)
+    assert now.register.inner == pytest.approx(budget / 2.0)
+
+
 def test_a_residual_claimed_too_small_does_not_keep_regrets_from_being_asked_for() -> None:
     """Once a day is watched the residual decides nothing: it is claimed as well."""
     now = PublicDay.of(DAY, LIMITS).course()
     now.is_watched, now._retry, now.task = True, Retry(0.0, 1.0), Task(300, ANSWER, 129)
-    found = {"products": [1.0], "cost": 1.0, "gap": 0.0, "exchange_cost": 1.0, "fits": True}
+    found = {"products": [1.0], "cost": 1.0, "gap": 0.0, "fits": True}
     now.advance(found)
     assert now.task.kind == REGRET
 

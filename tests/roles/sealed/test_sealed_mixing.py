@@ -100,9 +100,7 @@ def test_what_judges_a_mixing_is_the_step_after_it() -> None:
             past = {1: 0, 7: 3, 10: 2, 28: 4}.get(count, 0)
             upper = np.eye(past)[np.triu_indices(past)].tolist()
             products = [1.0, *upper, *[0.0] * (count - 1 - len(upper))] if count else []
-            course.advance(
-                {"products": products, "cost": 1.0, "gap": 1.0, "exchange_cost": 1.0, "fits": False}
-            )
+            course.advance({"products": products, "cost": 1.0, "gap": 1.0, "fits": False})
             continue
         result = {"binding": msgspec.to_builtins(course.binding), "passes": 1}
         told.append(course.mixture.kind)

@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 
 from veilgrid.admm.accelerate import IntervalBalance
-from veilgrid.admm.exchange import TIGHTENED, Balance, ExchangeSettings, Retry
+from veilgrid.admm.exchange import DEARER, TIGHTENED, Balance, ExchangeSettings, Retry
+from veilgrid.admm.network_step import INNER_MAX
 from veilgrid.errors import invariant
 from veilgrid.roles.sealed.bid import Shape
 from veilgrid.roles.sealed.heard import PAYER
@@ -50,11 +51,8 @@ STALLED_FROM: Final = 120
 ANSWER_INTERVAL: Final = 3
 """Watched iterations from one look at the answers to the next."""
 
-INNER_MAX: Final = 2.0**-7
-"""Per-unit; no larger distance is kept from limits, however little rows weigh."""
-
 WATCHED_TURNOVERS: Final = 25.0
-"""What the exchange is taken to cost at most on a watched day, in hundredths of all loads."""
+"""What the plan is taken to cost at most on a watched day, in hundredths of all loads."""
 
 CONVERGED: Final = "converged"
 LIMIT: Final = "iteration_limit"
@@ -115,7 +113,6 @@ class Course:
         self.rule = MixingRule(self.settings.memory, self.settings.mixing_interval)
         self._opening = self.register
         self._strength = 0.0
-        self._exchange_cost = 0.0
         self._passes = 0
         self._suspected = 0
         self._retry = Retry()
@@ -268,16 +265,17 @@ class Course:
             self._tighten(iteration)
 
     def _tighten(self, iteration: int) -> None:
-        """Set the distance kept from limits, by what the exchange costs and rows weigh.
+        """Set the distance kept from limits, by what the plan costs and rows weigh.
 
         The former is claimed, so it counts only within public bounds once the day is watched.
         """
-        scale, is_due = abs(self._exchange_cost), iteration in TIGHTENED
+        budget = self.settings.inner_share * self._allowed
+        is_due = iteration in TIGHTENED or self.register.inner * self._strength > DEARER * budget
         if self.is_watched:
             is_due = iteration % RATINGS_INTERVAL == 0
-            scale = min(max(scale, self.turnover_min), WATCHED_TURNOVERS * self.turnover_min)
+            most = WATCHED_TURNOVERS * self.turnover_min
+            budget = min(budget, self.settings.inner_share * self.settings.gap_max * most)
         if is_due and self._strength > 0.0:
-            budget = self.settings.inner_share * self.settings.gap_max * scale
             self.register = self.register.tightened(min(budget / self._strength, INNER_MAX))
 
     def _narrow(self, result: dict[str, Any]) -> None:
@@ -396,7 +394,6 @@ class Course:
         # Who claims a square below zero must not stop the others' machines.
         residual = max(products[0], 0.0) ** 0.5 if products else float("inf")
         cost, gap = float(result["cost"]), float(result["gap"])
-        self._exchange_cost = float(result["exchange_cost"])
         self.history.append(Seen(iteration, cost, gap, residual, self._passes))
         if iteration > 1:
             is_due = self.rule.is_due

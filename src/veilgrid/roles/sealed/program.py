@@ -345,11 +345,10 @@ def answer_program(
     owed = yield from _owed_by_still(mpc, step, still)
     amounts = _amounts(mpc, step, owed, claims, exchange)
     opened = yield from mpc.open_elements(np.concatenate([amounts, claims.data[2:]]))
-    cost, gap, paid = (value / 2.0**WIDE_BITS for value in opened[:3])
+    cost, gap = (value / 2.0**WIDE_BITS for value in opened[:2])
     result: dict[str, Any] = {
-        "products": [value / 2.0**PRODUCT_BITS for value in opened[3:]],
+        "products": [value / 2.0**PRODUCT_BITS for value in opened[2:]],
         "cost": cost,
-        "exchange_cost": paid,
         "gap": gap,
         "fits": False,
     }
@@ -360,7 +359,7 @@ def answer_program(
         exact = _exchange_cost(register, total, [AT_LOW if bit else AT_HIGH for bit in exports])
         surplus = PRIME_FIELD.scale(encode([2**POWER_BITS]), PRIME_FIELD.subtract(exact, exchange))
         missed = (yield from mpc.open_elements(surplus))[0] / 2.0**WIDE_BITS
-        result |= {"cost": cost + missed, "gap": gap + missed, "exchange_cost": paid + missed}
+        result |= {"cost": cost + missed, "gap": gap + missed}
     if result["gap"] <= allowed:
         demand_p, demand_q = _network(mpc, register, everyone)
         exceeded = yield from limit_checks(mpc, register, demand_p, demand_q, limits.excess_max)
@@ -382,13 +381,13 @@ def _owed_by_still(
 
 
 def _amounts(mpc: Engine, step: StepResult, owed: Shares, claims: Shares, exchange: Words) -> Words:
-    """Return cost, claimed gap and cost of the exchange, scale 2**94 price units."""
+    """Return cost and claimed gap, scale 2**94 price units."""
     add, subtract, scale = PRIME_FIELD.add, PRIME_FIELD.subtract, PRIME_FIELD.scale
     own = scale(encode([2 ** (WIDE_BITS - AMOUNT_BITS)]), claims.data[:2])
     up = encode([2**POWER_BITS])
     paid = scale(up, exchange)
     gap = subtract(add(paid, scale(up, step.rent(mpc.constant([0])).data)), own[1:2])
-    return np.concatenate([add(paid, own[:1]), subtract(gap, owed.data), paid])
+    return np.concatenate([add(paid, own[:1]), subtract(gap, owed.data)])
 
 
 def _total(parts: Sequence[Shares]) -> Shares | None:
