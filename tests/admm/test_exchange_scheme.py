@@ -257,7 +257,7 @@ def test_a_distance_from_limits_that_has_become_dear_is_set_anew_at_once() -> No
     for _ in range(4):
         offer = coordinator.offer()
         coordinator.take(SiteAnswer([], offer.target_p + 1.0, offer.target_q))
-    coordinator.network.inner *= 3.0
+    coordinator.network.inner, coordinator._offers = 3.0 * coordinator.network.inner, 64
     before = coordinator.network.inner_cost
     assert before > 0.0
     coordinator.offer()

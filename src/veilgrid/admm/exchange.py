@@ -37,7 +37,7 @@ TIGHTENED = (4, 8, 16, 32, 64)
 """Iterations at which the inner distance from limits is set anew."""
 
 DEARER = 1.5
-"""The inner distance is also set anew where it has come to cost so many times what it may."""
+"""Later it is set anew where it has come to cost so many times what it may."""
 
 SCALE_LEAST = 1e-3
 """Part of all payments at the substation that costs count for at least, where they cancel."""
@@ -202,6 +202,15 @@ def strength_ceiling(settings: ExchangeSettings, day: Day) -> float:
     return settings.strength_max * highest
 
 
+def is_tightened(iteration: int, inner_cost: float, budget: float) -> bool:
+    """Whether the inner distance is set anew: at given iterations, then where it has become dear.
+
+    Strengths of rows swing in between, and each change costs iterations.
+    """
+    is_dear = iteration > TIGHTENED[-1] and inner_cost > DEARER * budget
+    return iteration in TIGHTENED or is_dear
+
+
 def _inverse(penalty: Floats) -> Floats:
     """One over penalties where there are any."""
     return np.divide(1.0, penalty, out=np.zeros_like(penalty), where=penalty > 0.0)
@@ -327,12 +336,12 @@ class Coordinator:
         return offered
 
     def _tighten(self, previous: NetworkTarget) -> None:
-        """Set the distance kept from limits where that is due, or where it has become dear."""
+        """Set the distance kept from limits where that is due."""
         paid = previous.price * previous.target_p.sum(axis=0)
         cost = self._own_cost + float(paid.sum())
         scale = max(abs(cost), SCALE_LEAST * float(np.abs(paid).sum()))
         budget = self.settings.inner_share * self.settings.gap_max * scale
-        if self._offers in TIGHTENED or self.network.inner_cost > DEARER * budget:
+        if is_tightened(self._offers, self.network.inner_cost, budget):
             self.network.tighten(budget)
 
     def _compare(self, previous: NetworkTarget, found: NetworkTarget) -> bool:

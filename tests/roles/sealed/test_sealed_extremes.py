@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from veilgrid.admm import exchange
 from veilgrid.admm.exchange import DEARER, Retry
 from veilgrid.admm.network_step import INNER_MAX
 from veilgrid.grid.lindistflow import Limits
@@ -39,7 +41,8 @@ def test_demands_claimed_on_the_way_neither_stop_a_day_nor_keep_it_from_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They set the distance kept from limits, the last time for good: machines stopped on it."""
-    monkeypatch.setattr(course, "TIGHTENED", (4, 8))
+    monkeypatch.setattr(exchange, "TIGHTENED", (4, 8))
+    monkeypatch.setattr(exchange, "DEARER", np.inf)
     monkeypatch.setattr(course, "STALLED_FROM", 10)
 
     def lie(kind: str, at: int, own: list[int]) -> list[int] | None:

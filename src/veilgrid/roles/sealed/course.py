@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from veilgrid.admm.accelerate import IntervalBalance
-from veilgrid.admm.exchange import DEARER, TIGHTENED, Balance, ExchangeSettings, Retry
+from veilgrid.admm.exchange import Balance, ExchangeSettings, Retry, is_tightened
 from veilgrid.admm.network_step import INNER_MAX
 from veilgrid.errors import invariant
 from veilgrid.roles.sealed.bid import Shape
@@ -270,7 +270,7 @@ class Course:
         The former is claimed, so it counts only within public bounds once the day is watched.
         """
         budget = self.settings.inner_share * self._allowed
-        is_due = iteration in TIGHTENED or self.register.inner * self._strength > DEARER * budget
+        is_due = is_tightened(iteration, self.register.inner * self._strength, budget)
         if self.is_watched:
             is_due = iteration % RATINGS_INTERVAL == 0
             most = WATCHED_TURNOVERS * self.turnover_min
