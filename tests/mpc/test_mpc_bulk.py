@@ -230,6 +230,43 @@ def test_what_reached_some_parties_only_is_passed_on_or_left_out() -> None:
     assert outcome.result[0] == in_the_clear(layout, kept)[0]
 
 
+@pytest.mark.parametrize("is_bent_later", [False, True])
+def test_a_seed_that_no_honest_party_can_read_is_found_whoever_says_so_too(
+    is_bent_later: bool,
+) -> None:
+    """A party outside the set that claims not to read it makes all tables alike.
+
+    Then the input has no shares, and nothing that it goes into could be computed again.
+    """
+    from test_mpc_party import Liar
+
+    layout = histogram()
+    inputs = inputs_of(layout, np.clip(VALUES, 2, 20))
+    committee = Committee(3, 1, layout)
+    committee.fill(inputs, skip=(0,))
+    good = committee.submission(0, inputs[0])
+    said = committee.submission(0, inputs[0], commitments=[*good.commitments[:2], bytes(32)])
+    assert [one.accept(said) for one in committee.mailboxes] == [""] * 3
+    received = committee.mailboxes[0].received
+    table = received.roster()
+    table[4] |= np.uint64(1 << 2)  # The third set holds the second and the third party.
+    received.roster = lambda: table  # type: ignore[method-assign]
+    machines: dict[NodeId, Any] = dict(parties_of(3, 1, committee.program(), session=SESSION))
+    if is_bent_later:
+        machines[NodeId("p1")] = Liar(machines[NodeId("p1")], 12, 1, two_faced=False)
+    decided = run(machines)
+    for name in (NodeId("p2"), NodeId("p3")):
+        outcome = decided[name]
+        if is_bent_later:
+            assert isinstance(outcome, Aborted)
+            assert outcome.culprits == ["p1"]
+            continue
+        assert outcome.result[2] == {"client 0": "unreadable"}
+        kept = inputs.copy()
+        kept[0] = -1
+        assert outcome.result[0] == in_the_clear(layout, kept)[0]
+
+
 def test_replayed_forged_and_misshapen_messages_are_refused() -> None:
     layout = histogram()
     committee = Committee(3, 1, layout)

@@ -249,9 +249,11 @@ def _agreed(
     table = mailbox.received.roster()
     digest = hashlib.sha256(octets_of(table)).digest()
     heard = yield Round(words_of(digest), label="roster digest")
-    if all(np.array_equal(one.shared, heard[0].shared) for one in heard):
-        # A seed that cannot be read shows in its readers' tables only, so there is none.
-        is_there: Mask = (table.reshape(-1, 5)[:, :4] != 0).any(axis=1)
+    entries = table.reshape(-1, 5)
+    # A seed that cannot be read shows in its readers' tables, and in those of who says it likewise.
+    is_same = all(np.array_equal(one.shared, heard[0].shared) for one in heard)
+    if is_same and not entries[:, 4].any():
+        is_there: Mask = (entries[:, :4] != 0).any(axis=1)
         flags.update({names[row]: "missing" for row in np.flatnonzero(~is_there)})
         return is_there
     chosen = yield from agree_on_submissions(mpc, mailbox, names, flags)

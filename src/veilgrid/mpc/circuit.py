@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from veilgrid.mpc.engine import Engine
 
 MASK_BITS: Final = 119
-"""Bits of each summand of a mask: 35 of them and the number stay below 2**126."""
+"""Bits of each summand of a short mask: 35 of them and the number stay below 2**126."""
 
 HIDING_BITS: Final = 40
-"""An opened masked number tells its secret with probability at most 2**-40."""
+"""A number opened behind a short mask tells its secret with probability at most 2**-40."""
+
+WHOLE: Final = np.uint64(2**63 - 1)
+"""High word of the largest summand of a mask that is uniform in the field."""
 
 COMPARABLE_BITS: Final = MASK_BITS - HIDING_BITS - 1
 
@@ -37,7 +40,7 @@ _HALF: Final = pow(2, -1, PRIME)
 class _Split:
     """A number as a sum: which set knows which summand (two words an element, low bits count).
 
-    The masks are integers of :data:`MASK_BITS` bits that were added before the opening.
+    The masks are the integers that were added before the opening.
     """
 
     summands: dict[tuple[int, ...], Words]
@@ -61,12 +64,42 @@ def magnitude_bits(x: Shares) -> int:
     return bits
 
 
-def _split(engine: "Engine", x: Shares, offset: int, shift: int) -> Steps[_Split]:
-    """Open ``x + offset`` masked; return summands of ``x + offset + shift`` modulo 2**119."""
-    source, count = engine.source, len(x)
+def spare_bits(engine: "Engine") -> int:
+    """Return how many places below a number take up how often its mask went round the field."""
+    return len(_all_sets(engine)).bit_length()
+
+
+def _split(engine: "Engine", x: Shares, offset: int) -> Steps[_Split]:
+    """Open ``x + offset``, which is 0 or more, behind a mask that is uniform in the field.
+
+    The summands add up to ``(x + offset) * 2**spare`` and a rest below ``2**spare``, modulo
+    ``2**127``: what they add up to in the field and as integers differs by multiples of the prime,
+    fewer than there are summands, and each takes one away from the low bits.
+    """
+    spare = spare_bits(engine)
+    lifted = (x + offset) * 2**spare + (2**spare - 1)
+    return (yield from _opened(engine, lifted, 0, WHOLE))
+
+
+def _split_short(engine: "Engine", x: Shares, offset: int, shift: int) -> Steps[_Split]:
+    """Open ``x + offset`` behind a short mask; the summands add up to it and ``shift`` exactly.
+
+    Such a mask hides numbers within their bounds only. With one false product a party could make
+    another as large as the field, and see what it was multiplied with: so all are verified now.
+    """
+    yield from engine.settle()
     top = np.uint64(2 ** (MASK_BITS - 64) - 1)
+    return (yield from _opened(engine, x + offset, len(_all_sets(engine)) - 1 + shift, top))
+
+
+def _opened(engine: "Engine", x: Shares, extra: int, top: np.uint64) -> Steps[_Split]:
+    """Open ``x`` masked; return summands of ``x + extra`` minus one for each but the first.
+
+    The high words of masks stay within ``top``.
+    """
+    source, count = engine.source, len(x)
     masks: dict[tuple[int, ...], Words] = {}
-    total = (x + offset).data
+    total = x.data
     for members in source.sets:
         raw = source.raw(members, 2 * count).reshape(count, 2).copy()
         raw[:, 1] &= top
@@ -74,8 +107,8 @@ def _split(engine: "Engine", x: Shares, offset: int, shift: int) -> Steps[_Split
         total = PRIME_FIELD.add(total, source.known(PRIME_FIELD, members, raw))
     revealed = yield from engine.reveal(total)
     everyone = _all_sets(engine)
-    extra = encode([len(everyone) - 1 + shift])
-    opened = PRIME_FIELD.from_words(PRIME_FIELD.add(revealed, np.repeat(extra, count, axis=0)))
+    more = np.repeat(encode([extra]), count, axis=0)
+    opened = PRIME_FIELD.from_words(PRIME_FIELD.add(revealed, more))
     summands: dict[tuple[int, ...], Words] = {}
     for members in source.sets:
         if members == everyone[0]:
@@ -169,8 +202,8 @@ def _ones(engine: "Engine", like: Words) -> Words:
 def negative_bits(engine: "Engine", x: Shares) -> Steps[Words]:
     """Return bit-sliced shares (word, 3) of whether each element is below zero [mpc 5.3]."""
     bits = magnitude_bits(x)
-    split = yield from _split(engine, x, 2**bits, 0)
-    return (yield from _top_bits(engine, split, bits))
+    split = yield from _split(engine, x, 2**bits)
+    return (yield from _top_bits(engine, split, bits + spare_bits(engine)))
 
 
 def _top_bits(engine: "Engine", split: _Split, bits: int, dropped: int = 0) -> Steps[Words]:
@@ -197,8 +230,9 @@ def open_negative(engine: "Engine", x: Shares, dropped: int) -> Steps[list[int]]
     half = len(_all_sets(engine)) * 2**dropped // 2 if dropped else 0
     bits = magnitude_bits(engine.wrap(x.data, x.bound + half))
     invariant(0 <= dropped < bits, "some bits are left to compare")
-    split = yield from _split(engine, x, 2**bits + half, 0)
-    top = yield from _top_bits(engine, split, bits, dropped)
+    split = yield from _split(engine, x, 2**bits + half)
+    spare = spare_bits(engine)
+    top = yield from _top_bits(engine, split, bits + spare, dropped + spare if dropped else 0)
     yield from engine.agree()
     opened = yield from engine.reveal_octal(top)
     return [int(bit) for bit in _binary.unpack(opened[:, 0].copy(), len(x))[:, 0]]
@@ -211,7 +245,7 @@ def truncate_nearly(engine: "Engine", x: Shares, shift: int) -> Steps[Shares]:
     """
     invariant(0 < shift <= COMPARABLE_BITS, "the number of dropped bits is in range")
     size = max(magnitude_bits(x), shift)
-    split = yield from _split(engine, x, 2**size, 0)
+    split = yield from _split_short(engine, x, 2**size, 0)
     sets = len(_all_sets(engine))
     total = [number >> shift for number in PRIME_FIELD.numbers(split.opened)]
     quotient = (engine.constant(total) - (2 ** (size - shift) + sets // 2)).data
@@ -254,7 +288,7 @@ def is_negative_anyhow(
     sets = len(_all_sets(engine))
     bits = MASK_BITS + sets.bit_length()
     (split, twins) = yield from together(
-        _split(engine, x.claim(honest_max), 2**bits, 0), twin_bits(engine, 1, len(x))
+        _split_short(engine, x.claim(honest_max), 2**bits, 0), twin_bits(engine, 1, len(x))
     )
     low, high = 2**bits - honest_max, 2**bits + sets * 2**MASK_BITS + honest_max
     inside = [low <= value < high for value in PRIME_FIELD.numbers(split.opened)]
@@ -265,7 +299,7 @@ def is_negative_anyhow(
 def zero_bits(engine: "Engine", x: Shares) -> Steps[Words]:
     """Return bit-sliced shares (word, 3) of whether each element is zero [mpc 5.4]."""
     bits = magnitude_bits(x)
-    split = yield from _split(engine, x, 2**bits, 2**bits - 1)
+    split = yield from _split_short(engine, x, 2**bits, 2**bits - 1)
     terms = _planes(engine, split, bits + 1)
     u, v = yield from save_carry(engine, terms)
     return (yield from all_ones(engine, u ^ v))
@@ -401,9 +435,10 @@ def is_zero(engine: "Engine", x: Shares) -> Steps[Shares]:
 
 def decompose_planes(engine: "Engine", x: Shares, bits: int) -> Steps[Words]:
     """Return the low ``bits`` bits of non-negative elements, bit-sliced (plane, word, 3)."""
-    size = max(magnitude_bits(x), bits)
-    split = yield from _split(engine, x, 2**size, 0)
-    return (yield from _add_all(engine, _planes(engine, split, bits)))
+    size, spare = max(magnitude_bits(x), bits), spare_bits(engine)
+    split = yield from _split(engine, x, 2**size)
+    total = yield from _add_all(engine, _planes(engine, split, spare + bits))
+    return total[spare:]
 
 
 def decompose(engine: "Engine", x: Shares, bits: int) -> Steps[list[Shares]]:
@@ -422,24 +457,25 @@ def truncate(engine: "Engine", x: Shares, shift: int) -> Steps[Shares]:
     known to the set that knows the summand.
     """
     invariant(0 < shift <= COMPARABLE_BITS, "the number of dropped bits is in range")
-    size = max(magnitude_bits(x), shift)
-    split = yield from _split(engine, x, 2**size, 0)
-    everyone = _all_sets(engine)
+    size, spare = max(magnitude_bits(x), shift), spare_bits(engine)
+    split = yield from _split(engine, x, 2**size)
+    everyone, places = _all_sets(engine), shift + spare
     extra = (len(everyone) - 1).bit_length()
     total, twins = yield from together(
-        _add_all(engine, _planes(engine, split, shift, extra)),
-        twin_bits(engine, extra, len(x)),
+        _add_all(engine, _planes(engine, split, places, extra)),
+        twin_bits(engine, spare + extra, len(x)),
     )
-    carries = yield from numbers_of(engine, total[shift:], len(x), twins)
+    chosen = np.concatenate([total[:spare], total[places:]])
+    numbers = yield from numbers_of(engine, chosen, len(x), twins)
     low = PRIME_FIELD.zeros(len(x))
-    keep = np.array([(2**shift - 1) & (2**64 - 1), (2**shift - 1) >> 64], np.uint64)
+    keep = np.array([(2**places - 1) & (2**64 - 1), (2**places - 1) >> 64], np.uint64)
     for members, summand in split.summands.items():
         low = PRIME_FIELD.add(low, engine.source.known(PRIME_FIELD, members, summand & keep))
-    for k in range(extra):
-        part = carries[k * len(x) : (k + 1) * len(x)]
-        low = PRIME_FIELD.subtract(low, (part * 2 ** (shift + k)).data)
-    shifted = PRIME_FIELD.subtract((x + 2**size).data, low)
-    inverse = PRIME_FIELD.vector([pow(2**shift, -1, PRIME)])
+    for k, place in enumerate([*range(spare), *range(places, places + extra)]):
+        part = numbers[k * len(x) : (k + 1) * len(x)]
+        low = PRIME_FIELD.subtract(low, (part * 2**place).data)
+    shifted = PRIME_FIELD.subtract(((x + 2**size) * 2**spare).data, low)
+    inverse = PRIME_FIELD.vector([pow(2**places, -1, PRIME)])
     quotient = engine.wrap(PRIME_FIELD.scale(inverse, shifted), 2 ** (size - shift + 1))
     moved: Shares = quotient - 2 ** (size - shift)
     return moved.claim((x.bound >> shift) + 1)

@@ -84,6 +84,7 @@ class Engine:
         self.deliveries: list[tuple[str, str, Words]] = []
         self.kept: dict[str, Shares] = {}
         self._pending = {"products": 0, "gates": 0}
+        self._running = 0
         self._agreed = b""
         self._weights = {
             field.name: field.vector([weights(field, self.n)[self.me - 1]])
@@ -353,8 +354,23 @@ class Engine:
         self._pending = {"products": 0, "gates": 0}
         is_due = bool(products or gates)
         if is_due:
+            self._running += 1
             yield from verify_all(self, products, gates, *last)
+            self._running -= 1
         return is_due
+
+    def settle(self) -> Steps[None]:
+        """Verify all that is pending, here and side by side: numbers are within their bounds."""
+        yield from self.check()
+        yield from self._others()
+
+    def _others(self) -> Steps[bool]:
+        """Wait for checks that were begun side by side with this: they took what was pending."""
+        has_waited = False
+        while self._running:
+            has_waited = True
+            yield Round(EMPTY, label="wait")
+        return has_waited
 
     def agree(self) -> Steps[None]:
         """Verify what is pending, and that all parties heard the same [mpc 6.4].
@@ -362,7 +378,8 @@ class Engine:
         What is known to be the same already takes no round.
         """
         has_compared = yield from self.check(self._compare())
-        if not has_compared and not self._is_agreed:
+        has_waited = yield from self._others()
+        if (has_waited or not has_compared) and not self._is_agreed:
             yield from self._compare()
 
     def _compare(self) -> Steps[None]:

@@ -39,7 +39,7 @@ class Masks:
     total : (64 word, 2)
         Shares of the masks in the prime field.
     top : (word, 3)
-        Bit number ``bits`` of the masks.
+        Of the masks, the bit that stands above the number and its spare places.
     products : (7, group, word, 3)
         Bits 0, 1, 2 of each group, then their products 01, 02, 12, 012.
     """
@@ -63,18 +63,18 @@ class Masks:
 def prepare(engine: "Engine", sizes: Sequence[int], bits: int) -> Steps[list[Masks]]:
     """Make masks for comparisons of ``sizes`` numbers each, of up to ``bits`` bits."""
     words = [(size + 63) // 64 for size in sizes]
-    width = sum(words)
-    total, terms = _draw(engine, width, bits + 1)
+    width, top = sum(words), bits + circuit.spare_bits(engine)
+    total, terms = _draw(engine, width, top + 1)
     u, v = yield from circuit.save_carry(engine, terms)
     planes = yield from _ripple(engine, u, v)
-    low = np.zeros((-(-bits // _GROUP) * _GROUP, width, 3), np.uint64)
-    low[:bits] = planes[:bits]
+    low = np.zeros((-(-top // _GROUP) * _GROUP, width, 3), np.uint64)
+    low[:top] = planes[:top]
     r0, r1, r2 = (low[k::_GROUP] for k in range(_GROUP))
     pairs = yield from engine.both(np.concatenate([r0, r0, r1]), np.concatenate([r1, r2, r2]))
     groups = r0.shape[0]
     triple = yield from engine.both(pairs[:groups], r2)
     products = np.stack([r0, r1, r2, *np.split(pairs, 3), triple])
-    masks = Masks(bits, total, planes[bits], products)
+    masks = Masks(bits, total, planes[top], products)
     starts = np.cumsum([0, *words])
     return [masks.part(int(start), count) for start, count in zip(starts, words, strict=False)]
 
@@ -89,7 +89,7 @@ def _draw(engine: "Engine", width: int, planes: int) -> tuple[Words, list[Words]
         bits = nothing
         if members in source.sets:
             raw = source.raw(members, 2 * count).reshape(count, 2).copy()
-            raw[:, 1] &= np.uint64(2 ** (circuit.MASK_BITS - 64) - 1)
+            raw[:, 1] &= circuit.WHOLE
             total = PRIME_FIELD.add(total, source.known(PRIME_FIELD, members, raw))
             bits = _binary.slice_bits(raw, 0, planes)
         terms.append(source.known_octal(members, bits))
@@ -109,9 +109,13 @@ def _ripple(engine: "Engine", u: Words, v: Words) -> Steps[Words]:
 
 def negative_bits(engine: "Engine", x: Shares, masks: Masks) -> Steps[Words]:
     """Return bit-sliced shares (word, 3) of whether each element is below zero."""
-    bits, count = masks.bits, len(x)
-    invariant(circuit.magnitude_bits(x) <= bits, "the masks were made for numbers of this size")
-    shifted = (x + 2**bits).data
+    count, spare = len(x), circuit.spare_bits(engine)
+    invariant(
+        circuit.magnitude_bits(x) <= masks.bits, "the masks were made for numbers of this size"
+    )
+    bits = masks.bits + spare
+    # How often number and mask went round the field is added to the places that are spare.
+    shifted = ((x + 2**masks.bits) * 2**spare).data
     opened = yield from engine.reveal(PRIME_FIELD.add(shifted, masks.total[:count]))
     groups = masks.products.shape[1]
     public = np.zeros((_GROUP * groups, masks.top.shape[0]), np.uint64)
