@@ -164,6 +164,33 @@ def test_a_bent_gate_is_found_before_a_short_mask_opens(monkeypatch: pytest.Monk
     assert len(bent.seen) == 2  # Of the first truncation alone, read in two ways.
 
 
+@pytest.mark.parametrize("is_forced", [False, True])
+@pytest.mark.parametrize("function", [equal_to_zero, nearly_divided, of_any_size])
+def test_digests_are_compared_before_a_short_mask_opens(
+    function: Callable[..., Any], is_forced: bool
+) -> None:
+    """Who tells one party its part of a product, and hears the coin, can suit another's to it.
+
+    Errors in two products that cancel under the coin pass the check.
+    """
+
+    def whole(mpc: Engine, x: Shares) -> Any:
+        square = yield from mpc.multiply(x, x)
+        if is_forced:
+            yield from mpc.check()
+        yield from function(mpc, square.claim(BOUND))
+
+    engines = engines_of(Bent)
+    bent = engines[0]
+    assert isinstance(bent, Bent)
+    bent.by = 0
+    for number, engine in enumerate(engines):
+        engine.digest = bytes([number] * 32).__bytes__
+    with pytest.raises(CheckFailed, match="did not hear the same"):
+        lockstep(shared(engines, whole))
+    assert bent.seen == []
+
+
 def engines_of(first: type[Engine]) -> list[Engine]:
     keys = derive_keys(3, 1, b"hiding")
     kinds = [first, Engine, Engine]

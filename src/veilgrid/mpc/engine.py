@@ -85,6 +85,7 @@ class Engine:
         self.kept: dict[str, Shares] = {}
         self._pending = {"products": 0, "gates": 0}
         self._running = 0
+        self._is_settled = True
         self._agreed = b""
         self._weights = {
             field.name: field.vector([weights(field, self.n)[self.me - 1]])
@@ -355,14 +356,19 @@ class Engine:
         is_due = bool(products or gates)
         if is_due:
             self._running += 1
+            self._is_settled = False
             yield from verify_all(self, products, gates, *last)
             self._running -= 1
         return is_due
 
     def settle(self) -> Steps[None]:
-        """Verify all that is pending, here and side by side: numbers are within their bounds."""
-        yield from self.check()
-        yield from self._others()
+        """Verify all multiplications, if there were any: numbers are then within their bounds.
+
+        What was said has to be the same, too: who hears the coin from one party before it tells
+        another its part of a product can make that one's check pass.
+        """
+        if self.products or self.gates or self._running or not self._is_settled:
+            yield from self.agree()
 
     def _others(self) -> Steps[bool]:
         """Wait for checks that were begun side by side with this: they took what was pending."""
@@ -389,6 +395,8 @@ class Engine:
         if any(not np.array_equal(one.shared, own) for one in heard):
             raise CheckFailed("the parties did not hear the same")
         self._agreed = self.digest()
+        # The check that this ends is one; of another that still runs more is to be compared.
+        self._is_settled = self._running <= 1
 
     @property
     def _is_agreed(self) -> bool:
