@@ -356,3 +356,19 @@ def test_a_bent_gate_or_share_opens_no_sign(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Engine, "reveal_octal", bent_share)
     with pytest.raises(CheckFailed, match="contradict"):
         on_shares(3, 1, signs(0), [5, -5])
+
+
+@pytest.mark.parametrize(("n", "degree"), SIZES)
+def test_nothing_at_all_is_compared_and_divided_like_anything_else(n: int, degree: int) -> None:
+    """A vector may be empty, say of the inputs that are left; its check has nothing to fold."""
+
+    def function(mpc: Any, x: Shares) -> Any:
+        none = x[:0]
+        below = yield from mpc.is_negative(none)
+        same = yield from mpc.is_zero(none)
+        shorter = yield from mpc.truncate(none, 3)
+        opened = yield from mpc.open(concatenate([below, same, shorter]))
+        signs = yield from mpc.open_negative(none)
+        return opened, signs
+
+    assert on_shares(n, degree, function, [1]) == ([], [])

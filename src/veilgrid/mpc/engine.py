@@ -350,8 +350,9 @@ class Engine:
         """Verify every multiplication since the last check [mpc 6]; ``last`` goes with its end."""
         from veilgrid.mpc.verify import verify_all
 
-        products, self.products = self.products, []
-        gates, self.gates = self.gates, []
+        products = [claim for claim in self.products if len(claim[2])]
+        gates = [claim for claim in self.gates if len(claim[2])]
+        self.products, self.gates = [], []
         self._pending = {"products": 0, "gates": 0}
         is_due = bool(products or gates)
         if is_due:
