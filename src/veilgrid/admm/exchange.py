@@ -338,8 +338,10 @@ class Coordinator:
     def _tighten(self, previous: NetworkTarget) -> None:
         """Set the distance kept from limits where that is due."""
         paid = previous.price * previous.target_p.sum(axis=0)
-        cost = self._own_cost + float(paid.sum())
-        scale = max(abs(cost), SCALE_LEAST * float(np.abs(paid).sum()))
+        bought = float(paid.sum())
+        # The gap is relative to the whole cost; a distance that is smaller still takes fewer steps.
+        scale = min(abs(bought), abs(self._own_cost + bought))
+        scale = max(scale, SCALE_LEAST * float(np.abs(paid).sum()))
         budget = self.settings.inner_share * self.settings.gap_max * scale
         if is_tightened(self._offers, self.network.inner_cost, budget):
             self.network.tighten(budget)

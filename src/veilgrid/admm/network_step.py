@@ -21,7 +21,7 @@ Mask = NDArray[np.bool_]
 EXCESS_TOLERANCE = 1e-10
 """Per-unit; rows exceeded by less are kept."""
 
-INNER_MAX = 2.0**-10
+INNER_MAX = 2.0**-7
 """Per-unit; no larger distance is kept from limits, however little rows weigh."""
 
 
