@@ -11,7 +11,7 @@ from veilgrid.grid.day import Day
 from veilgrid.grid.lindistflow import Limits
 from veilgrid.machine import NodeId
 from veilgrid.node.namespaces import apart
-from veilgrid.roles.sealed.keys import SITES
+from veilgrid.roles.sealed.keys import PAYER_NODE, SITES
 
 DELAY_MAX_MS = 2000.0
 """Longer round trips meet the patience of parties and sites, which then ask again."""
@@ -84,10 +84,9 @@ def check_model(
     timeout_s
         For a run.
     """
-    nodes = [*(NodeId(f"party-{k}") for k in range(1, parties + 1)), SITES]
     rows, before = [], _run(day, parties, timeout_s, None).seconds
     for round_trip_ms in round_trips_ms:
-        found, told = _apart(day, nodes, round_trip_ms, by=by, timeout_s=timeout_s)
+        found, told = _apart(day, parties, round_trip_ms, by=by, timeout_s=timeout_s)
         after = _run(day, parties, timeout_s, None).seconds
         rows.append(_row(len(day.sites), (before, after), found, told))
         click.echo(
@@ -112,12 +111,13 @@ def _run(day: Day, parties: int, timeout_s: float, wiring: Any) -> SealedRun:
 
 
 def _apart(
-    day: Day, nodes: list[NodeId], round_trip_ms: float, *, by: str, timeout_s: float
+    day: Day, parties: int, round_trip_ms: float, *, by: str, timeout_s: float
 ) -> tuple[SealedRun, Row]:
+    nodes = [*(NodeId(f"party-{k}") for k in range(1, parties + 1)), SITES, PAYER_NODE]
     with apart(by, nodes, round_trip_ms / 2e3) as wiring:
         found_ms = wiring.round_trip_s() * 1e3
         told: Row = {"delay_ms": round_trip_ms, "round_trip_ms": found_ms, "by": wiring.what}
-        run = _run(day, len(nodes) - 1, timeout_s, wiring)
+        run = _run(day, parties, timeout_s, wiring)
     if run.trips == 0:
         raise RunAborted("the day ended without a message")
     return run, told
