@@ -97,7 +97,7 @@ def test_a_sealed_day_takes_as_long_as_the_model_says(by: str) -> None:
     whole = small(2)
     kept = tuple(one for one in whole.devices if one.name in ("sun", "oil"))
     day = replace(whole, devices=kept).day()
-    with kept_apart(by, [], 0.0):
+    with kept_apart(by, ["a", "b"], 0.0):
         pass
     rows = check_model(day, parties=3, round_trips_ms=(20.0,), by=by, timeout_s=120.0)
     [row] = rows
