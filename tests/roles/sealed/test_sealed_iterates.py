@@ -81,7 +81,7 @@ def test_prices_are_those_of_the_plain_step_in_every_iteration(
 ) -> None:
     """With limits that bind, a refused plan, narrowed limits and penalties that change."""
     monkeypatch.setattr(Course, "looks", property(lambda _: EVERYTHING))
-    group = compared(small(2, rating=0.55, low=0.97).day())
+    group = compared(small(2, rating=0.5, low=0.98).day())
     assert group.course.status == "converged"
     assert group.course.refused
     assert len(group.errors) > 20
