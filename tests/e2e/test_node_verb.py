@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,35 @@ class Crew:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.homes: dict[str, Path] = {}
         self.running: dict[str, subprocess.Popen[str]] = {}
 
+    def part(self, nodes: Sequence[str]) -> None:
+        """Give each process a folder of its own with what its host needs, as on several hosts."""
+        whole = self.folder.with_name("whole")
+        self.folder.rename(whole)
+        self.folder.mkdir()
+        for node in nodes:
+            home = self.homes[node] = self.folder / "hosts" / node
+            shutil.copytree(
+                whole, home, ignore=shutil.ignore_patterns("keys", "authority", "sites")
+            )
+            shutil.rmtree(home / "nodes")
+            own = [f"nodes/{node}.toml", "keys/software.root", f"sites/{node}"]
+            own += [str(key.relative_to(whole)) for key in (whole / "keys").glob(f"{node}.*")]
+            for name in own:
+                (home / name).parent.mkdir(exist_ok=True)
+                if (whole / name).is_dir():
+                    shutil.copytree(whole / name, home / name)
+                elif (whole / name).exists():
+                    shutil.copy2(whole / name, home / name)
+        shutil.rmtree(whole)
+
     def start(self, node: str, *options: str) -> None:
+        home = self.homes.get(node, self.folder)
         with (self.folder / f"{node}.log").open("a") as log:
             self.running[node] = subprocess.Popen(
-                [*COMMAND, "node", str(self.folder / "nodes" / f"{node}.toml"), *options],
+                [*COMMAND, "node", str(home / "nodes" / f"{node}.toml"), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -141,12 +166,19 @@ def test_a_sealed_day_from_files_goes_on_after_kill_9_and_is_recorded(
 ) -> None:
     """Nobody is named or left out: a site that restarts is not one that refuses."""
     nodes = scaffolded(crew, "--sites", "2", "--scheme", "sealed", "--validators", "4")
+    shutil.rmtree(tmp_path / "small")  # Nobody has it: each reads the register and its own sites.
+    bid = crew.folder / "sites" / "site-2" / "devices.csv"
+    assert bid.read_text().count(",50,60,") == 1
+    bid.write_text(bid.read_text().replace(",50,60,", ",30,60,"))  # Its owner's secret.
+    crew.part(nodes)
+    assert not list(crew.homes["party-1"].glob("sites/**/*.csv"))
+    assert [path.name for path in crew.homes["site-1"].glob("sites/*")] == ["site-1"]
     assert [node for node in nodes if node.startswith("party")] == ["party-1", "party-2", "party-3"]
     options = ("--once", "--linger", "2", "--out", str(tmp_path / "out"))
     for node in nodes:
         crew.start(node, *options)
     crew.wait_for("site-1", "the day begins")
-    journal = crew.folder / "state" / "site-1" / "small.journal"
+    journal = crew.homes["site-1"] / "state" / "site-1" / "small.journal"
     deadline = time.monotonic() + TOTAL_S
     while journal.stat().st_size < 150:  # It says that it takes part before it says anything.
         assert time.monotonic() < deadline
@@ -159,7 +191,9 @@ def test_a_sealed_day_from_files_goes_on_after_kill_9_and_is_recorded(
     codes = crew.ended()
     assert codes == dict.fromkeys(codes, 0), crew.log("party-1")
     assert "the day goes on" in crew.log("site-1")
-    day = small_day()
+    devices: tuple[Any, ...] = small_scenario().devices
+    bid_devices = (devices[0], replace(devices[1], cost_linear=30.0))
+    day = replace(small_scenario(), devices=bid_devices).day()
     told = [json.loads((tmp_path / "out" / f"site-{n}.json").read_text()) for n in (1, 2)]
     assert {one["status"] for one in told} == {"converged"}
     sites = [site for one in told for site in one["sites"]]

@@ -68,6 +68,11 @@ def init(
         advice = "name a file elsewhere with --software-root"
         raise InputError([Finding("--seal", problem, advice)])
     found = open_scenario(scenario)
+    register = b""
+    if scheme == "sealed":
+        from veilgrid.roles.sealed.register_file import Registered
+
+        register = Registered.of(found).octets()
     plan = scaffold.Plan(
         name=name or folder.absolute().name,
         scenario=_reference(scenario, folder),
@@ -80,6 +85,8 @@ def init(
         is_software_accepted=not production,
         software_root=software_root,
         is_sealed=seal,
+        register=register,
+        data_of=lambda buses: found.own_part(buses).files(),
     )
     processes = scaffold.create(folder, plan)
     if as_json:

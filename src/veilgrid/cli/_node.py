@@ -15,7 +15,6 @@ from veilgrid.node.driver import run_guarded
 from veilgrid.node.hosted import Manners, Part, serve
 from veilgrid.node.member import until_fatal
 from veilgrid.node.settings import Settings, read_settings
-from veilgrid.report.folders import open_scenario
 from veilgrid.roles.ledger_message import DayResult, StepEnded
 from veilgrid.roles.sealed.record import is_sound
 
@@ -52,11 +51,9 @@ def node(
     logging.getLogger("veilgrid.node.transport").setLevel(logging.ERROR)
     _check(wait_s, linger_s)
     settings = read_settings(config)
-    scenario = open_scenario(settings.scenario)
-    day = scenario.day()
     from veilgrid.cli._part import work_of
 
-    work = work_of(settings, day, scenario.network.base_mva)
+    work = work_of(settings)
     tale = _Tale(work.part, as_json)
 
     async def main() -> int:

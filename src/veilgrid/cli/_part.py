@@ -17,6 +17,7 @@ from veilgrid.node.attest.day import attested
 from veilgrid.node.attest.software import SoftwareProvider
 from veilgrid.node.hosted import Part
 from veilgrid.node.settings import SCHEMES, ProcessEntry, Settings
+from veilgrid.report.folders import open_scenario
 from veilgrid.roles import ledger_message
 from veilgrid.roles.ledger_day import (
     build_group,
@@ -53,41 +54,56 @@ class Work:
     machines: list[Machine] = field(default_factory=list)
 
 
-def work_of(settings: Settings, day: Day, base_mva: float) -> Work:
-    """Return what a process does.
+def work_of(settings: Settings) -> Work:
+    """Read what the process may know of the day, and return what it does.
 
     Raises
     ------
     InputError
-        All that is wrong between the directory and the scenario.
+        All that is wrong with the scenario, or between it and the directory.
     SetupError
-        The scheme of the deployment has nothing to do for this role.
+        The scheme of the deployment has nothing to do for this role, or a file cannot be read.
     """
-    findings = list(_findings(settings, day))
+    if settings.deployment.scheme == "sealed":
+        from veilgrid.cli._part_sealed import sealed
+
+        return sealed(settings)
+    scenario = open_scenario(settings.scenario)
+    return _masked(settings, scenario.day(), scenario.network.base_mva)
+
+
+def check(
+    settings: Settings, names: Sequence[str], roles: frozenset[str], *, is_flexible: bool
+) -> None:
+    """Refuse a directory that does not fit the buses of its day, and roles without work.
+
+    Raises
+    ------
+    InputError
+        All that does not fit.
+    SetupError
+        The scheme has nothing to do for this process.
+    """
+    findings = list(_findings(settings, names))
+    if not is_flexible:
+        problem = "no site has a choice"
+        findings.append(Finding(settings.deployment.scenario, problem, "there is nothing to plan"))
     if findings:
         raise InputError(findings)
     scheme, role = settings.deployment.scheme, settings.me.role
-    roles = _MASKED_ROLES if scheme == "masked" else SEALED_ROLES
     if role not in roles:
         raise SetupError(
             f"a {scheme} day has nothing to do for a process of role {role}: "
             f"it is run by processes of role {', '.join(sorted(roles))}"
         )
-    if scheme == "masked":
-        return _masked(settings, day, base_mva)
-    from veilgrid.cli._part_sealed import sealed
-
-    return sealed(settings, day, base_mva)
 
 
-def _findings(settings: Settings, day: Day) -> Iterator[Finding]:
-    """Yield what does not fit between the directory and the scenario."""
+def _findings(settings: Settings, names: Sequence[str]) -> Iterator[Finding]:
     where, deployment = str(settings.deployment_path), settings.deployment
     if deployment.scheme not in SCHEMES:
         problem = f"is {deployment.scheme!r}"
         yield Finding(f"{where}, key scheme", problem, f"one of {', '.join(SCHEMES)}")
     owned = {bus for one in deployment.process for bus in one.buses}
-    names = [str(site.name) for site in day.sites]
     for bus in sorted(owned - set(names)):
         problem = f"bus {bus} is not in scenario {deployment.scenario}"
         yield Finding(f"{where}, key buses", problem, "make the folder anew with `veilgrid init`")
@@ -100,8 +116,6 @@ def _findings(settings: Settings, day: Day) -> Iterator[Finding]:
         if role not in present:
             problem = f"no process of role {role}, which a {deployment.scheme} day needs"
             yield Finding(where, problem, "make the folder anew with `veilgrid init`")
-    if not day.flexible:
-        yield Finding(deployment.scenario, "no site has a choice", "there is nothing to plan")
 
 
 def names_of(settings: Settings, role: str) -> tuple[str, ...]:
@@ -118,15 +132,20 @@ def _key(one: ProcessEntry) -> bytes:
     return bytes.fromhex(one.verify_key)
 
 
-def agreement_in(settings: Settings, day: Day) -> Agreement:
-    """Return who takes part in a day on a ledger; the same from every process's files."""
+def agreement_in(
+    settings: Settings, name: str, buses: Sequence[str], flexible: Sequence[int]
+) -> Agreement:
+    """Return who takes part in a day on a ledger; the same from every process's files.
+
+    ``flexible`` are the numbers of the buses with a choice.
+    """
     return Agreement(
-        day=day_of(settings, day),
+        day=day_of(settings, name),
         operator=names_of(settings, "operator")[0],
         validators=names_of(settings, "validator"),
         workers=names_of(settings, "worker"),
-        buses=tuple(str(site.name) for site in day.sites),
-        flexible=tuple(day.flexible),
+        buses=tuple(buses),
+        flexible=tuple(flexible),
         groups=groups_of(settings),
         keys={one.node: _key(one) for one in settings.deployment.process},
         is_attested=settings.deployment.attested,
@@ -151,7 +170,9 @@ def provider_of(settings: Settings) -> SoftwareProvider:
 
 
 def _masked(settings: Settings, day: Day, base_mva: float) -> Work:
-    agreement, limits = agreement_in(settings, day), Limits.of(day.network)
+    buses, limits = [str(site.name) for site in day.sites], Limits.of(day.network)
+    check(settings, buses, _MASKED_ROLES, is_flexible=bool(day.flexible))
+    agreement = agreement_in(settings, day.name, buses, day.flexible)
     me, role, signer = settings.node, settings.me.role, settings.signer()
     held: list[Machine] = []
 
@@ -235,13 +256,13 @@ def planned(
     return told
 
 
-def day_of(settings: Settings, day: Day) -> str:
+def day_of(settings: Settings, name: str) -> str:
     """Return the name of this run of a day."""
     run = settings.deployment.run
-    return day.name if run == 1 else f"{day.name} run {run}"
+    return name if run == 1 else f"{name} run {run}"
 
 
-def session_of(settings: Settings, day: Day) -> bytes:
+def session_of(settings: Settings, name: str) -> bytes:
     """Return a name of the day that binds who takes part, from the directory alone."""
     digest = hashlib.sha256(settings.deployment_path.read_bytes()).hexdigest()
-    return f"{day_of(settings, day)} {digest}".encode()
+    return f"{day_of(settings, name)} {digest}".encode()

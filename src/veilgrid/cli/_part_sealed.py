@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from nacl.signing import SigningKey, VerifyKey
 
+from veilgrid.cli._known import Known, known_of
 from veilgrid.cli._part import (
     SEALED_ROLES,
     Work,
+    check,
     day_of,
     groups_of,
     names_of,
@@ -19,9 +21,6 @@ from veilgrid.cli._part import (
     session_of,
 )
 from veilgrid.cli._part import agreement_in as ledger_agreement_in
-from veilgrid.grid.day import Day
-from veilgrid.grid.lindistflow import Limits
-from veilgrid.grid.site import Site
 from veilgrid.machine import Machine, NodeId
 from veilgrid.node.attest.admission import PolicyAssessor, quote_by
 from veilgrid.node.attest.day import attested
@@ -32,7 +31,6 @@ from veilgrid.roles.ledger_message import Seated
 from veilgrid.roles.ledger_validator import Validator
 from veilgrid.roles.sealed import message
 from veilgrid.roles.sealed.admission import Admitting, asked_of
-from veilgrid.roles.sealed.day import SETTINGS, PublicDay, costs_alone
 from veilgrid.roles.sealed.keys import SiteKeys
 from veilgrid.roles.sealed.ledger import (
     RecordingSites,
@@ -69,15 +67,15 @@ def box_of(verify_key: bytes) -> bytes:
     return bytes(VerifyKey(verify_key).to_curve25519_public_key())
 
 
-def agreement_in(settings: Settings, day: Day) -> Agreement:
+def agreement_in(settings: Settings, known: Known) -> Agreement:
     """Return who takes part in a sealed day; the same from every process's files."""
     keys = {one.node: bytes.fromhex(one.verify_key) for one in settings.deployment.process}
     groups, parties = groups_of(settings), names_of(settings, "party")
-    homes = {bus: groups[str(site.name)] for bus, site in enumerate(day.sites)}
+    homes = {bus: groups[name] for bus, name in enumerate(known.buses)}
     degree = settings.deployment.degree
     payer = next(iter(names_of(settings, "operator")), None)
     return Agreement(
-        session_of(settings, day),
+        session_of(settings, known.day),
         tuple(NodeId(name) for name in parties),
         (len(parties) - 1) // 2 if degree is None else degree,
         tuple(box_of(keys[name]) for name in parties),
@@ -88,17 +86,16 @@ def agreement_in(settings: Settings, day: Day) -> Agreement:
     )
 
 
-def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
+def sealed(settings: Settings) -> Work:
     """Return what a process does on a sealed day, by its role."""
-    agreement, ledger = agreement_in(settings, day), _ledger_in(settings, day)
+    known = known_of(settings)
+    check(settings, known.buses, SEALED_ROLES, is_flexible=bool(known.public.flexible))
+    agreement, ledger = agreement_in(settings, known), _ledger_in(settings, known)
     if settings.me.role == "operator":
-        return _operator(settings, day, agreement, ledger)
+        return _operator(settings, known, agreement, ledger)
     if settings.me.role == "validator":
-        return _validator(settings, day, agreement)
-    public = PublicDay.of(day, Limits.of(day.network), SETTINGS)
+        return _validator(settings, known, agreement)
     is_site = settings.me.role == "site"
-    alone = costs_alone(day) if is_site else {}
-    own = [bus for bus, home in agreement.groups.items() if home == settings.node]
     ended: list[SiteOutcome] = []
 
     def build(records: Sequence[Any]) -> Machine:
@@ -111,11 +108,10 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
 
     def plain(records: Sequence[Any]) -> Machine:
         if not is_site:
-            party = _party(settings, agreement, public, records)
+            party = _party(settings, agreement, known, records)
             return party if ledger is None else TellingParty(party, ledger)
         held = [record for record in records if not isinstance(record, Seated)]
-        sites = {bus: day.sites[bus] for bus in own}
-        group = _sites(settings, agreement, public, sites, alone, held)
+        group = _sites(settings, agreement, known, held)
         if ledger is None:
             return group
         return RecordingSites(settings.node, group, ledger, settings.signer(), records)
@@ -128,7 +124,7 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
         return isinstance(outcome, SiteOutcome | DayEnded)
 
     part = Part(
-        day=day_of(settings, day),
+        day=day_of(settings, known.day),
         messages=WIRE,
         records=_records(is_site=is_site, is_recorded=ledger is not None),
         build=build,
@@ -144,15 +140,15 @@ def sealed(settings: Settings, day: Day, base_mva: float) -> Work:
         found = ended[-1]
         return [
             planned(
-                day.sites[bus],
+                site,
                 np.frombuffer(found.setpoints[bus], "<f8")
                 if bus in found.setpoints
-                else day.sites[bus].uncontrolled,
-                base_mva,
+                else site.uncontrolled,
+                known.registered.base_mva,
                 payment=found.payments.get(bus),
-                cost_alone=alone[bus],
+                cost_alone=known.alone[bus],
             )
-            for bus in own
+            for bus, site in known.sites.items()
         ]
 
     return Work(part, plan=plan if is_site else list)
@@ -169,9 +165,11 @@ def _records(*, is_site: bool, is_recorded: bool) -> Any:
     return SEATED_RECORDS if is_recorded else SiteRecord
 
 
-def _ledger_in(settings: Settings, day: Day) -> ledger_seat.Agreement | None:
+def _ledger_in(settings: Settings, known: Known) -> ledger_seat.Agreement | None:
     """Return who keeps the ledger of a sealed day; None if the deployment has none."""
-    return ledger_agreement_in(settings, day) if names_of(settings, "validator") else None
+    if not names_of(settings, "validator"):
+        return None
+    return ledger_agreement_in(settings, known.day, known.buses, known.public.flexible)
 
 
 def _evidenced(settings: Settings, machine: Machine, ledger: ledger_seat.Agreement) -> Machine:
@@ -197,12 +195,12 @@ def _admitting(settings: Settings, machine: Machine) -> Machine:
 
 
 def _party(
-    settings: Settings, agreement: Agreement, public: PublicDay, records: Sequence[Any]
+    settings: Settings, agreement: Agreement, known: Known, records: Sequence[Any]
 ) -> SealedParty:
     from veilgrid.mpc.workload import warm_up
 
     warm_up()
-    signer = settings.signer()
+    signer, public = settings.signer(), known.public
     return SealedParty(
         settings.node,
         agreement,
@@ -223,22 +221,17 @@ def _party(
 
 
 def _sites(
-    settings: Settings,
-    agreement: Agreement,
-    public: PublicDay,
-    sites: dict[int, Site],
-    alone: dict[int, float],
-    records: Sequence[Any],
+    settings: Settings, agreement: Agreement, known: Known, records: Sequence[Any]
 ) -> SiteGroup:
     signer = settings.signer()
     keys = SiteKeys(signer, box_key_of(signer))
     return SiteGroup(
         settings.node,
         agreement,
-        public.course(),
-        sites,
-        {bus: alone[bus] for bus in sites},
-        keys=dict.fromkeys(sites, keys),
+        known.public.course(),
+        known.sites,
+        known.alone,
+        keys=dict.fromkeys(known.sites, keys),
         randomness=SystemRandomness(),
         executor=ThreadPoolExecutor(2),
         records=records,
@@ -246,10 +239,10 @@ def _sites(
 
 
 def _operator(
-    settings: Settings, day: Day, agreement: Agreement, ledger: ledger_seat.Agreement | None
+    settings: Settings, known: Known, agreement: Agreement, ledger: ledger_seat.Agreement | None
 ) -> Work:
     """Return what the operator does: it hears all payments, and proposes what is recorded."""
-    unit = PublicDay.of(day, Limits.of(day.network), SETTINGS).register.unit
+    unit = known.public.register.unit
     signer, me, held = settings.signer(), settings.node, list[PayingOperator | Payer]()
 
     def build(records: Sequence[Any]) -> Machine:
@@ -271,14 +264,12 @@ def _operator(
         if isinstance(machine, PayingOperator):
             return machine.accounts()
         payments = machine.collected.payments if machine.collected else {}
-        return [
-            {"site": str(day.sites[bus].name), "payment": paid} for bus, paid in payments.items()
-        ]
+        return [{"site": known.buses[bus], "payment": paid} for bus, paid in payments.items()]
 
     last = Collected if ledger is None else Recorded
     quorum = ("party", len(agreement.parties))
     part = Part(
-        day=day_of(settings, day),
+        day=day_of(settings, known.day),
         messages=WIRE,
         records=PayerRecord if ledger is None else LEDGER_JOURNAL,
         build=build,
@@ -292,10 +283,10 @@ def _operator(
     return Work(part, plan=plan)
 
 
-def _validator(settings: Settings, day: Day, agreement: Agreement) -> Work:
+def _validator(settings: Settings, known: Known, agreement: Agreement) -> Work:
     """Return what a validator of a sealed day's ledger does."""
-    ledger = ledger_agreement_in(settings, day)
-    public = PublicDay.of(day, Limits.of(day.network), SETTINGS)
+    ledger = ledger_agreement_in(settings, known.day, known.buses, known.public.flexible)
+    public = known.public
     signer, me, exports = settings.signer(), settings.node, list[bytes]()
 
     def build(records: Sequence[Any]) -> Machine:

@@ -5,9 +5,11 @@ with ``joinpath(name)`` whose result can read or write bytes, e.g. ``pathlib.Pat
 ``importlib.resources.files`` returns.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from veilgrid.errors import Finding, ScenarioError
 from veilgrid.grid._read import FILES, read_files
@@ -158,6 +160,20 @@ class Scenario:
         from veilgrid.grid._tables import tables_of_files
 
         return tables_of_files(self.files())
+
+    def own_part(self, buses: Collection[str]) -> "Scenario":
+        """Return what the owner of these buses needs: their devices and loads, nobody else's.
+
+        Network, horizon and tariff stay; loads of other buses are zero.
+        """
+        is_own = np.array([bus.name in buses for bus in self.network.buses])[:, np.newaxis]
+        return replace(
+            self,
+            devices=tuple(device for device in self.devices if device.bus in buses),
+            load_p_mw=np.where(is_own, self.load_p_mw, 0.0),
+            load_q_mvar=np.where(is_own, self.load_q_mvar, 0.0),
+            remarks=(),
+        )
 
     def day(self) -> Day:
         """Convert to what the algorithms work on, per-unit."""

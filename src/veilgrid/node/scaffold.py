@@ -1,10 +1,11 @@
 """The folder of a new deployment: directory, files of its processes, keys, policy [node 11]."""
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -16,7 +17,7 @@ import msgspec
 from veilgrid.errors import Finding, InputError, SetupError
 from veilgrid.node.attest.policy import POLICY_HEAD, development_policy
 from veilgrid.node.attest.software import SoftwareProvider
-from veilgrid.node.certificate import VALID_DAYS, Authority, write_private
+from veilgrid.node.certificate import VALID_DAYS, Authority, write_private, write_public
 from veilgrid.node.keys import KeyFolder
 from veilgrid.node.settings import (
     DEPLOYMENT,
@@ -31,6 +32,8 @@ from veilgrid.node.settings import (
 
 _PORT_MAX: Final = 65_535
 _ROOT: Final = "keys/software.root"
+_REGISTER: Final = "register.day"
+_DATA: Final = "sites"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,10 @@ class Plan:
         Whether secret keys are sealed under that root.
     scheme
         ``masked`` or ``sealed``; empty: as the processes allow.
+    register
+        Of a sealed day: what everybody may know; empty: every process reads the whole scenario.
+    data_of
+        With a register: the scenario files that the owner of these buses needs, by name.
     """
 
     name: str
@@ -67,6 +74,8 @@ class Plan:
     software_root: Path | None = None
     is_sealed: bool = False
     scheme: str = ""
+    register: bytes = b""
+    data_of: Callable[[tuple[str, ...]], Mapping[str, bytes]] | None = None
 
     @property
     def planned_by(self) -> str:
@@ -141,7 +150,9 @@ def add(folder: Path, entry: ProcessEntry, valid_days: float) -> ProcessEntry:
     )
     like = read_settings(folder / "nodes" / f"{present[0].node}.toml").file
     state = f"../state/{made.node}"
-    file = msgspec.structs.replace(like, node=made.node, state=state, listen_host="")
+    is_owner = bool(made.buses and keys.deployment().register)
+    data = f"../{_DATA}/{made.node}" if is_owner else ""
+    file = msgspec.structs.replace(like, node=made.node, state=state, data=data, listen_host="")
     _write(folder / "nodes" / f"{made.node}.toml", _node_text(file))
     with (folder / DEPLOYMENT).open("a", encoding="utf-8") as directory:
         directory.write("\n" + _entry_text(made))
@@ -198,8 +209,15 @@ def _fill(folder: Path, plan: Plan) -> list[ProcessEntry]:
     _write(folder / DEPLOYMENT, _deployment_text(plan, processes))
     _write(folder / POLICY, _policy_text(plan, provider))
     for one in processes:
-        _write(folder / "nodes" / f"{one.node}.toml", _node_text(_node_file(one.node, plan)))
-    write_private(folder / ".gitignore", b"keys/\nauthority*/\nstate/\n")
+        _write(folder / "nodes" / f"{one.node}.toml", _node_text(_node_file(one, plan)))
+        if one.buses and plan.register and plan.data_of is not None:
+            own = folder / _DATA / one.node
+            own.mkdir(parents=True, mode=0o700)
+            for name, octets in plan.data_of(one.buses).items():
+                write_private(own / name, octets)
+    if plan.register:
+        write_public(folder / _REGISTER, plan.register)
+    write_private(folder / ".gitignore", b"keys/\nauthority*/\nsites/\nstate/\n")
     _write(folder / "README.md", _readme(plan, processes))
     return processes
 
@@ -234,6 +252,10 @@ def _deployment_text(plan: Plan, processes: Sequence[ProcessEntry]) -> str:
         f"scenario = {_text(plan.scenario)}",
         f"scheme = {_text(plan.planned_by)}",
     ]
+    if plan.register:
+        digest = hashlib.sha256(plan.register).hexdigest()
+        lines.append(f"register = {_text(_REGISTER)}  # all that is read; the scenario is not")
+        lines.append(f"register_sha256 = {_text(digest)}")
     if plan.is_software_accepted:
         lines.append("attested = true  # by software: not hardware. docs/protocol/attestation.md 8")
     if parties:
@@ -256,7 +278,7 @@ def _node_text(file: NodeFile) -> str:
         "# What this process needs; paths are relative to this file. docs/protocol/node.md 11",
         f"format = {FORMAT}",
     ]
-    texts = ("node", "deployment", "keys", "state", "attestation", "listen_host")
+    texts = ("node", "deployment", "keys", "state", "data", "attestation", "listen_host")
     lines += [f"{key} = {_text(getattr(file, key))}" for key in texts if getattr(file, key)]
     if file.software_root:
         lines.append(f"software_root = {_text(file.software_root)}  # not hardware")
@@ -264,13 +286,18 @@ def _node_text(file: NodeFile) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _node_file(node: str, plan: Plan) -> NodeFile:
-    root = ""
+def _node_file(one: ProcessEntry, plan: Plan) -> NodeFile:
+    node, root = one.node, ""
     if plan.is_software_accepted or plan.is_sealed:
         root = f"../{_ROOT}" if plan.software_root is None else str(plan.software_root.absolute())
     state = f"../state/{node}"
     return NodeFile(
-        format=FORMAT, node=node, state=state, software_root=root, sealed=plan.is_sealed
+        format=FORMAT,
+        node=node,
+        state=state,
+        data=f"../{_DATA}/{node}" if one.buses and plan.register else "",
+        software_root=root,
+        sealed=plan.is_sealed,
     )
 
 
@@ -313,7 +340,7 @@ Scenario: {plan.scenario}. {local}
 - `authority/`: signs certificates. **Take `authority/ca.key` off the hosts** and keep it offline.
 - `attestation.toml`: by what evidence of other processes is judged.
 - `state/`: journals (encrypted) and audit logs; made when processes start.
-
+{_about_data(plan)}
 ## Next
 
 1. Several hosts: set `host` and `port` of each process in `deployment.toml`.
@@ -326,6 +353,20 @@ Scenario: {plan.scenario}. {local}
 The authority here is for development and small deployments: whoever has its key can join as
 anybody. Attestation by software, if the policy accepts it, is **not hardware** and proves nothing
 about a machine.
+"""
+
+
+def _about_data(plan: Plan) -> str:
+    if not plan.register:
+        return (
+            "- Every process reads the whole scenario: give it to nobody who must not see bids.\n"
+        )
+    return f"""- `{_REGISTER}`: network, tariff, kinds of devices at each bus, how far their power
+  reaches. Copy it to every host. Nobody reads more of the day, but for a process's own sites.
+- `{_DATA}/NODE/`: devices, forecasts, costs and loads of one process's own sites as a scenario
+  folder. **It goes to that host and nowhere else: remove the copy here.** Its owner may change
+  every number in it before the day begins, not while it runs; which devices there are is
+  registered.
 """
 
 

@@ -5,6 +5,7 @@ its own beside it, ``nodes/NODE.toml``, which says where its keys, its state and
 ``veilgrid init`` writes both, ``veilgrid node`` starts one process from its own file.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,7 +69,12 @@ class DeploymentFile(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     scenario
-        Name of a bundled day, or a folder relative to this file.
+        Name of a bundled day, or a folder relative to this file; not read if there is a register.
+    register
+        What everybody knows of a sealed day, a file relative to this one; empty: every process
+        reads the whole scenario.
+    register_sha256
+        Of that file, hexadecimal.
     degree
         Of the parties' shares: so many of them together learn nothing.
     run
@@ -89,6 +95,8 @@ class DeploymentFile(msgspec.Struct, frozen=True, kw_only=True):
     run: int = 1
     attested: bool = False
     patience_s: float = PATIENCE_S
+    register: str = ""
+    register_sha256: str = ""
     process: tuple[ProcessEntry, ...]
 
 
@@ -106,6 +114,9 @@ class NodeFile(msgspec.Struct, frozen=True, kw_only=True):
         The policy by which the evidence of others is judged.
     listen_host
         Address to listen on, where it differs from the host that others dial.
+    data
+        Of a process of sites of a sealed day with a register: scenario folder with the devices and
+        loads of its own buses.
     software_root
         Root of software attestation, for development; empty for none [attestation 5].
     sealed
@@ -120,6 +131,7 @@ class NodeFile(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     attestation: str = f"../{POLICY}"
     listen_host: str = ""
+    data: str = ""
     software_root: str = ""
     sealed: bool = False
 
@@ -188,6 +200,37 @@ class Settings:
         """What to open: a bundled name, or the path of a folder."""
         folder = self.deployment_path.parent / self.deployment.scenario
         return str(folder) if folder.is_dir() else self.deployment.scenario
+
+    @property
+    def data_folder(self) -> Path:
+        """Scenario folder of its own sites."""
+        return _beside(self.path, self.file.data)
+
+    @property
+    def register_path(self) -> Path:
+        """The register of a sealed day."""
+        return _beside(self.deployment_path, self.deployment.register)
+
+    def register_octets(self) -> bytes:
+        """Return the register's contents, compared with its digest in the directory.
+
+        Raises
+        ------
+        SetupError
+            It cannot be read, or is another one than everybody's.
+        """
+        path = self.register_path
+        try:
+            octets = path.read_bytes()
+        except OSError as error:
+            advice = "copy it from who made the deployment"
+            raise SetupError(f"{path} cannot be read ({error.strerror}); {advice}") from None
+        if hashlib.sha256(octets).hexdigest() != self.deployment.register_sha256:
+            raise SetupError(
+                f"{path} is not the register that {self.deployment_path} names; copy the present "
+                "one here"
+            )
+        return octets
 
     def signer(self) -> Signer:
         """Return the key under which it signs, checked against the directory."""
@@ -335,6 +378,7 @@ def _broken(deployment: DeploymentFile, where: str) -> Iterator[Finding]:
         if one.port is not None:
             addresses.add((one.host, one.port))
     yield from count_findings(counts, where)
+    yield from _broken_register(deployment, where)
     if not 1 <= deployment.patience_s <= 3600:
         problem = f"is {deployment.patience_s:g}"
         yield Finding(f"{where}, key patience_s", problem, "1 … 3600 seconds")
@@ -342,6 +386,17 @@ def _broken(deployment: DeploymentFile, where: str) -> Iterator[Finding]:
     if deployment.degree is not None and not 1 <= deployment.degree <= max(parties - 2, 0):
         problem = f"is {deployment.degree} with {parties} parties"
         yield Finding(f"{where}, key degree", problem, "1 … parties - 2, so that lies are noticed")
+
+
+def _broken_register(deployment: DeploymentFile, where: str) -> Iterator[Finding]:
+    if not deployment.register:
+        return
+    if deployment.scheme != "sealed":
+        problem = f"is for sealed days, scheme is {deployment.scheme!r}"
+        yield Finding(f"{where}, key register", problem, "remove it")
+    if not _HEX_KEY.fullmatch(deployment.register_sha256):
+        advice = "`sha256sum` of the register prints it"
+        yield Finding(f"{where}, key register_sha256", "is not 64 hexadecimal digits", advice)
 
 
 def _wrong_format(where: str, found: int) -> Finding:
