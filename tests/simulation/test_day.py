@@ -19,6 +19,7 @@ from veilgrid.roles.ledger_message import MESSAGES, Keyed
 from veilgrid.roles.ledger_seat import client_of
 from veilgrid.sim import Violation
 from veilgrid.sim.day import (
+    STEP_MAX,
     MaskSeeds,
     MoneyAndPower,
     agreement_for,
@@ -79,7 +80,8 @@ def test_who_forgets_the_last_steps_before_it_is_judged_fetches_them(
                 world.crash(name, 500 * MILLISECOND_NS)
         return result_of(world, agreement) is not None
 
-    assert world.run(20_000, is_over)
+    # How many iterations a day takes differs with how a machine rounds: 6 here, 13 there.
+    assert world.run(STEP_MAX, is_over)
     result = result_of(world, agreement)
     assert world.crash_count == len(names)
     assert result is not None
