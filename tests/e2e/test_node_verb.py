@@ -213,6 +213,27 @@ def test_a_sealed_day_from_files_goes_on_after_kill_9_and_is_recorded(
         assert (done.returncode, json.loads(done.stdout)["accepted"]) == (0, True)
 
 
+def test_the_next_day_is_planned_with_the_same_keys(crew: Crew, tmp_path: Path) -> None:
+    """Days follow each other; nobody takes an old journal for the new day."""
+    nodes = scaffolded(crew, "--sites", "1", "--scheme", "sealed")
+    costs = []
+    for name, cost in (("small", 50.0), ("dearer", 70.0)):
+        if name != "small":
+            devices: tuple[Any, ...] = small_scenario().devices
+            changed = (devices[0], replace(devices[1], cost_linear=cost))
+            (tmp_path / name).mkdir()
+            replace(small_scenario(), name=name, devices=changed).write(tmp_path / name)
+            told = ["init", str(crew.folder), "--next-day", "--scenario", str(tmp_path / name)]
+            subprocess.run([*COMMAND, *told], check=True)
+        for node in nodes:
+            crew.start(node, "--once", "--linger", "1", "--out", str(tmp_path / "out"))
+        assert set(crew.ended().values()) == {0}, crew.log("party-1")
+        found = json.loads((tmp_path / "out" / "site-1.json").read_text())
+        assert found["day"] == ("small" if name == "small" else "dearer run 2")
+        costs.append(sum(site["cost"] for site in found["sites"]))
+    assert costs[1] < 0.9 * costs[0]  # The dearer generator runs less.
+
+
 def test_a_party_whose_evidence_does_not_fit_ends_a_sealed_day_by_name(crew: Crew) -> None:
     """Its program may store shares: nobody computes with it, and the owner hears who it was."""
     nodes = scaffolded(crew, "--sites", "1", "--scheme", "sealed")

@@ -5,11 +5,14 @@ import os
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from veilgrid.errors import Finding, InputError
-from veilgrid.grid.scenario import BUNDLED_DAY
+from veilgrid.grid.scenario import BUNDLED_DAY, Scenario
 from veilgrid.node import scaffold
 from veilgrid.node.certificate import VALID_DAYS
+from veilgrid.node.keys import KeyFolder
+from veilgrid.node.next_day import DATA, REGISTER, NextDay, take_up
 from veilgrid.node.settings import DEPLOYMENT, SCHEMES, ProcessEntry, Role
 from veilgrid.report.folders import open_scenario
 
@@ -33,9 +36,12 @@ from veilgrid.report.folders import open_scenario
     type=click.Path(dir_okay=False, path_type=Path),
     help="File of that root; made if it is not there. Default: beside the keys.",
 )
+@click.option("--next-day", is_flag=True, help="DIR is there: write another day into it.")
 @click.option("--seed", type=int, help="Accepted by every verb; keys are never repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
 def init(
+    context: click.Context,
     folder: Path,
     scenario: str,
     name: str | None,
@@ -50,6 +56,7 @@ def init(
     production: bool,
     seal: bool,
     software_root: Path | None,
+    next_day: bool,
     seed: int | None,  # noqa: ARG001 - part of the contract
     as_json: bool,
 ) -> int:
@@ -61,18 +68,17 @@ def init(
       veilgrid init my-grid --sites 4 --validators 4 --workers 2 --scenario six-bus
 
       veilgrid init my-grid --scheme sealed --parties 3
+
+      veilgrid init my-grid --next-day --scenario tomorrow
     """
+    if next_day:
+        return _next_day(context, folder, scenario, as_json)
     scheme = scheme or ("sealed" if validators == 0 else "masked")
     if seal and software_root is None and production:
         problem = "a root beside the keys that it seals protects nothing"
         advice = "name a file elsewhere with --software-root"
         raise InputError([Finding("--seal", problem, advice)])
     found = open_scenario(scenario)
-    register = b""
-    if scheme == "sealed":
-        from veilgrid.roles.sealed.register_file import Registered
-
-        register = Registered.of(found).octets()
     plan = scaffold.Plan(
         name=name or folder.absolute().name,
         scenario=_reference(scenario, folder),
@@ -85,7 +91,7 @@ def init(
         is_software_accepted=not production,
         software_root=software_root,
         is_sealed=seal,
-        register=register,
+        register=_register(found) if scheme == "sealed" else b"",
         data_of=lambda buses: found.own_part(buses).files(),
     )
     processes = scaffold.create(folder, plan)
@@ -94,6 +100,47 @@ def init(
     else:
         _show(folder, plan, processes)
     return 0
+
+
+def _next_day(context: click.Context, folder: Path, scenario: str, as_json: bool) -> int:
+    """Write another day into the folder; keys, processes and addresses stay."""
+    kept = ("folder", "scenario", "next_day", "seed", "as_json")
+    findings = [
+        Finding(f"--{name.replace('_', '-')}", "is for a new deployment", "leave it out")
+        for name in context.params
+        if name not in kept and context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+    ]
+    if context.get_parameter_source("scenario") != ParameterSource.COMMANDLINE:
+        findings.append(Finding("--scenario", "is not given", "name the next day, or its folder"))
+    if findings:
+        raise InputError(findings)
+    before = KeyFolder.open(folder).deployment()
+    found = open_scenario(scenario)
+    is_sealed = before.scheme == "sealed"
+    day = NextDay(
+        scenario=_reference(scenario, folder),
+        buses=tuple(str(site.name) for site in found.day().sites),
+        register=_register(found) if is_sealed else b"",
+        data_of=(lambda buses: found.own_part(buses).files()) if is_sealed else None,
+    )
+    after = take_up(folder, day)
+    name = f"{found.name} run {after.run}"
+    if as_json:
+        told = {"path": str(folder), "name": after.name, "scenario": after.scenario, "day": name}
+        click.echo(json.dumps(told))
+        return 0
+    copied = f"{DEPLOYMENT} and {REGISTER}" if is_sealed else DEPLOYMENT
+    click.echo(f"the next day is {name}; copy {copied} to every host")
+    if is_sealed:
+        click.echo(f"{folder / DATA}/NODE is for who runs NODE: own numbers go into it")
+    click.echo("then end the processes and start them again")
+    return 0
+
+
+def _register(found: Scenario) -> bytes:
+    from veilgrid.roles.sealed.register_file import Registered
+
+    return Registered.of(found).octets()
 
 
 def _counts(

@@ -19,6 +19,7 @@ from veilgrid.node.attest.policy import POLICY_HEAD, development_policy
 from veilgrid.node.attest.software import SoftwareProvider
 from veilgrid.node.certificate import VALID_DAYS, Authority, write_private, write_public
 from veilgrid.node.keys import KeyFolder
+from veilgrid.node.next_day import DATA, REGISTER, write_data
 from veilgrid.node.settings import (
     DEPLOYMENT,
     FORMAT,
@@ -32,8 +33,6 @@ from veilgrid.node.settings import (
 
 _PORT_MAX: Final = 65_535
 _ROOT: Final = "keys/software.root"
-_REGISTER: Final = "register.day"
-_DATA: Final = "sites"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +150,7 @@ def add(folder: Path, entry: ProcessEntry, valid_days: float) -> ProcessEntry:
     like = read_settings(folder / "nodes" / f"{present[0].node}.toml").file
     state = f"../state/{made.node}"
     is_owner = bool(made.buses and keys.deployment().register)
-    data = f"../{_DATA}/{made.node}" if is_owner else ""
+    data = f"../{DATA}/{made.node}" if is_owner else ""
     file = msgspec.structs.replace(like, node=made.node, state=state, data=data, listen_host="")
     _write(folder / "nodes" / f"{made.node}.toml", _node_text(file))
     with (folder / DEPLOYMENT).open("a", encoding="utf-8") as directory:
@@ -211,12 +210,9 @@ def _fill(folder: Path, plan: Plan) -> list[ProcessEntry]:
     for one in processes:
         _write(folder / "nodes" / f"{one.node}.toml", _node_text(_node_file(one, plan)))
         if one.buses and plan.register and plan.data_of is not None:
-            own = folder / _DATA / one.node
-            own.mkdir(parents=True, mode=0o700)
-            for name, octets in plan.data_of(one.buses).items():
-                write_private(own / name, octets)
+            write_data(folder, one.node, plan.data_of(one.buses))
     if plan.register:
-        write_public(folder / _REGISTER, plan.register)
+        write_public(folder / REGISTER, plan.register)
     write_private(folder / ".gitignore", b"keys/\nauthority*/\nsites/\nstate/\n")
     _write(folder / "README.md", _readme(plan, processes))
     return processes
@@ -254,7 +250,7 @@ def _deployment_text(plan: Plan, processes: Sequence[ProcessEntry]) -> str:
     ]
     if plan.register:
         digest = hashlib.sha256(plan.register).hexdigest()
-        lines.append(f"register = {_text(_REGISTER)}  # all that is read; the scenario is not")
+        lines.append(f"register = {_text(REGISTER)}  # all that is read; the scenario is not")
         lines.append(f"register_sha256 = {_text(digest)}")
     if plan.is_software_accepted:
         lines.append("attested = true  # by software: not hardware. docs/protocol/attestation.md 8")
@@ -295,7 +291,7 @@ def _node_file(one: ProcessEntry, plan: Plan) -> NodeFile:
         format=FORMAT,
         node=node,
         state=state,
-        data=f"../{_DATA}/{node}" if one.buses and plan.register else "",
+        data=f"../{DATA}/{node}" if one.buses and plan.register else "",
         software_root=root,
         sealed=plan.is_sealed,
     )
@@ -347,7 +343,8 @@ Scenario: {plan.scenario}. {local}
 2. `veilgrid key show .` looks at every key and certificate.
 3. `veilgrid node nodes/NODE.toml` starts one process, each in a terminal or on a host of its own:
    they wait for each other, plan the day and go on serving. `kill -9` one and start it again.
-4. Certificates end after {plan.valid_days:g} days. `veilgrid key rotate .` makes new ones; send the
+4. `veilgrid init . --next-day --scenario SCENARIO` writes the next day; copy, start again.
+5. Certificates end after {plan.valid_days:g} days. `veilgrid key rotate .` makes new ones; send the
    processes SIGHUP, and they take them up while they run.
 
 The authority here is for development and small deployments: whoever has its key can join as
@@ -361,9 +358,9 @@ def _about_data(plan: Plan) -> str:
         return (
             "- Every process reads the whole scenario: give it to nobody who must not see bids.\n"
         )
-    return f"""- `{_REGISTER}`: network, tariff, kinds of devices at each bus, how far their power
+    return f"""- `{REGISTER}`: network, tariff, kinds of devices at each bus, how far their power
   reaches. Copy it to every host. Nobody reads more of the day, but for a process's own sites.
-- `{_DATA}/NODE/`: devices, forecasts, costs and loads of one process's own sites as a scenario
+- `{DATA}/NODE/`: devices, forecasts, costs and loads of one process's own sites as a scenario
   folder. **It goes to that host and nowhere else: remove the copy here.** Its owner may change
   every number in it before the day begins, not while it runs; which devices there are is
   registered.
