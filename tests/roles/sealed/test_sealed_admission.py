@@ -24,7 +24,7 @@ from veilgrid.node.attest.admission import PolicyAssessor, quote_by
 from veilgrid.node.attest.day import software_files
 from veilgrid.node.attest.software import SoftwareProvider
 from veilgrid.roles.ledger_message import Challenge, Shown
-from veilgrid.roles.sealed.admission import Admitting, asked_of
+from veilgrid.roles.sealed.admission import HELD_MAX, Admitting, asked_of
 from veilgrid.roles.sealed.keys import PAYER_NODE, SITES
 from veilgrid.roles.sealed.message import DayEnded, Stopped
 from veilgrid.roles.sealed.sites_kept import SiteOutcome
@@ -125,6 +125,18 @@ def test_a_party_that_shows_nothing_good_ends_the_day_by_name(
     assert found.culprits == ["party-2"]
     assert not any(isinstance(one, DayEnded) for each in world.outcomes.values() for one in each)
     assert bool(world.dropped) == is_silent
+
+
+def test_nobody_fills_the_room_for_words_that_come_before_the_day(tmp_path: Path) -> None:
+    """Admitted or not asked at all: who sends without end is cut off, the others are heard."""
+    world = World(tmp_path, {})
+    machine: Any = world.machines[NodeId("party-1")]
+    for _ in range(HELD_MAX + 7):
+        machine.handle(Received(PAYER_NODE, Stopped(b"", 0, "", [])))
+    machine.handle(Received(NodeId("validator-1"), Stopped(b"", 0, "", [])))
+    senders = [event.sender for event in machine._early]
+    assert senders.count(PAYER_NODE) == HELD_MAX
+    assert senders.count(NodeId("validator-1")) == 1
 
 
 def test_evidence_is_shown_to_those_of_the_day_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ There is no quorum here that could agree on whom to admit: each process judges f
 own policy, before it takes part, and whoever it does not admit is silent to it.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -31,7 +32,7 @@ _AGAIN: Final = "admission again"
 _OVER: Final = "admission over"
 AGAIN_NS: Final = 2_000_000_000
 HELD_MAX: Final = 10_000
-"""Messages of one sender that wait for its evidence; later ones are dropped."""
+"""Messages of one sender that wait for its evidence or the day; later ones are dropped."""
 
 
 class Admitting:
@@ -70,6 +71,7 @@ class Admitting:
         self.admitted: set[NodeId] = set()
         self.refused: dict[NodeId, str] = {}
         self._early: list[Event] = []
+        self._early_counts: Counter[NodeId | None] = Counter()
         self._has_begun = False
 
     def handle(self, event: Event) -> list[Effect]:
@@ -90,7 +92,10 @@ class Admitting:
                     self._held[sender].append(event)
                 return []
         if not self._has_begun:
-            self._early.append(event)
+            whose = event.sender if isinstance(event, Received) else None
+            self._early_counts[whose] += 1
+            if whose is None or self._early_counts[whose] <= HELD_MAX:
+                self._early.append(event)
             return []
         return self.machine.handle(event)
 
