@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 SEEDS ?= 850
 TRIALS ?= 10000
 DAYS ?= 300
+# Files of tests at a time; 0 runs them one after the other, as a debugger needs.
+JOBS ?= 2
 COMETBFT ?= v0.38.19
 
 .PHONY: help demo test check fast sim fuzz-sealed misreport outage latency nightly bench docs cometbft scenarios clean
@@ -24,8 +26,8 @@ $(READY): pyproject.toml
 demo: $(READY)  ## set up, plan a bundled day, write out/demo/report.html
 	$(BIN)/veilgrid run --out out/demo
 
-test: check  ## set up, check, run every test
-	$(BIN)/python -m pytest -q
+test: check  ## set up, check, run every test, JOBS=2 files at a time
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 check: $(READY)  ## formatting, lint, types, directions of imports
 	$(BIN)/ruff format --check --quiet .
@@ -34,7 +36,7 @@ check: $(READY)  ## formatting, lint, types, directions of imports
 	$(BIN)/lint-imports
 
 fast: $(READY)  ## tests but those that take more than ten seconds
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow"
 
 sim: $(READY)  ## long simulations with liars; SEEDS=850 of the ledger, TRIALS=10000 of secure computation
 	$(BIN)/python tests/ledger/ledger_sweep.py --seeds $(SEEDS)
